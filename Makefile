@@ -1,0 +1,41 @@
+# Needs Python 3.11 or newer, make and a C compiler; the rest is installed into .venv.
+#
+#   make demo   runs the main job on built-in cases and writes runs/rare_disease_demo/report.html
+#   make test   runs the tests
+
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+DEMO := runs/rare_disease_demo
+
+.PHONY: help demo test test-oracles lint clean
+
+help:
+	@sed -n 's/^# \{0,1\}//p' $(firstword $(MAKEFILE_LIST)) | head -4
+
+$(VENV)/installed: setup.cfg pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --upgrade pip
+	$(RUN) -m pip install --quiet --editable '.[test]'
+	touch $@
+
+demo: $(VENV)/installed
+	$(RUN) scripts/demo.py --to=$(DEMO)
+
+test: $(VENV)/installed
+	$(RUN) -m pytest tests
+	$(RUN) -m flake8 rft_jax configs scripts tests
+
+# The same numbers from transformers, live: torch (CPU) is large, so it has a place of its own.
+.venv-oracles/installed: setup.cfg
+	$(PYTHON) -m venv .venv-oracles
+	.venv-oracles/bin/python -m pip install --quiet --upgrade pip
+	.venv-oracles/bin/python -m pip install --quiet torch==2.13.0
+	.venv-oracles/bin/python -m pip install --quiet --editable '.[test]'
+	touch $@
+
+test-oracles: .venv-oracles/installed
+	.venv-oracles/bin/python -m pytest tests/oracles
+
+clean:
+	rm -rf $(VENV) .venv-oracles .cache build *.egg-info

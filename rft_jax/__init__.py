@@ -1,0 +1,47 @@
+"""rft_jax: reinforcement fine-tuning on JAX, with weights that stay yours.
+
+The public names below load on first use; `import rft_jax` itself imports nothing heavy.
+"""
+import importlib
+import sys
+import types
+
+__version__ = '0.1.0'
+
+_HOMES = {
+    'load': 'rft_jax.hf.load',
+    'export': 'rft_jax.hf.export',
+    'score': 'rft_jax.update',
+    'generate': 'rft_jax.sampling.engine',
+    'grade': 'rft_jax.graders',
+    'train': 'rft_jax.train',
+    'evaluate': 'rft_jax.evaluate',
+}
+
+__all__ = ['__version__', *_HOMES]
+
+
+def __getattr__(name):
+  if name not in _HOMES:
+    raise AttributeError(f'module rft_jax has no attribute {name!r}; it has {sorted(_HOMES)}')
+  value = globals()[name] = getattr(importlib.import_module(_HOMES[name]), name)
+  return value
+
+
+def __dir__():
+  return sorted(__all__)
+
+
+class _Package(types.ModuleType):
+  """Keeps `rft_jax.train` and `rft_jax.evaluate` functions.
+
+  The import system binds each submodule to its name on the package; two submodules have the
+  name of the function they hold, and the function is the public one.
+  """
+
+  def __setattr__(self, name, value):
+    if not (name in _HOMES and isinstance(value, types.ModuleType)):
+      super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

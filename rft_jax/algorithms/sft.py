@@ -1,0 +1,47 @@
+"""Supervised fine-tuning: the loss is on the answer only. The warm-up of ReFT."""
+import dataclasses
+
+from rft_jax.algorithms.base import Algorithm, Room
+from rft_jax.data import order, packing
+from rft_jax.objectives.masked import over_tokens
+from rft_jax.update import Term
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class SftConfig:
+  """The supervised stages."""
+  # A template over the row, such as '{{ item.solution }}'; empty: the row's last, assistant turn.
+  target: str = ''
+  rows_per_step: int = 64
+
+  def validate(self) -> list[str]:
+    return [] if self.rows_per_step >= 1 else [f'rows_per_step={self.rows_per_step}, need >= 1']
+
+
+SUPERVISED = True
+
+
+def needs_reference(groups) -> bool:
+  return False
+
+
+def make(room: Room) -> Algorithm:
+  """Returns the supervised Algorithm over room.examples, which all have target_ids."""
+  config: SftConfig = room.groups['sft']
+
+  def collect(state, step):
+    start = (step - room.first_step) * config.rows_per_step
+    rows = order.rows_at(room.seed, start, config.rows_per_step, len(room.examples))
+    batch = packing.from_examples([room.examples[row] for row in rows])
+    tokens = int(batch.prompt_lengths.sum() + batch.completion_lengths.sum())
+    return batch, {'step_tokens': tokens,
+                   'epoch': (start + config.rows_per_step) / len(room.examples)}
+
+  return Algorithm(collect, loss)
+
+
+def loss(statistics, batch):
+  """Negative log-likelihood of the target tokens, averaged over all tokens of the step."""
+  terms = {'nll': Term(1.0, over_tokens(-statistics.logprobs, batch.weights))}
+  return terms, {'mean_token_accuracy': over_tokens(statistics.greedy.astype('float32'),
+                                                    batch.weights)}

@@ -1,0 +1,120 @@
+"""From a Config to the rooms of a run, everything checked before anything is paid for."""
+import contextlib
+import dataclasses
+import json
+import pathlib
+from typing import Any, NamedTuple
+
+from rft_jax import graders, hf, sharding
+from rft_jax.algorithms import ALGORITHMS
+from rft_jax.config import Config
+from rft_jax.data import chat as chats
+from rft_jax.data import rows
+from rft_jax.types import Example
+
+
+class Refused(ValueError):
+  """What the user gave cannot be run. The message says what, where, and the way out."""
+
+
+class Rooms(NamedTuple):
+  """What a run is made of, apart from weights."""
+  mesh: Any
+  chat: Any
+  grader: Any
+  grader_json: dict
+  response_format: dict | None
+  train: list[list[Example]]  # for each stage
+  validation: list[Example]
+  warnings: list[str]
+
+
+def refusing(function, *args, **kwargs):
+  """Returns function(*args, **kwargs); what it finds wrong with the input becomes Refused."""
+  try:
+    return function(*args, **kwargs)
+  except (ValueError, LookupError, OSError) as error:
+    raise error if isinstance(error, Refused) else Refused(str(error)) from error
+
+
+@contextlib.contextmanager
+def rooms(config: Config, *, source: str = '', training: bool = True):
+  """Builds the rooms of a run, and closes the grader's processes in the end.
+
+  Args:
+    config: is validated first.
+    source: where the tokenizer is; '' means config.model.source.
+    training: False leaves the training rows unread.
+
+  Raises:
+    Refused: config, data, grader or tokenizer are not fit; everything found is listed.
+  """
+  refusing(config.validate)
+  mesh = refusing(sharding.make_mesh, config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+  grader_json = refusing(_json, 'grader', config.grader)
+  response_format = refusing(_json, 'response_format', config.response_format)
+  if problems := graders.response_format_problems(response_format):
+    raise Refused('\n'.join(problems))
+  directory = refusing(hf.resolve, source or config.model.source)
+  positions = refusing(hf.read_config, directory).max_positions
+  chat = refusing(chats.make, directory, config.chat)
+  grader = refusing(graders.make, grader_json,
+                    ungradable_reward=config.rollout.ungradable_reward, sandbox=config.sandbox)
+  with contextlib.closing(grader):
+    fields = grader.item_fields() or frozenset()
+    train, validation, warnings = refusing(_examples, config, chat, fields, training)
+    refusing(_check_lengths, config, train, validation, positions)
+    yield Rooms(mesh, chat, grader, grader_json, response_format, train, validation,
+                config.warnings() + warnings)
+
+
+def _json(name, value):
+  """Returns a JSON object given as a dict or as the path of a file."""
+  if value is None or value == '':
+    return None
+  if isinstance(value, dict):
+    return value
+  path = pathlib.Path(value)
+  try:
+    return json.loads(path.read_text(encoding='utf-8'))
+  except OSError as error:
+    raise ValueError(f'config.{name}={value}: cannot be read ({error.strerror}); need a JSON '
+                     'object or the path of one') from error
+  except json.JSONDecodeError as error:
+    raise ValueError(f'{path}:{error.lineno}: not JSON ({error.msg}, column {error.colno})'
+                    ) from error
+
+
+def _examples(config, chat, fields, training):
+  """Returns (train rows for each stage, validation rows, warnings), each file read once a use."""
+  stages = config.stages if training else config.stages[-1:]
+  loaded, warnings = {}, []
+  for stage in stages:
+    source = stage.data or config.data.train
+    if not training:
+      source = config.data.validation  # the training rows are not needed
+    key = source, ALGORITHMS[stage.algorithm].SUPERVISED
+    if key not in loaded:
+      train, validation, found = rows.load(
+          dataclasses.replace(config.data, train=source), chat=chat, item_fields=fields,
+          supervised=key[1] and training, target_template=config.sft.target if key[1] else '')
+      loaded[key] = train, validation
+      warnings += [line for line in found if line not in warnings] if training else []
+  trains = [loaded[stage.data or config.data.train, ALGORITHMS[stage.algorithm].SUPERVISED][0]
+            for stage in stages] if training else []
+  validation = next(iter(loaded.values()))[1]
+  return trains, validation[:config.evaluate.rows or None], warnings
+
+
+def _check_lengths(config, train, validation, positions):
+  """Raises if a prompt with its completion needs more positions than the model has."""
+  new = config.rollout.max_new_tokens
+  supervised = [max(len(e.prompt_ids) + len(e.target_ids) for e in examples)
+                for examples in train if examples[0].target_ids is not None]
+  longest = max(len(e.prompt_ids) for examples in [*train, validation] for e in examples)
+  if max([longest + new, *supervised]) > positions:
+    raise ValueError(
+        f'the longest prompt has {longest} tokens; with rollout.max_new_tokens={new}'
+        f'{" (longest supervised row: %d)" % max(supervised) if supervised else ""} that is more '
+        f"than the model's {positions} positions (max_position_embeddings); lower "
+        'rollout.max_new_tokens, or set data.max_prompt_tokens with data.overlong=drop')

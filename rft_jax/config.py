@@ -1,0 +1,152 @@
+"""The whole run: one group for each room. Nothing below this file ever sees Config.
+
+A config file under configs/ returns a Config; the command line overrides its fields:
+`--config.rollout.temperature=0.8`, `--config.stages[1].steps=9`.
+"""
+import dataclasses
+from dataclasses import field
+from typing import Any
+
+from rft_jax.algorithms import ALGORITHMS
+from rft_jax.algorithms.grpo import GrpoConfig
+from rft_jax.algorithms.sft import SftConfig
+from rft_jax.data.chat import ChatConfig
+from rft_jax.data.rows import DataConfig
+from rft_jax.graders.sandbox import SandboxConfig
+from rft_jax.objectives.advantages import AdvantageConfig
+from rft_jax.optim import OptimConfig
+from rft_jax.records.checkpoint import CheckpointConfig
+from rft_jax.records.report import ReportConfig
+from rft_jax.rollout import RolloutConfig
+from rft_jax.sharding import MeshConfig
+from rft_jax.update import UpdateConfig
+
+DTYPES = ('float32', 'bfloat16')
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class ModelConfig:
+  """The base checkpoint."""
+  source: str = ''  # HF directory or hub id; required
+  dtype: str = 'float32'  # of matrix products; weights and optimizer are always float32
+
+  def validate(self) -> list[str]:
+    problems = []
+    if not self.source:
+      problems.append('source is empty, need a Hugging Face directory or hub id; `make demo` '
+                      'makes runs/rare_disease_demo/data/base')
+    if self.dtype not in DTYPES:
+      problems.append(f'dtype={self.dtype!r}, need one of {DTYPES}')
+    return problems
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class EvaluateConfig:
+  """Held-out evaluation: every row greedily, and some samples a row."""
+  every: int = 20  # steps; 0: only before, between stages, and after
+  rows: int = 0  # the first so many validation rows; 0: all
+  samples_per_prompt: int = 4  # k of pass@k
+  temperature: float = 1.0  # of those samples
+  pass_threshold: float = 1.0  # a sample passes from this grade on
+
+  def validate(self) -> list[str]:
+    checks = (
+        (self.every >= 0, f'every={self.every}, need >= 0'),
+        (self.rows >= 0, f'rows={self.rows}, need >= 0 (0: all)'),
+        (self.samples_per_prompt >= 1, f'samples_per_prompt={self.samples_per_prompt}, need >= 1'),
+        (self.temperature > 0, f'temperature={self.temperature}, need > 0; the greedy answer is '
+         'always evaluated beside the samples'),
+    )
+    return [problem for good, problem in checks if not good]
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class Stage:
+  """A stretch of training with one algorithm, one optimizer and one schedule.
+
+  Its reference policy is the policy at its start.
+  """
+  algorithm: str  # one of rft_jax.algorithms.ALGORITHMS
+  steps: int
+  data: str = ''  # rows of this stage alone; empty: data.train
+  optim: OptimConfig = field(default_factory=OptimConfig)
+
+  def validate(self) -> list[str]:
+    problems = [f'optim.{problem}' for problem in self.optim.validate()]
+    if self.algorithm not in ALGORITHMS:
+      problems.append(f'algorithm={self.algorithm!r}, need one of {tuple(ALGORITHMS)}')
+    if self.steps < 1:
+      problems.append(f'steps={self.steps}, need >= 1')
+    return problems
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class Config:
+  """Everything that a run depends on."""
+  seed: int = 0  # for everything random
+  model: ModelConfig = field(default_factory=ModelConfig)
+  data: DataConfig = field(default_factory=DataConfig)
+  chat: ChatConfig = field(default_factory=ChatConfig)
+  grader: Any = ''  # OpenAI's grader JSON, as a dict or the path of a file
+  response_format: Any = None  # OpenAI's response_format, as a dict or the path of a file
+  stages: tuple[Stage, ...] = ()
+  sft: SftConfig = field(default_factory=SftConfig)
+  rollout: RolloutConfig = field(default_factory=RolloutConfig)
+  advantage: AdvantageConfig = field(default_factory=AdvantageConfig)
+  grpo: GrpoConfig = field(default_factory=GrpoConfig)
+  update: UpdateConfig = field(default_factory=UpdateConfig)
+  mesh: MeshConfig = field(default_factory=MeshConfig)
+  evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+  checkpoints: CheckpointConfig = field(default_factory=CheckpointConfig)
+  sandbox: SandboxConfig = field(default_factory=SandboxConfig)
+  report: ReportConfig = field(default_factory=ReportConfig)
+
+  def problems(self) -> list[str]:
+    """Returns everything that is wrong, as 'group.field=value, need ...'; [] if nothing is."""
+    found = []
+    for group in dataclasses.fields(self):
+      value = getattr(self, group.name)
+      if group.name == 'stages':
+        found += [f'stages[{n}].{problem}' for n, stage in enumerate(value)
+                  for problem in stage.validate()]
+      elif hasattr(value, 'validate'):
+        found += [f'{group.name}.{problem}' for problem in value.validate()]
+    return found + self._impossible()
+
+  def validate(self) -> None:
+    """Raises one ValueError with the problems of all groups. Call it after the overrides."""
+    problems = self.problems()
+    if problems:
+      raise ValueError('\n'.join(f'config.{problem}' for problem in problems))
+
+  def _impossible(self):
+    """Fields that are right alone and wrong together."""
+    if not self.stages:
+      return ['stages is empty, need at least one Stage(algorithm=..., steps=...)']
+    reinforced = any(stage.algorithm != 'sft' for stage in self.stages)
+    rollout = self.rollout
+    checks = (
+        (self.grader, 'grader is empty, need OpenAI\'s grader JSON (a dict or a path): held-out '
+         'rows are graded with it'),
+        (not reinforced or rollout.samples_per_prompt >= 2,
+         f'rollout.samples_per_prompt={rollout.samples_per_prompt}, need >= 2 for grpo: a group of '
+         'one has no one to be compared with'),
+        (not reinforced or rollout.temperature > 0,
+         f'rollout.temperature={rollout.temperature}, need > 0 for grpo: greedy samples of a '
+         'prompt are all the same'),
+        (not reinforced or self.update.updates_per_batch <= rollout.prompts_per_step,
+         f'update.updates_per_batch={self.update.updates_per_batch}, need <= '
+         f'rollout.prompts_per_step={rollout.prompts_per_step}: each update takes whole groups'),
+    )
+    return [problem for good, problem in checks if not good]
+
+  def warnings(self) -> list[str]:
+    """Returns what is possible but seldom meant."""
+    found = []
+    if self.rollout.filtered and any(stage.algorithm != 'sft' for stage in self.stages):
+      found.append('rollout.top_k, top_p or min_p is set: samples then come from another '
+                   'distribution than the policy that is trained on them')
+    return found
+
+  def total_steps(self) -> int:
+    return sum(stage.steps for stage in self.stages)

@@ -1,0 +1,55 @@
+"""The tokenizer of a Hugging Face directory, through transformers and without torch."""
+import hashlib
+import json
+import os
+import pathlib
+
+
+def load(source: pathlib.Path):
+  """Returns the fast tokenizer of a directory.
+
+  Raises:
+    ValueError: it is no directory, or transformers finds no tokenizer in it that it can load.
+  """
+  if not source.is_dir():
+    raise ValueError(f'{source}: not a directory; need a Hugging Face directory with a '
+                     'tokenizer.json')
+  os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')  # torch is not missed here
+  import transformers  # slow to import, and not needed by those who only want the nouns
+  try:
+    tokenizer = transformers.AutoTokenizer.from_pretrained(source)
+  except Exception as error:  # transformers raises OSError, ValueError, KeyError and others
+    found = ', '.join(sorted(path.name for path in source.iterdir())) or 'nothing'
+    reason = str(error).strip().splitlines()[0]
+    raise ValueError(f'{source}: no tokenizer that transformers can load ({reason}); need a '
+                     f'tokenizer.json and tokenizer_config.json, found {found}') from error
+  if not tokenizer.is_fast:
+    raise ValueError(f'{source}: {type(tokenizer).__name__} is not a fast tokenizer; need a '
+                     'tokenizer.json')
+  return tokenizer
+
+
+def sha256(tokenizer, source: pathlib.Path) -> str:
+  """Returns the digest of tokenizer.json, or of what it would be where the directory has none."""
+  path = source / 'tokenizer.json'
+  data = path.read_bytes() if path.is_file() else tokenizer.backend_tokenizer.to_str().encode()
+  return hashlib.sha256(data).hexdigest()
+
+
+def eos_ids(tokenizer, source: pathlib.Path) -> set[int]:
+  """Returns all that tokenizer, generation_config.json and config.json call end of sequence."""
+  ids = {tokenizer.eos_token_id}
+  for name in ('generation_config.json', 'config.json'):
+    path = source / name
+    settings = json.loads(path.read_text(encoding='utf-8')) if path.is_file() else {}
+    for part in (settings, settings.get('text_config') or {}):
+      eos = part.get('eos_token_id')
+      ids.update(eos if isinstance(eos, list) else [eos])
+  return ids - {None}
+
+
+def adds_space(tokenizer) -> bool:
+  """Returns whether a text is encoded as if a space stood before it, as sentencepiece may."""
+  border, word = '\n', 'word'
+  ids = [tokenizer.encode(text, add_special_tokens=False) for text in (border, border + word, word)]
+  return ids[1] != ids[0] + ids[2]

@@ -1,0 +1,117 @@
+"""What every grader is, and how its JSON is read.
+
+A grader is a frozen dataclass whose fields are those of the API's JSON, plus the settings of
+this run that it asks for (SETTINGS). To add one: write its class in a file of its own, and name
+it in GRADERS in this folder's __init__.py.
+"""
+import dataclasses
+import hashlib
+import json
+import pathlib
+from typing import Any, Protocol
+
+from rft_jax.graders import template
+from rft_jax.types import Grade
+
+# Fields of a grader's class that come from the run and not from the grader's JSON.
+SETTINGS = ('ungradable_reward', 'sandbox')
+
+
+class Grader(Protocol):
+  """Scores an answer: grader(item, sample) -> Grade.
+
+  item is the whole row, sample the answer as make_sample gives it. A call never raises because
+  of what an answer or a row holds: that is a Grade with errors. What is wrong for every answer
+  raises ValueError at construction.
+
+  A grader that is quicker on many answers at once also has
+  `many(pairs: list[tuple[item, sample]]) -> list[Grade]`, which grade_many then calls.
+  """
+  name: str
+  ungradable_reward: float  # what policy_fault pays
+
+  def __call__(self, item: dict[str, Any], sample: dict[str, Any]) -> Grade:
+    ...
+
+  def item_fields(self) -> frozenset[str] | None:
+    """Returns the paths of item that it reads ('answer', 'genes[0]'); None if unknown."""
+
+  def close(self) -> None:
+    """Frees what it holds (processes). Harmless when repeated; the grader is then used up."""
+
+  @staticmethod
+  def problems(given: dict[str, Any]) -> list[str]:
+    """Returns what is wrong with those fields and settings that are given; [] if nothing."""
+
+
+def policy_fault(grader, errors: dict[str, bool | str]) -> Grade:
+  """Returns the Grade of an answer that cannot be scored through its own doing."""
+  return Grade(grader.ungradable_reward, {grader.name: None}, errors)
+
+
+def grader_fault(grader, errors: dict[str, bool | str]) -> Grade:
+  """Returns the Grade where not the answer but row, grader or machine is to blame."""
+  return Grade(None, {grader.name: None}, errors)
+
+
+def raise_problems(name: str, problems: list[str]) -> None:
+  """Raises one ValueError that lists all problems of the grader called name, if there are any."""
+  if problems:
+    raise ValueError('\n'.join([f'grader {name}:', *(f'  {problem}' for problem in problems)]))
+
+
+def threshold_problems(given: dict[str, Any]) -> list[str]:
+  """Returns what is wrong with pass_threshold, which every type accepts."""
+  value = given.get('pass_threshold')
+  if value is None or (isinstance(value, (int, float)) and not isinstance(value, bool)):
+    return []
+  return [f'pass_threshold={value!r}, need a number']
+
+
+def read(grader: dict[str, Any] | str | pathlib.Path) -> tuple[dict[str, Any], str]:
+  """Returns (grader as a dict, what to call it in messages).
+
+  Raises:
+    ValueError: the file cannot be read or is not a JSON object; says where.
+  """
+  if isinstance(grader, dict):
+    return grader, str(grader.get('name') or 'without a name')
+  path = pathlib.Path(grader)
+  try:
+    loaded = json.loads(path.read_text(encoding='utf-8'))
+  except json.JSONDecodeError as error:
+    raise ValueError(f'{path}:{error.lineno}:{error.colno}: not JSON: {error.msg}') from None
+  except (OSError, UnicodeDecodeError) as error:
+    raise ValueError(f'{path}: cannot be read as a grader: {error}') from None
+  if not isinstance(loaded, dict):
+    raise ValueError(f'{path}: holds {template.kind(loaded)}, need the JSON object of a grader')
+  return loaded, f'{loaded.get("name") or "without a name"} ({path})'
+
+
+def split(cls, grader: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+  """Returns (the fields of cls that grader gives, problems with the names of its fields)."""
+  known = {
+      field.name: field
+      for field in dataclasses.fields(cls)
+      if field.init and field.name not in SETTINGS
+  }
+  problems = [
+      f'unknown field {key!r}{template.did_you_mean(key, known)}, need only '
+      f'{", ".join(["type", *known])}' for key in grader if key != 'type' and key not in known
+  ]
+  given = {key: value for key, value in grader.items() if key in known}
+  given['name'] = given.get('name') or generated_name(grader)
+  if not isinstance(given['name'], str):
+    problems.append(f'name={given["name"]!r}, need a string')
+  problems.extend(
+      f'field {key!r} is missing' for key, field in known.items() if key not in given and
+      field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING)
+  return given, problems
+
+
+def generated_name(grader: dict[str, Any]) -> str:
+  """Returns 'grader-' and 12 letters or digits, the same for the same JSON in every run."""
+  letters = '0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz'
+  text = json.dumps(grader, sort_keys=True, default=repr)
+  number = int.from_bytes(hashlib.sha256(text.encode()).digest(), 'big')
+  return 'grader-' + ''.join(letters[number // 62**place % 62] for place in range(12))

@@ -1,0 +1,156 @@
+"""The `sample` of a grader: an answer's text, and that text parsed.
+
+`output_json` is there whenever the text is a JSON object or array. With a response_format the
+text must also be valid under it, otherwise the answer has the policy fault sample_parse_error.
+Two spellings of a response_format are accepted: {'type': 'json_schema', 'json_schema': {'name',
+'schema'}} and the flat {'type': 'json_schema', 'name', 'schema'}; besides them json_object and
+text.
+"""
+import functools
+import json
+from typing import Any
+
+from rft_jax.graders import template
+
+
+def make_sample(output_text: str, response_format: dict[str, Any] | None = None,
+                **fields) -> tuple[dict[str, Any], dict[str, bool | str]]:
+  """Returns (sample, errors) for one answer.
+
+  Args:
+    output_text: the answer, without the reasoning before it.
+    response_format: the API's JSON, already found good by response_format_problems, or None.
+    **fields: more fields of sample for python graders, for example stop_reason='length'; they
+      take the place of those made here.
+
+  Returns:
+    sample with output_text, choices, output_tools and, where the text is a JSON object or
+    array, output_json; and errors, {} or sample_parse_error with its details.
+  """
+  value, problem = _parsed(output_text)
+  sample = _with_defaults({'output_text': output_text, **fields}, value)
+  if response_format is None or response_format.get('type') == 'text':
+    return sample, {}
+  if problem is None:
+    problem = _schema_problem(value, response_format)
+  if problem is None:
+    return sample, {}
+  return sample, {'sample_parse_error': True, 'sample_parse_error_details': problem}
+
+
+def complete(sample: dict[str, Any]) -> dict[str, Any]:
+  """Returns sample with what follows from its output_text added where it is not given.
+
+  Raises:
+    ValueError: output_text is not a string.
+  """
+  text = sample.get('output_text')
+  if text is None:
+    return dict(sample)
+  if not isinstance(text, str):
+    raise ValueError(f"sample['output_text'] is {template.kind(text)}, need a string")
+  return _with_defaults(sample, _parsed(text)[0])
+
+
+def response_format_problems(response_format: Any) -> list[str]:
+  """Returns what is wrong with a response_format; [] if nothing, or if it is None."""
+  if response_format is None:
+    return []
+  if not isinstance(response_format, dict):
+    return [f'response_format is {template.kind(response_format)}, need an object']
+  kind = response_format.get('type')
+  kinds = ('json_schema', 'json_object', 'text')
+  if kind not in kinds:
+    return [f'response_format.type={kind!r}{template.did_you_mean(kind, kinds)}, '
+            f'need one of {", ".join(kinds)}']
+  if kind != 'json_schema':
+    return []
+  schema = _schema(response_format)
+  if not isinstance(schema, dict):
+    return ["response_format: no schema found, need {'type': 'json_schema', 'json_schema': "
+            "{'name': ..., 'schema': {...}}}, or 'schema' beside 'type'"]
+  import jsonschema  # here and below: it takes longer to import than all else in this folder
+  try:
+    jsonschema.Draft202012Validator.check_schema(schema)
+  except jsonschema.SchemaError as error:
+    return [f'response_format: not a JSON Schema: {error.json_path}: {error.message:.300}']
+  return [f'response_format: {problem}' for problem in _reference_problems(schema, schema)]
+
+
+def _parsed(text: str) -> tuple[Any, str | None]:
+  """Returns (the object or array that text spells, None), or (None, why it spells none)."""
+  try:
+    value = json.loads(text, parse_constant=_refuse)
+  except (ValueError, RecursionError) as error:
+    return None, f'output_text is not JSON: {error}'
+  if not isinstance(value, (dict, list)):
+    return None, f'output_text is {template.kind(value)}, need a JSON object or array'
+  return value, None
+
+
+def _refuse(constant: str):
+  raise ValueError(f'{constant} is not JSON')  # json.loads by itself would accept NaN
+
+
+def _with_defaults(sample: dict[str, Any], value: Any) -> dict[str, Any]:
+  text = sample['output_text']
+  message = {'role': 'assistant', 'content': text}
+  made = {'choices': [{'index': 0, 'message': message, 'finish_reason': 'stop'}],
+          'output_tools': []}
+  if value is not None:
+    made['output_json'] = value
+  return {**made, **sample}
+
+
+def _schema(response_format: dict[str, Any]) -> Any:
+  nested = response_format.get('json_schema')
+  holder = nested if isinstance(nested, dict) else response_format
+  return holder.get('schema')
+
+
+def _schema_problem(value: Any, response_format: dict[str, Any]) -> str | None:
+  if response_format['type'] == 'json_object':
+    return None if isinstance(value, dict) else 'output_text is an array, need a JSON object'
+  import jsonschema
+  validator = _validator(json.dumps(_schema(response_format), sort_keys=True))
+  try:
+    error = jsonschema.exceptions.best_match(validator.iter_errors(value))
+  except RecursionError:
+    return 'output_text is nested too deeply to be checked against the schema'
+  return error and f'output_text under response_format: {error.json_path}: {error.message:.300}'
+
+
+@functools.lru_cache(maxsize=16)
+def _validator(schema: str):
+  import jsonschema
+  import jsonschema_specifications
+  # The registry holds the metaschemas alone: a $ref is never fetched from the network.
+  return jsonschema.Draft202012Validator(
+      json.loads(schema), registry=jsonschema_specifications.REGISTRY)
+
+
+def _reference_problems(node: Any, root: dict[str, Any]) -> list[str]:
+  """Returns the $refs under node that do not lead to a place inside root."""
+  if isinstance(node, list):
+    return [problem for child in node for problem in _reference_problems(child, root)]
+  if not isinstance(node, dict):
+    return []
+  found = [problem for child in node.values() for problem in _reference_problems(child, root)]
+  target = node.get('$ref')
+  if isinstance(target, str) and not _leads_inside(target, root):
+    found.append(f'$ref {target!r} leads nowhere inside the schema')
+  return found
+
+
+def _leads_inside(target: str, root: Any) -> bool:
+  if not target.startswith('#'):
+    return False
+  for step in target[1:].split('/')[1:]:
+    step = step.replace('~1', '/').replace('~0', '~')
+    if isinstance(root, list) and step.isdigit() and int(step) < len(root):
+      root = root[int(step)]
+    elif isinstance(root, dict) and step in root:
+      root = root[step]
+    else:
+      return False
+  return target == '#' or target.startswith('#/')

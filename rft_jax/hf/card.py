@@ -1,0 +1,84 @@
+"""The model card (README.md) of an exported model: what is known, and what is not."""
+import datetime
+import json
+
+import rft_jax
+
+# Key of `card`, and how the page names it. A key that is not given is told as not known.
+FACTS = {
+    'base_model': 'Base model',
+    'stages': 'Stages of training',
+    'data': 'Training data',
+    'data_sha256': 'SHA-256 of the training data',
+    'validation': 'Held-out data',
+    'grader': 'Grader',
+    'steps': 'Steps',
+    'step': 'Step of these weights',
+    'seed': 'Seed',
+    'date': 'Date',
+    'rft_jax': 'rft_jax version',
+}
+MEASURED = ('before', 'after')  # {metric: number or {'mean', 'low', 'high'}}
+UNKNOWN = 'not known'
+
+
+def model_card(card: dict, *, source: str, is_hub_id: bool, dtype: str) -> str:
+  """Returns the text of README.md.
+
+  Args:
+    card: values by the keys of FACTS, `before` and `after`; other keys become lines as they are.
+      Strings and numbers stand in a line, everything else in a block of JSON.
+    source: what the model began as.
+    is_hub_id: source is a hub id, and so may stand in the header that the hub reads.
+    dtype: of the weights on disk.
+  """
+  card = {'base_model': source, 'date': datetime.date.today().isoformat(),
+          'rft_jax': rft_jax.__version__} | card
+  header = ['library_name: transformers', 'pipeline_tag: text-generation', 'tags:', '- rft_jax']
+  if is_hub_id:
+    name, _, _ = source.partition('@')
+    header.insert(0, f'base_model: {name}')
+  extra = {key: key for key in card if key not in FACTS and key not in MEASURED}
+  facts = [_fact(title, card.get(key)) for key, title in (FACTS | extra).items()]
+  return '\n'.join([
+      '---', *header, '---', '', '# A model fine-tuned with rft_jax', '',
+      'Weights changed by reinforcement fine-tuning; tokenizer, chat template and generation',
+      f'settings are those of the base model. Stored as {dtype}.', '',
+      '## Before and after', '', *_measured(card), '',
+      '## How it was made', '', *facts, '',
+      '## Limits', '',
+      'The figures above hold for the held-out data named here, and for nothing else. What the',
+      'base model gets wrong or must not be used for holds for this model too. Licence: that of',
+      'the base model.', ''])
+
+
+def _fact(title, value):
+  if value is None:
+    return f'- {title}: {UNKNOWN}'
+  if isinstance(value, (str, int, float)):
+    return f'- {title}: {value}'
+  block = json.dumps(value, indent=2, ensure_ascii=False, default=str)
+  return '\n'.join([f'- {title}:', '', '  ```json',
+                    *('  ' + line for line in block.split('\n')), '  ```'])
+
+
+def _measured(card):
+  """Returns the lines of a table: a row for each metric of `before` or `after`."""
+  before, after = (card.get(key) or {} for key in MEASURED)
+  if not before and not after:
+    return [f'Held-out figures: {UNKNOWN}.']
+  rows = [f'| {metric} | {_figure(before.get(metric))} | {_figure(after.get(metric))} |'
+          for metric in dict.fromkeys([*before, *after])]
+  return ['Held-out data; in brackets the 95 % interval.', '',
+          '| metric | before | after |', '|---|---|---|', *rows]
+
+
+def _figure(value):
+  if value is None:
+    return UNKNOWN
+  if isinstance(value, dict):
+    mean = f'{value["mean"]:.4g}'
+    if value.get('low') is None or value.get('high') is None:
+      return f'{mean} (interval {UNKNOWN})'
+    return f'{mean} [{value["low"]:.4g}, {value["high"]:.4g}]'
+  return f'{value:.4g} (interval {UNKNOWN})' if isinstance(value, float) else str(value)

@@ -1,0 +1,73 @@
+"""python -m rft_jax.main --config=configs/X.py --workdir=DIR [--mode=M] [--config.a.b=value ...]
+
+Reinforcement fine-tuning: from cases, a grader and an open checkpoint to a better checkpoint.
+
+  --config=FILE.py[:ARG]  what to run: a Python file with get_config(), see configs/
+  --config.a.b=value      overrides one field; --config.stages[1].steps=9 reaches into tuples
+  --workdir=DIR           where the run lives; an existing run continues from its newest checkpoint
+  --mode=MODE             train     (default) trains, then reports and exports
+                          evaluate  grades a checkpoint, or an HF directory, on the held-out rows
+                          export    writes a checkpoint of the workdir as an HF directory
+                          report    writes report.html again from what lies in the workdir
+  --model=DIR             evaluate: this HF directory or hub id instead of a checkpoint
+  --checkpoint=C          evaluate, export: best (by held-out grade, default), last, or a step
+  --to=DIR                export: where to; default WORKDIR/export
+  --stop_at_step=N        train: save and stop after step N; the same command without it goes on
+  --force                 export: replace what stands at the target
+
+Exit code: 0 done; 2 something given is not fit, said in words, nothing lost; 1 failed on the way.
+"""
+import json
+import sys
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from rft_jax import command_line
+
+MODES = ('train', 'evaluate', 'export', 'report')
+
+_CONFIG = config_flags.DEFINE_config_file('config', None, 'What to run: FILE.py or FILE.py:ARG.')
+_WORKDIR = flags.DEFINE_string('workdir', None, 'Where the run lives.')
+_MODE = flags.DEFINE_enum('mode', 'train', MODES, 'What to do.')
+_MODEL = flags.DEFINE_string('model', '', 'HF directory or hub id to evaluate.')
+_CHECKPOINT = flags.DEFINE_string('checkpoint', 'best', 'best, last, or a step.')
+_TO = flags.DEFINE_string('to', '', 'Where to export to.')
+_STOP_AT_STEP = flags.DEFINE_integer('stop_at_step', None, 'Save and stop after this step.',
+                                     lower_bound=1)
+_FORCE = flags.DEFINE_bool('force', False, 'Replace what stands at the target.')
+
+
+def main(argv):
+  del argv
+  from rft_jax import build, rollout  # here, since --help and misspelt flags need no jax
+  if not (_WORKDIR.value or (_MODE.value == 'evaluate' and _MODEL.value)):
+    command_line.refuse(f'--workdir=DIR is missing: where --mode={_MODE.value} works')
+  try:
+    _dispatch(_CONFIG.value)
+  except build.Refused as refusal:
+    command_line.refuse(refusal)
+  except rollout.GraderFaults as faults:
+    print(f'rft_jax: {faults}', file=sys.stderr)
+    sys.exit(1)
+
+
+def _dispatch(config):
+  import rft_jax
+  from rft_jax.train import evaluate_checkpoint, export_checkpoint, write_report
+  if _MODE.value == 'train':
+    rft_jax.train(config, _WORKDIR.value, stop_at_step=_STOP_AT_STEP.value,
+                  overrides=command_line.overrides(sys.argv))
+  elif _MODE.value == 'evaluate':
+    values = (rft_jax.evaluate(config, model=_MODEL.value) if _MODEL.value else
+              evaluate_checkpoint(config, _WORKDIR.value, which=_CHECKPOINT.value))
+    print(json.dumps(values, indent=2))
+  elif _MODE.value == 'export':
+    print(export_checkpoint(config, _WORKDIR.value, which=_CHECKPOINT.value, to=_TO.value,
+                            force=_FORCE.value))
+  else:
+    print(write_report(config, _WORKDIR.value))
+
+
+if __name__ == '__main__':
+  app.run(main, flags_parser=command_line.parser(__doc__))

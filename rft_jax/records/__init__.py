@@ -1,0 +1,1 @@
+"""What a run leaves behind: manifest, metrics, graded samples, checkpoints and the report."""

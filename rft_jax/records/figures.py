@@ -1,0 +1,168 @@
+"""Charts of the report as inline SVG, drawn by matplotlib, coloured by the page.
+
+Every colour is written as a placeholder and replaced by a CSS variable, so that one SVG reads
+well on a light and on a dark page. Text stays text: it takes the page's font.
+"""
+import hashlib
+import io
+import re
+from typing import NamedTuple
+
+import matplotlib
+import numpy as np
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+# Role -> the placeholder matplotlib draws with. The page defines --role.
+_ROLES = {'ink': '#010101', 'muted': '#020202', 'grid': '#030303', 'before': '#040404',
+          'after': '#050505', 'other': '#060606', 'reference': '#070707'}
+_INCHES, _POINTS = (4.7, 2.35), 8.5  # small, as the page enlarges it: text must stay readable
+_STYLE = {
+    'svg.fonttype': 'none', 'svg.hashsalt': 'rft_jax', 'font.size': _POINTS,
+    'axes.edgecolor': _ROLES['grid'], 'axes.labelcolor': _ROLES['muted'],
+    'xtick.color': _ROLES['grid'], 'ytick.color': _ROLES['grid'],
+    'xtick.labelcolor': _ROLES['muted'], 'ytick.labelcolor': _ROLES['muted'],
+    'figure.facecolor': 'none', 'axes.facecolor': 'none',
+    'text.color': _ROLES['muted'], 'axes.spines.top': False, 'axes.spines.right': False,
+    'axes.spines.left': False, 'axes.grid': True, 'axes.grid.axis': 'y',
+    'grid.color': _ROLES['grid'], 'grid.linewidth': 0.6, 'axes.axisbelow': True,
+    'ytick.major.size': 0, 'xtick.major.size': 3, 'axes.formatter.useoffset': False,
+    'axes.formatter.limits': (-3, 5), 'axes.formatter.use_mathtext': False,
+}
+
+
+class Line(NamedTuple):
+  """One curve."""
+  label: str
+  role: str  # a colour: 'before', 'after', 'other', 'reference'
+  steps: list
+  values: list  # None where there is no number
+  low: list | None = None  # an interval makes it a line of dots with a band
+  high: list | None = None
+
+
+@matplotlib.rc_context(_STYLE)
+def curves(lines: list[Line], *, last: int, stages=(), levels=(),
+           unit_interval: bool = False) -> str:
+  """Returns an SVG of curves over training steps.
+
+  Args:
+    lines: at least one. More than 40 points without an interval are also smoothed: the points
+      are drawn faint, their running mean on top.
+    last: the last step of the run: all its charts have the same axis.
+    stages: (first step, name) of each stage; drawn if there are two or more.
+    levels: (label, value) of horizontal lines to compare with.
+    unit_interval: the values lie in [0, 1], and the axis says no more than that.
+  """
+  figure = Figure(figsize=_INCHES, layout='constrained')
+  axes = figure.add_subplot()
+  for line in lines:
+    steps, values = np.asarray(line.steps, float), _numbers(line.values)
+    colour = _ROLES[line.role]
+    if line.low is not None:
+      axes.fill_between(steps, _numbers(line.low), _numbers(line.high), color=colour, alpha=0.18,
+                        linewidth=0)
+      axes.plot(steps, values, color=colour, linewidth=1.6, marker='o', markersize=3.4)
+    elif len(values) > 40:
+      axes.plot(steps, values, color=colour, linewidth=0.7, alpha=0.35)
+      axes.plot(steps, smoothed(values), color=colour, linewidth=1.8)
+    else:
+      axes.plot(steps, values, color=colour, linewidth=1.6)
+  for label, value in levels:
+    axes.axhline(value, color=_ROLES['reference'], linewidth=1.1, linestyle=(0, (4, 3)))
+    axes.annotate(label, (1, value), xycoords=('axes fraction', 'data'), xytext=(-2, 2.5),
+                  textcoords='offset points', ha='right', color=_ROLES['reference'],
+                  parse_math=False)
+  if unit_interval:
+    low, high = axes.get_ylim()
+    axes.set_ylim(max(low, -0.02), min(high, 1.02))
+  axes.set_xlim(-0.02 * last, 1.02 * last)
+  if len(stages) > 1:
+    _mark_stages(axes, stages, last)
+  axes.set_xlabel('step')
+  return _svg(figure)
+
+
+@matplotlib.rc_context(_STYLE)
+def histogram(before: list, after: list, *, label: str, bins: int = 20) -> str:
+  """Returns an SVG of two distributions as shares of their samples, over common bins."""
+  figure = Figure(figsize=_INCHES, layout='constrained')
+  axes = figure.add_subplot()
+  both = np.concatenate([before, after]).astype(float)
+  edges = np.histogram_bin_edges(both, bins=bins, range=_span(both))
+  for values, role, filled in ((before, 'before', True), (after, 'after', False)):
+    share, _ = np.histogram(values, bins=edges)
+    share = 100 * share / max(len(values), 1)
+    axes.stairs(share, edges, color=_ROLES[role], fill=True, alpha=0.30 if filled else 0.22,
+                linewidth=0)
+    axes.stairs(share, edges, color=_ROLES[role], linewidth=1.4)
+  axes.set_xlabel(label)
+  axes.yaxis.set_major_formatter(lambda value, _: f'{value:g} %')
+  axes.set_ylim(bottom=0)
+  return _svg(figure)
+
+
+def ticks(low: float, high: float, count: int = 5) -> list[float]:
+  """Returns round numbers that cover [low, high]; within [0, 1] they do not leave it."""
+  if high <= low:
+    low, high = low - 0.5, high + 0.5
+  values = MaxNLocator(count, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
+  if 0 <= low and high <= 1:
+    values = [value for value in values if -1e-9 <= value <= 1 + 1e-9]
+  return [float(f'{value:.6g}') + 0.0 for value in values]
+
+
+def smoothed(values: np.ndarray) -> np.ndarray:
+  """Returns the centred running mean over a fifteenth of the points, gaps left out of it."""
+  width = max(len(values) // 15, 3) | 1
+  known = np.isfinite(values)
+  window = np.ones(width)
+  total = np.convolve(np.where(known, values, 0.0), window, 'full')
+  count = np.convolve(known.astype(float), window, 'full')
+  cut = slice(width // 2, width // 2 + len(values))
+  return np.where(count[cut] > 0, total[cut] / np.maximum(count[cut], 1), np.nan)
+
+
+def _mark_stages(axes, stages, last):
+  """Draws where each later stage begins, and the names of all along the top."""
+  for number, (first, name) in enumerate(stages):
+    if first >= last:
+      continue
+    if number:
+      axes.axvline(first - 0.5, color=_ROLES['muted'], linewidth=0.8, linestyle=(0, (1, 2)))
+    axes.annotate(name, (first, 1), xycoords=('data', 'axes fraction'), xytext=(2, 1.5),
+                  textcoords='offset points', ha='left', va='bottom', color=_ROLES['muted'],
+                  parse_math=False)
+
+
+def _span(values):
+  """Range of a histogram: [0, 1] for grades within it, from 0 for lengths."""
+  low, high = float(values.min()), float(values.max())
+  if 0 <= low and high <= 1:
+    return 0.0, 1.0
+  return (min(low, 0.0), high) if high > low else (low - 0.5, low + 0.5)
+
+
+def _numbers(values):
+  return np.asarray([np.nan if value is None else value for value in values], float)
+
+
+def _svg(figure):
+  """Returns the figure as an <svg> element that scales with its column."""
+  buffer = io.StringIO()
+  FigureCanvasSVG(figure).print_svg(
+      buffer, metadata={key: None for key in ('Date', 'Creator', 'Format', 'Type')})
+  text = buffer.getvalue()
+  text = text[text.index('<svg'):]
+  text = re.sub(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1" aria-hidden="true">',
+                text, count=1)
+  text = re.sub(r'<style type="text/css">.*?</style>', '', text, flags=re.S)  # the whole page's
+  text = re.sub(r" font-family: [^;\"]*;| transform=\"rotate\(-0 [^\"]*\"", '', text)
+  # One page holds many figures: group ids go, the ids referred to become this figure's own.
+  text = re.sub(r'<g id="[^"]*"', '<g', text)
+  own = hashlib.sha256(text.encode()).hexdigest()[:8]
+  text = re.sub(r'(id="|href="#|url\(#)([mp][0-9a-f]{6,})', rf'\1f{own}-\2', text)
+  for role, placeholder in _ROLES.items():
+    text = text.replace(placeholder, f'var(--{role})')
+  return re.sub(r'\s*\n\s*', ' ', text).strip()

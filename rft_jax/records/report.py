@@ -1,0 +1,187 @@
+"""report.html: one page that says whether the run helped, and shows what it rests on.
+
+It is made from the workdir's files alone, so that it can be written at any time, also for a run
+that was interrupted. A section whose files are missing is left out, and the page says so. The
+page needs no network and no script; it can be mailed.
+"""
+import dataclasses
+import json
+import pathlib
+
+import jinja2
+
+from rft_jax.records import atomic, charts, comparison, manifest, metrics, transcripts
+from rft_jax.records.progress import duration
+
+FILE = 'report.html'
+_TEMPLATE = pathlib.Path(__file__).with_name('report_template.html.jinja')
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class ReportConfig:
+  """What the report shows besides the run itself."""
+  compare: tuple[str, ...] = ()  # 'label=path/to/other/workdir': its last evaluation
+  reference: str = ''  # JSON file {label: {'mean', 'low', 'high'}}, such as the best possible score
+  transcripts: int = 6  # held-out rows shown in full
+
+  def validate(self) -> list[str]:
+    """Returns every problem as 'field=value, need form'; [] if there is none."""
+    problems = [f'compare={arm!r}, need label=path/to/other/workdir' for arm in self.compare
+                if not all(part.strip() for part in arm.partition('=')[::2])]
+    if self.transcripts < 0:
+      problems.append(f'transcripts={self.transcripts}, need >= 0')
+    return problems
+
+
+def write(workdir, *, title: str, config: ReportConfig | None = None) -> pathlib.Path:
+  """Writes report.html from what is in the workdir and returns its path.
+
+  Raises:
+    ValueError: a file of the workdir is damaged, or config.reference has another form.
+  """
+  workdir, config = pathlib.Path(workdir), config or ReportConfig()
+  run = _read(workdir)
+  left_out = []
+  first, last = comparison.before_and_after(run['evaluations'])
+  levels = comparison.reference_levels(config.reference)
+  arms = comparison.arms(first, last, levels, config.compare, left_out)
+  shown = charts.main(run, levels)
+  page = {
+      'title': title,
+      'subtitle': _subtitle(run),
+      'verdict': comparison.verdict(first, last),
+      'facts': _facts(run),
+      'split': (last or first or {}).get('split'),
+      'forest': comparison.forest(arms),
+      'measures': comparison.measures(first, last),
+      'figures': shown,
+      'more_figures': charts.others(run, shown),
+      'histograms': charts.histograms(workdir, left_out),
+      'transcripts': transcripts.read(workdir, run['config'], config.transcripts, left_out),
+      'provenance': _provenance(run['manifest']),
+      'config': json.dumps(run['config'], indent=2, ensure_ascii=False) if run['config'] else None,
+      'left_out': [*_missing(run, first, last), *left_out],
+  }
+  environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined,
+                                   trim_blocks=True, lstrip_blocks=True)
+  environment.filters['number'] = comparison.number
+  template = environment.from_string(_TEMPLATE.read_text(encoding='utf-8'))
+  path = workdir / FILE
+  atomic.write_text(path, template.render(page))
+  return path
+
+
+# ------------------------------------------------------------------ what is in the workdir
+
+
+def _read(workdir):
+  """Returns manifest, config, training rows, and evaluations by split, oldest first."""
+  about = manifest.read(workdir) or {}
+  splits = {}
+  for row in metrics.read(workdir / metrics.EVALUATION):
+    splits.setdefault(row['split'], {})[row['step']] = row  # evaluated again: the later counts
+  config = about.get('config') or {}
+  planned = [(stage.get('algorithm', f'stage {i}'), stage.get('steps', 0))
+             for i, stage in enumerate(config.get('stages') or ())]
+  return {
+      'manifest': about,
+      'config': config,
+      'training': metrics.read(workdir / metrics.TRAINING),
+      'evaluations': {split: [rows[step] for step in sorted(rows)]
+                      for split, rows in splits.items()},
+      'stages': [(sum(steps for _, steps in planned[:i]), name)
+                 for i, (name, _) in enumerate(planned)],
+      'planned': sum(steps for _, steps in planned),
+  }
+
+
+def _missing(run, first, last):
+  """Returns what the page cannot show yet, and why."""
+  reasons = (
+      (first is None, 'The comparison before and after: no held-out evaluation is recorded.'),
+      (first is not None and last is None,
+       'The comparison before and after: there is one held-out evaluation so far.'),
+      (len(run['training']) < 2, f'Learning curves: {metrics.TRAINING} has fewer than two steps.'),
+      (not run['manifest'], f'Provenance and config: the workdir has no {manifest.FILE}.'),
+  )
+  return [reason for missing, reason in reasons if missing]
+
+
+# ------------------------------------------------------------------ at a glance
+
+
+def _subtitle(run):
+  """Returns one line: which model, by which stages."""
+  source = (run['config'].get('model') or {}).get('source')
+  stages = ' then '.join(name for _, name in run['stages'])
+  started = str(run['manifest'].get('started') or '')[:16].replace('T', ' ')
+  started = f'started {started} UTC' if started else ''
+  return ' · '.join(part for part in (source, stages, started) if part)
+
+
+def _facts(run):
+  """Returns (label, value) pairs on the size of the run."""
+  rows, facts = run['training'], []
+  if rows:
+    done, planned = len(rows), run['planned']
+    facts.append(('Steps', f'{done:,}' if done >= planned else f'{done:,} of {planned:,}'))
+  if rows and rows[-1].get('num_tokens') is not None:
+    facts.append(('Tokens trained on', f'{rows[-1]["num_tokens"]:,.0f}'))
+  seconds = [row['step_seconds'] for row in rows if row.get('step_seconds') is not None]
+  if seconds:
+    facts.append(('Time in steps', duration(sum(seconds))))
+  for split, evaluations in run['evaluations'].items():
+    facts.append((f'Rows of {split}', f'{evaluations[-1]["rows"]:,}'))
+    graded = [row for row in evaluations if comparison.mean(row, 'grade') is not None]
+    if len(graded) > 2:
+      best = max(graded, key=lambda row: comparison.mean(row, 'grade'))
+      grade = comparison.mean(best, 'grade')
+      facts.append((f'Best of {split}', f'{grade:.3f} at step {best["step"]:,}'))
+  devices = run['manifest'].get('devices') or {}
+  if devices:
+    facts.append(('Devices', f'{devices.get("count")} × {devices.get("kind")}'))
+  return facts
+
+
+# ------------------------------------------------------------------ provenance
+
+
+def _provenance(about):
+  """Returns [(group, [(name, shown, full)])] of the manifest, its config left out."""
+  groups = []
+  loose = []
+  for name, value in about.items():
+    if name == 'config':
+      continue
+    if isinstance(value, dict):
+      leaves = [(key, *_shortened(leaf)) for key, leaf in _flat(value)]
+      groups.append((name, leaves))
+    elif value not in (None, []):
+      text = ' '.join(map(str, value)) if isinstance(value, list) else value
+      loose.append((name, *_shortened(text)))
+  return ([('run', loose)] if loose else []) + [(name, rows) for name, rows in groups if rows]
+
+
+def _flat(value, name=''):
+  """Yields (name, leaf); a list of {file, sha256} gives the digest by file name."""
+  if isinstance(value, dict):
+    for key, inner in value.items():
+      yield from _flat(inner, f'{name}/{key}' if name else str(key))
+  elif isinstance(value, list):
+    for i, inner in enumerate(value):
+      if isinstance(inner, dict) and 'file' in inner:
+        yield f'{name}/{inner["file"]}', inner['sha256']
+      elif isinstance(inner, dict) and 'name' in inner:
+        yield f'{name}/{inner["name"]}', 'by name'
+      else:
+        yield from _flat(inner, f'{name}[{i}]')
+  elif value is not None:
+    yield name, value
+
+
+def _shortened(value):
+  """Returns (what is shown, the full value if that is more)."""
+  text = 'yes' if value is True else 'no' if value is False else str(value)
+  if len(text) in (40, 64) and all(letter in '0123456789abcdef' for letter in text):
+    return f'{text[:12]}…', text
+  return text, ''

@@ -1,0 +1,144 @@
+"""P prompts x G samples -> graded Episodes: sample, decode, find the answer, grade."""
+import collections
+import dataclasses
+from typing import NamedTuple
+
+import numpy as np
+
+from rft_jax import graders
+from rft_jax.sampling import engine
+from rft_jax.sampling.samplers import SamplingConfig
+from rft_jax.types import Episode, Example, Grade
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class RolloutConfig(SamplingConfig):
+  """How many completions are drawn in a training step, how, and what their faults cost."""
+  prompts_per_step: int = 16
+  samples_per_prompt: int = 8  # the group; sequences per step = prompts x samples
+  # The reward of a policy fault: the answer does not parse, lacks a field or was cut off.
+  ungradable_reward: float = 0.0
+  # Grade what was cut off as it stands, for open-ended text that has no natural end.
+  grade_truncated: bool = False
+  # The run stops when more than this share of a step's samples have a grader fault (time-out,
+  # broken sandbox, a field missing in the row), since it would learn from what is left by chance.
+  max_grader_faults: float = 0.1
+
+  def validate(self) -> list[str]:
+    checks = (
+        (self.prompts_per_step >= 1, f'prompts_per_step={self.prompts_per_step}, need >= 1'),
+        (self.samples_per_prompt >= 1, f'samples_per_prompt={self.samples_per_prompt}, need >= 1'),
+        (0 <= self.max_grader_faults <= 1,
+         f'max_grader_faults={self.max_grader_faults}, need 0 to 1'),
+    )
+    # Named in full: a slots dataclass is a new class, which a bare super() does not know.
+    return SamplingConfig.validate(self) + [problem for good, problem in checks if not good]
+
+
+class Rollout(NamedTuple):
+  groups: list[list[Episode]]  # P groups of G, in prompt order; some rewards may be None
+  metrics: dict[str, float]  # TRL's names where TRL has one
+
+
+class GraderFaults(RuntimeError):
+  """Too many samples could not be graded, by no fault of the policy."""
+
+
+def make(chat, grader, config: RolloutConfig, *, seed: int, mesh, response_format=None):
+  """Returns rollout(policy, examples, occurrences, step) -> Rollout."""
+
+  def rollout(policy, examples: list[Example], occurrences: list[int], step: int) -> Rollout:
+    samples = engine.generate(
+        policy, [example.prompt_ids for example in examples],
+        samples_per_prompt=config.samples_per_prompt, max_new_tokens=config.max_new_tokens,
+        temperature=config.temperature, top_k=config.top_k, top_p=config.top_p,
+        min_p=config.min_p, seed=seed, stop_ids=chat.stop_ids, step=step,
+        occurrences=occurrences, mesh=mesh)
+    episodes = [
+        _episode(chat, example, occurrence, index, sample, step)
+        for example, occurrence, group in zip(examples, occurrences, samples)
+        for index, sample in enumerate(group)]
+    episodes = _graded(episodes, grader, config, response_format)
+    G = config.samples_per_prompt
+    groups = [episodes[start:start + G] for start in range(0, len(episodes), G)]
+    _check_faults(episodes, config, step)
+    return Rollout(groups, metrics(groups))
+
+  return rollout
+
+
+def _episode(chat, example, occurrence, index, sample, step) -> Episode:
+  text = chat.decode(sample.tokens)
+  answer = chat.answer(text, sample.tokens)
+  grade = None
+  if answer.output_text is None:
+    grade = {'unresponsive_reward_error': True}
+  return Episode(example.item, occurrence, index, example.prompt_ids, sample, text,
+                 answer.output_text or '', answer.reasoning_tokens, Grade(None, {}, grade or {}),
+                 step)
+
+
+def _graded(episodes, grader, config, response_format):
+  """Grades what has an answer; what was cut off or has none is a policy fault, ungraded."""
+  grades, waiting = {}, []
+  for number, episode in enumerate(episodes):
+    errors = dict(episode.grade.errors)
+    if episode.sample.stop_reason == 'length' and not config.grade_truncated:
+      errors['truncated_observation_error'] = True
+    sample, problems = graders.make_sample(episode.output_text, response_format)
+    errors |= problems if not errors else {}
+    if errors:
+      grades[number] = Grade(config.ungradable_reward, {}, errors)
+    else:
+      waiting.append((number, (episode.item.row, sample)))
+  results = graders.grade_many(grader, [pair for _, pair in waiting])
+  grades |= {number: grade for (number, _), grade in zip(waiting, results)}
+  return [episode._replace(grade=grades[n]) for n, episode in enumerate(episodes)]
+
+
+def _check_faults(episodes, config, step):
+  faults = [episode for episode in episodes if episode.grade.reward is None]
+  if len(faults) > config.max_grader_faults * len(episodes):
+    kinds = collections.Counter(key for episode in faults for key in episode.grade.errors)
+    first = faults[0]
+    raise GraderFaults(
+        f'step {step}: the grader failed on {len(faults)} of {len(episodes)} samples '
+        f'({dict(kinds)}), more than rollout.max_grader_faults={config.max_grader_faults}; first: '
+        f'{first.item.source}: {first.grade.errors}. Mend the grader or the rows; the run '
+        'continues from its last checkpoint.')
+
+
+def metrics(groups: list[list[Episode]]) -> dict[str, float]:
+  """Returns what a step's samples were like, under TRL's names where TRL has one."""
+  episodes = [episode for group in groups for episode in group]
+  graded = [group for group in groups if all(e.grade.reward is not None for e in group)]
+  lengths = np.array([len(e.sample.tokens) for e in episodes])
+  ended = np.array([e.sample.stop_reason == 'stop' for e in episodes])
+  values = {
+      'completions/mean_length': lengths.mean(),
+      'completions/min_length': lengths.min(),
+      'completions/max_length': lengths.max(),
+      'completions/clipped_ratio': 1 - ended.mean(),
+      'completions/mean_terminated_length': lengths[ended].mean() if ended.any() else 0.0,
+      'reasoning_tokens_mean': np.mean([e.reasoning_tokens for e in episodes]),
+      'groups_dropped': len(groups) - len(graded),
+      'step_tokens': lengths.sum() + sum(len(group[0].prompt_ids) for group in groups),
+  }
+  errors = collections.Counter(key for e in episodes for key, value in e.grade.errors.items()
+                               if value is True)
+  values |= {f'errors/{key}': count / len(episodes) for key, count in errors.items()}
+  if graded:
+    rewards = np.array([[e.grade.reward for e in group] for group in graded])
+    values['reward'] = rewards.mean()
+    values['reward_std'] = rewards.std(1, ddof=1).mean() if rewards.shape[1] > 1 else 0.0
+    values['frac_reward_zero_std'] = np.mean(rewards.max(1) == rewards.min(1))
+    scores = collections.defaultdict(list)
+    for group in graded:
+      for episode in group:
+        for name, score in episode.grade.components.items():
+          if score is not None:
+            scores[name].append(score)
+    for name, column in scores.items():
+      values[f'rewards/{name}/mean'] = np.mean(column)
+      values[f'rewards/{name}/std'] = np.std(column, ddof=1) if len(column) > 1 else 0.0
+  return {name: float(value) for name, value in values.items()}

@@ -1,0 +1,21 @@
+"""Array sizes from a short list, so that a run compiles few programs."""
+
+
+def round_up(size: int, multiple: int) -> int:
+  return -(-size // multiple) * multiple
+
+
+def bucket(length: int) -> int:
+  """Returns the array length that holds `length` tokens: four sizes an octave, at least 8 apart.
+
+      8 16 24 32 40 48 56 64 80 96 112 128 160 192 224 256 320 ...
+
+  At most a quarter of an array is padding (beyond 32), and lengths up to 8192 need 36 sizes.
+  """
+  octave = max(length - 1, 1).bit_length()
+  return round_up(max(length, 1), max(8, 2**octave // 8))
+
+
+def power_of_two(count: int) -> int:
+  """Returns the smallest power of two that is at least `count`."""
+  return 1 << max(count - 1, 0).bit_length()

@@ -1,0 +1,10 @@
+"""Built-in tasks that download nothing. A task is a module with `Config` and `make(config)`.
+
+To add one: one file beside these and one line in TASKS. `python -m rft_jax.tasks NAME --to=DIR`
+writes its files.
+"""
+from rft_jax.tasks import rare_disease
+
+TASKS = {
+    'rare_disease': rare_disease,
+}

@@ -1,0 +1,48 @@
+"""What a task makes: rows to learn from, rows to be measured on, and a grader; and how they are saved."""
+import json
+import os
+import pathlib
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+class Files(NamedTuple):
+  """A built-in task, complete: what a user would bring as files of his own."""
+  train: list[dict[str, Any]]  # rows in OpenAI's JSONL form, with a 'solution' to warm up on
+  validation: list[dict[str, Any]]  # the same form, no prompt of train among them
+  grader: dict[str, Any]  # OpenAI's grader JSON
+  facts: dict[str, Any]  # becomes task.json: how it was made, and scores to compare with
+
+
+def mean_with_interval(values, *, seed: int = 0, resamples: int = 2000) -> dict[str, float]:
+  """Returns the mean of one value a row and its 95 % bootstrap interval: mean, low, high."""
+  values = np.asarray(values, float)
+  picks = np.random.default_rng(seed).integers(len(values), size=(resamples, len(values)))
+  low, high = np.percentile(values[picks].mean(1), (2.5, 97.5))
+  return {'mean': float(values.mean()), 'low': float(low), 'high': float(high)}
+
+
+def texts(files: Files) -> list[str]:
+  """Returns what a tokenizer for the task should know well: prompts and solutions of train."""
+  prompts = [message['content'] for row in files.train for message in row['messages']]
+  return prompts + [row['solution'] for row in files.train]
+
+
+def write(files: Files, to: str | os.PathLike) -> None:
+  """Writes train.jsonl, validation.jsonl, grader.json and task.json into the directory `to`.
+
+  Each appears by rename, whole or not at all; what stood there under these names is replaced.
+  """
+  directory = pathlib.Path(to)
+  directory.mkdir(parents=True, exist_ok=True)
+  contents = {
+      'train.jsonl': ''.join(json.dumps(row) + '\n' for row in files.train),
+      'validation.jsonl': ''.join(json.dumps(row) + '\n' for row in files.validation),
+      'grader.json': json.dumps(files.grader, indent=2) + '\n',
+      'task.json': json.dumps(files.facts, indent=2) + '\n',
+  }
+  for name, text in contents.items():
+    part = directory / f'.{name}.part'
+    part.write_text(text, encoding='utf-8')
+    part.replace(directory / name)

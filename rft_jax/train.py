@@ -1,0 +1,332 @@
+"""THE loop: collect -> update -> report -> evaluate -> save, stage after stage."""
+import contextlib
+import dataclasses
+import pathlib
+import sys
+import time
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rft_jax import build, hf, models, optim, rollout, sharding
+from rft_jax import __version__
+from rft_jax.algorithms import ALGORITHMS, Algorithm, Room
+from rft_jax.config import Config
+from rft_jax.data import packing
+from rft_jax.evaluate import make as make_evaluate
+from rft_jax.records import ledger, manifest, report
+from rft_jax.records.checkpoint import Checkpoints
+from rft_jax.records import metrics as metrics_file
+from rft_jax.records.metrics import Metrics
+from rft_jax.records.progress import Progress
+from rft_jax.types import TrainState
+from rft_jax.update import make_update, score_batch
+
+
+class Span(NamedTuple):
+  """Where a stage lies in the run: steps first .. end-1."""
+  number: int
+  first: int
+  end: int
+
+
+class Desk(NamedTuple):
+  """What a run writes to and reads from while it trains."""
+  config: Config
+  workdir: pathlib.Path
+  rooms: build.Rooms
+  checkpoints: Checkpoints
+  metrics: Metrics
+  progress: Progress
+  evaluate: Any  # policy -> Evaluation
+
+
+def train(config: Config, workdir, *, stop_at_step: int | None = None, overrides=(),
+          quiet: bool = False) -> dict[str, dict[str, float]]:
+  """Trains, or continues where the workdir's newest checkpoint stands.
+
+  Args:
+    config: is validated first.
+    workdir: made if it is not there; see the README for what lies in it afterwards.
+    stop_at_step: save and return after this step; calling again continues bit for bit.
+    overrides: the command line's, for the manifest.
+    quiet: no progress line.
+
+  Returns:
+    The last held-out evaluation: {metric: {'mean', 'low', 'high'}}.
+
+  Raises:
+    build.Refused: something given is not fit, or the workdir belongs to another run.
+    rollout.GraderFaults: the grader failed too often; the run can be continued once mended.
+  """
+  workdir = pathlib.Path(workdir)
+  with contextlib.ExitStack() as stack:
+    rooms = stack.enter_context(build.rooms(config))
+    tell = (lambda *_: None) if quiet else _tell
+    for warning in _open(config, workdir, rooms, overrides) + rooms.warnings:
+      tell(f'warning: {warning}')
+    checkpoints = Checkpoints(workdir / 'checkpoints', config.checkpoints)
+    state, stage, tokens = _state(config, rooms, checkpoints)
+    for line in _arithmetic(config, rooms, state):
+      tell(line)
+    evaluate = make_evaluate(rooms.chat, rooms.grader, config, mesh=rooms.mesh,
+                             response_format=rooms.response_format)
+    ledger.truncate(workdir, state.step + 1)
+    ledger.truncate(workdir / 'evaluations', state.step + 1)
+    metrics = stack.enter_context(Metrics(workdir, resume_step=state.step + 1,
+                                          resume_evaluation=state.step + 1 if state.step else 0))
+    progress = stack.enter_context(Progress(config.total_steps(), quiet))
+    desk = Desk(config, workdir, rooms, checkpoints, metrics, progress,
+                lambda policy: evaluate(policy, rooms.validation))
+    last = min(config.total_steps(), stop_at_step or config.total_steps())
+    if state.step == 0:
+      _evaluate(desk, state)
+    for span in spans(config):
+      if span.first < last and state.step < span.end:
+        state, tokens = _run_stage(desk, span, state, tokens, last, fresh=stage != span.number)
+        stage = span.number
+  if state.step == config.total_steps():
+    finish(config, workdir, tell)
+  return _last_evaluation(workdir)
+
+
+def spans(config: Config) -> list[Span]:
+  """Returns where each stage lies in the count of steps."""
+  ends = np.cumsum([stage.steps for stage in config.stages]).tolist()
+  return [Span(number, end - stage.steps, end)
+          for number, (stage, end) in enumerate(zip(config.stages, ends))]
+
+
+# ------------------------------------------------------------------ one stage, one step
+
+
+def _run_stage(desk, span, state, tokens, last, *, fresh):
+  """Trains one stage from where state stands; returns the state and the tokens seen so far."""
+  config, mesh = desk.config, desk.rooms.mesh
+  stage = config.stages[span.number]
+  algorithm = _algorithm(desk, span, state)
+  steps = stage.steps * algorithm.updates_per_batch
+  tx = optim.make(stage.optim, steps)
+  if fresh:
+    state = state._replace(optimizer=sharding.place(tx.init, mesh, state.policy))
+  update = make_update(algorithm.loss, tx, config=config.update, mesh=mesh,
+                       temperature=algorithm.temperature,
+                       schedule=optim.make_schedule(stage.optim, steps))
+  while state.step < min(span.end, last):
+    state, values = _step(algorithm, update, state)
+    tokens += int(values['step_tokens'])
+    desk.metrics.write(state.step, values | {'num_tokens': tokens, 'stage': span.number})
+    desk.progress.update(state.step, stage=stage.algorithm, values=values)
+    grade = None
+    if state.step == span.end or _due(state.step, config.evaluate.every):
+      grade = _evaluate(desk, state)
+    if grade is not None or state.step == last or _due(state.step, config.checkpoints.every):
+      desk.checkpoints.save(state.step, state, stage=span.number, metric=grade,
+                            position={'num_tokens': tokens})
+  return state, tokens
+
+
+def _step(algorithm: Algorithm, update, state: TrainState):
+  """One step: make the batch, then the optimizer steps on its parts."""
+  began = time.monotonic()
+  batch, values = algorithm.collect(state, state.step)
+  collected = time.monotonic()
+  learned = []
+  if batch is not None:
+    for part in packing.split(batch, min(algorithm.updates_per_batch, len(batch.prompts))):
+      state, one = update(state, part)
+      learned.append(one)
+  values |= {name: float(np.mean([one[name] for one in learned])) for name in learned[:1] and
+             learned[0]}
+  values['seconds/collect'] = collected - began
+  values['seconds/update'] = time.monotonic() - collected
+  return state._replace(step=state.step + 1), values
+
+
+def _algorithm(desk, span, state) -> Algorithm:
+  """Furnishes the algorithm of a stage, with the policy at its start as reference if it asks."""
+  config, rooms = desk.config, desk.rooms
+  module = ALGORITHMS[config.stages[span.number].algorithm]
+  needs_reference = module.needs_reference(groups := _groups(config))
+  if state.step == span.first and (span.first or needs_reference):
+    desk.checkpoints.save_reference(span.number, state.policy)
+  return module.make(Room(
+      groups=groups, seed=config.seed, first_step=span.first,
+      examples=rooms.train[span.number],
+      reference=desk.checkpoints.restore_reference(
+          span.number, sharding.abstract(state.policy, rooms.mesh)) if needs_reference else None,
+      rollout=rollout.make(rooms.chat, rooms.grader, config.rollout, seed=config.seed,
+                           mesh=rooms.mesh, response_format=rooms.response_format),
+      score=lambda model, batch: score_batch(
+          model, batch, config.update, temperature=jnp.float32(config.rollout.temperature),
+          mesh=rooms.mesh),
+      keep=lambda step, episodes: ledger.write(desk.workdir, step + 1, episodes)))
+
+
+def _groups(config):
+  """Returns the config's groups by name: what lies below config.py sees of it."""
+  return {group.name: getattr(config, group.name) for group in dataclasses.fields(config)}
+
+
+def _due(step, every):
+  return every > 0 and step % every == 0
+
+
+# ------------------------------------------------------------------ evaluation and what is left
+
+
+def _evaluate(desk, state) -> float | None:
+  """Evaluates the policy, puts it on record, and returns its held-out grade."""
+  result = desk.evaluate(state.policy)
+  desk.metrics.evaluation(state.step, 'validation', result.rows, result.values)
+  ledger.write(desk.workdir / 'evaluations', state.step,
+               result.greedy + [e for group in result.sampled for e in group])
+  grade = result.values.get('grade', {}).get('mean')
+  desk.progress.evaluated(grade)
+  return grade
+
+
+def finish(config: Config, workdir, tell=lambda _: None):
+  """Writes what a finished run leaves: the report, and the best checkpoint as HF directory."""
+  tell(f'report: {write_report(config, workdir)}')
+  tell(f'export: {export_checkpoint(config, workdir, force=True)}')
+
+
+def write_report(config: Config, workdir) -> pathlib.Path:
+  """Writes report.html from what lies in the workdir, finished or not."""
+  title = pathlib.Path(workdir).resolve().name.replace('_', ' ')
+  return report.write(workdir, title=title, config=config.report)
+
+
+def export_checkpoint(config: Config, workdir, *, which: int | str = 'best', to='',
+                      force: bool = False) -> pathlib.Path:
+  """Writes a checkpoint of a workdir as an HF directory, workdir/export by default.
+
+  Args:
+    which: 'best' by held-out grade, 'last', or a step.
+    force: replace a directory that is no earlier export of ours.
+
+  Raises:
+    build.Refused: there is no such checkpoint, or the target is in use.
+  """
+  workdir = pathlib.Path(workdir)
+  policy, decoder, step = _checkpoint(config, workdir, which)
+  to = pathlib.Path(to or workdir / 'export')
+  build.refusing(hf.export, policy, decoder, to=to, source=config.model.source, force=force,
+                 card=_card(config, workdir, step))
+  return to
+
+
+def evaluate_checkpoint(config: Config, workdir, *, which: int | str = 'best') -> dict:
+  """Grades a checkpoint of a workdir on the held-out rows; see rft_jax.evaluate.
+
+  Raises:
+    build.Refused: there is no such checkpoint, or something given is not fit.
+  """
+  with build.rooms(config, training=False) as rooms:
+    policy, _, _ = _checkpoint(config, pathlib.Path(workdir), which)
+    evaluate = make_evaluate(rooms.chat, rooms.grader, config, mesh=rooms.mesh,
+                             response_format=rooms.response_format)
+    return evaluate(policy, rooms.validation).values
+
+
+def _checkpoint(config, workdir, which):
+  """Returns the policy of a checkpoint on the config's mesh, its DecoderConfig, and the step."""
+  mesh = build.refusing(sharding.make_mesh, config.mesh.data, config.mesh.fsdp,
+                        config.mesh.tensor)
+  decoder = build.refusing(hf.read_config, build.refusing(hf.resolve, config.model.source),
+                           dtype=config.model.dtype)
+  checkpoints = Checkpoints(workdir / 'checkpoints', config.checkpoints)
+  step = build.refusing(checkpoints.resolve, which)
+  like = sharding.abstract(models.abstract(decoder), mesh)
+  return build.refusing(checkpoints.restore_policy, step, like), decoder, step
+
+
+# ------------------------------------------------------------------ opening a run
+
+
+def _open(config, workdir, rooms, overrides) -> list[str]:
+  """Compares the run with the one in the workdir, or puts it on record; returns warnings."""
+  base = build.refusing(hf.resolve, config.model.source)
+  about = manifest.gather(
+      dataclasses.asdict(config), seed=config.seed, overrides=overrides, mesh=rooms.mesh,
+      data={'train': [stage.data or config.data.train for stage in config.stages],
+            'validation': config.data.validation},
+      base=base, tokenizer=base, template=rooms.chat.template, grader=rooms.grader_json)
+  warnings = build.refusing(manifest.check_continue, workdir, about)
+  if manifest.read(workdir) is None:
+    workdir.mkdir(parents=True, exist_ok=True)
+    manifest.write(workdir, about)
+  return warnings
+
+
+def _state(config, rooms, checkpoints) -> tuple[TrainState, int, int]:
+  """Returns the state to go on from, the stage of its optimizer (-1: none), and tokens seen."""
+  newest = checkpoints.latest()
+  if newest is None:
+    policy, _ = build.refusing(hf.load, config.model.source, dtype=config.model.dtype,
+                               mesh=rooms.mesh)
+    return TrainState(0, policy, None), -1, 0
+  about = checkpoints.metadata(newest)
+  decoder = hf.read_config(hf.resolve(config.model.source), dtype=config.model.dtype)
+  policy = sharding.abstract(models.abstract(decoder), rooms.mesh)
+  tokens = about['position']['num_tokens']
+  span = spans(config)[about['stage']]
+  if newest == span.end:  # the next stage begins with an optimizer of its own
+    return TrainState(newest, build.refusing(checkpoints.restore_policy, newest, policy),
+                      None), -1, tokens
+  stage = config.stages[span.number]
+  tx = optim.make(stage.optim, stage.steps)
+  optimizer = sharding.abstract(jax.eval_shape(tx.init, policy), rooms.mesh)
+  like = TrainState(newest, policy, optimizer)
+  return build.refusing(checkpoints.restore, newest, like), span.number, tokens
+
+
+def _arithmetic(config, rooms, state) -> list[str]:
+  """Returns the derived numbers of the run, in words."""
+  P, G = config.rollout.prompts_per_step, config.rollout.samples_per_prompt
+  parameters = sum(leaf.size for leaf in jax.tree.leaves(state.policy))
+  lines = [f'{config.model.source}: {parameters:,} parameters, mesh {dict(rooms.mesh.shape)}, '
+           f'{len(rooms.validation)} held-out rows']
+  for span, stage in zip(spans(config), config.stages):
+    rows = len(rooms.train[span.number])
+    if stage.algorithm == 'sft':
+      each, what = config.sft.rows_per_step, f'{config.sft.rows_per_step} rows a step'
+    else:
+      each, what = P, (f'{P} prompts x {G} samples = {P * G} sequences a step, '
+                       f'{config.update.updates_per_batch} update(s) of them')
+    lines.append(f'stage {span.number} ({stage.algorithm}): steps {span.first + 1}..{span.end}, '
+                 f'{what}, {stage.steps * each / rows:.1f} epochs of {rows} rows')
+  if state.step:
+    lines.append(f'continues from step {state.step}')
+  return lines
+
+
+def _card(config, workdir, step) -> dict:
+  """Returns what the exported model card says of the run."""
+  about = manifest.read(workdir) or {}
+  evaluations = _evaluations(workdir)
+  at_step = [row for row in evaluations if row['step'] == step]
+  return {
+      'base_model': config.model.source, 'step': step, 'rft_jax_version': __version__,
+      'data': about.get('sha256', {}).get('data'), 'grader': about.get('config', {}).get('grader'),
+      'stages': [{'algorithm': stage.algorithm, 'steps': stage.steps} for stage in config.stages],
+      'before': evaluations[0] if evaluations else None,
+      'after': at_step[-1] if at_step else None,
+  }
+
+
+def _evaluations(workdir):
+  return metrics_file.read(pathlib.Path(workdir) / metrics_file.EVALUATION)
+
+
+def _last_evaluation(workdir):
+  evaluations = _evaluations(workdir)
+  return {name: value for name, value in evaluations[-1].items()
+          if isinstance(value, dict)} if evaluations else {}
+
+
+def _tell(line):
+  print(line, file=sys.stderr, flush=True)

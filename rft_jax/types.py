@@ -1,0 +1,94 @@
+"""The nouns: what the rooms hand to each other.
+
+Dimension letters, used in every shape comment: P prompts, G samples per prompt, B = P*G
+sequences, T completion tokens, S prompt tokens (or cache positions), V vocabulary, L layers,
+D model, F feed-forward, N query heads, K key-value heads, H head dimension.
+
+This module imports nothing heavy: graders read it in processes that never load jax. Device
+arrays are annotated as `Array`.
+"""
+from typing import Any, NamedTuple, TypedDict
+
+Array = Any  # a jax.Array or numpy.ndarray; the comment beside it gives dtype and shape
+Tree = Any  # a pytree of Arrays, most often an nnx module
+
+
+class Message(TypedDict, total=False):
+  """One turn of a conversation, as OpenAI's chat format spells it."""
+  role: str  # developer or system (one role here), user, assistant, tool
+  content: Any  # str, or a list of parts
+  tool_calls: list[dict]
+  tool_call_id: str
+  name: str
+
+
+class Item(NamedTuple):
+  """One row of a data set. The whole row is `item` in a grader's templates."""
+  row: dict[str, Any]  # 'messages', optional 'tools', and any other JSON
+  source: str  # where it stands, for messages to people: 'cases.jsonl:12'
+
+
+class Example(NamedTuple):
+  """An Item made ready for the model: token ids, rendered once."""
+  item: Item
+  prompt_ids: list[int]  # the rendered prompt, generation prompt included
+  target_ids: list[int] | None  # supervised: the completion with its end-of-turn id
+
+
+class Sample(NamedTuple):
+  """One sampled completion. What was sampled is what is trained: ids, never text."""
+  tokens: list[int]  # with the stop token, if one was sampled
+  logprobs: list[float]  # nats, of each token under the tempered distribution before filters
+  filtered_logprobs: list[float] | None  # the same after top-k, top-p, min-p; None: unfiltered
+  stop_reason: str  # 'stop' (a stop id was sampled) or 'length' (max_new_tokens reached)
+
+
+class Grade(NamedTuple):
+  """What one answer is worth, or why nobody can say.
+
+  reward is None after a grader fault: retried, then the whole group is dropped. components
+  holds the score by grader name, None where a grader gave none. errors holds those keys of
+  OpenAI's graders/run that were raised (True, or a detail); {} if all is well.
+  """
+  reward: float | None
+  components: dict[str, float | None]
+  errors: dict[str, bool | str]
+
+
+class Episode(NamedTuple):
+  """One graded sample with everything needed to train on it, show it and replay it."""
+  item: Item
+  occurrence: int  # position in the data order; the samples of one occurrence form a group
+  index: int  # sample number within the group, 0..G-1
+  prompt_ids: list[int]
+  sample: Sample
+  text: str  # the completion decoded whole, reasoning included
+  output_text: str  # the answer: what follows the end marker of the reasoning
+  reasoning_tokens: int
+  grade: Grade
+  policy_step: int  # the step whose weights sampled it
+
+
+class Batch(NamedTuple):
+  """Prompts with their completions: the one shape every algorithm learns from.
+
+  Right-padded. Row b of the completions belongs to prompt group[b]. Padding is told by the
+  lengths, never by a token id. Fields that an algorithm does not need are None.
+  """
+  prompts: Array  # i32[P, S]
+  prompt_lengths: Array  # i32[P]
+  completions: Array  # i32[B, T]
+  completion_lengths: Array  # i32[B]
+  group: Array  # i32[B]
+  weights: Array  # f32[B, T]: 1 where the token is to be learnt, 0 on padding
+  advantages: Array | None = None  # f32[B, T]
+  old_logprobs: Array | None = None  # f32[B, T] nats, before this update; None: the current ones
+  reference_logprobs: Array | None = None  # f32[B, T] nats, of the reference policy
+  sampler_logprobs: Array | None = None  # f32[B, T] nats, as the sampler computed them
+
+
+class TrainState(NamedTuple):
+  """What training carries from step to step, and a checkpoint holds."""
+  step: int  # optimizer-visible step, counted on across stages
+  policy: Tree  # a Decoder, float32
+  optimizer: Tree  # the optax state of the current stage

@@ -1,0 +1,199 @@
+"""The update: gradients accumulated over microbatches, divided once, clipped, applied.
+
+A loss sees the log-probs of a microbatch and returns terms: sums with their denominators. As
+denominators depend on masks alone, those of the whole step are known before the first gradient,
+and the gradients of `sum(coefficient * total / weight of the whole step)` are simply added. How a
+batch is cut into microbatches, padded, ordered or spread over devices changes nothing but rounding.
+"""
+import dataclasses
+import functools
+from typing import Callable, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from rft_jax import sharding
+from rft_jax.data import packing
+from rft_jax.objectives.logprobs import TokenStatistics, token_statistics
+from rft_jax.objectives.masked import Weighted, means, over_tokens
+from rft_jax.types import Batch, TrainState
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class UpdateConfig:
+  """How a step's batch becomes parameter updates."""
+  updates_per_batch: int = 1  # optimizer steps per rollout; from 2 on, old log-probs are computed
+  microbatch_tokens: int = 16384  # at once in memory, prompts (once a group) and completions
+  remat: bool = False  # recompute each layer in the backward pass instead of keeping it
+
+  def validate(self) -> list[str]:
+    return [f'{name}={getattr(self, name)}, need >= 1'
+            for name in ('updates_per_batch', 'microbatch_tokens') if getattr(self, name) < 1]
+
+
+class Term(NamedTuple):
+  """One part of a loss: coefficient * total / weight, with weight summed over the whole step."""
+  coefficient: float
+  sum: Weighted
+
+
+Loss = Callable[[TokenStatistics, Batch], tuple[dict[str, Term], dict[str, Weighted]]]
+
+
+def completion_statistics(model, batch: Batch, *, temperature, remat=False) -> TokenStatistics:
+  """Returns log-prob, entropy and rank of every completion token, prompts computed once."""
+  hidden = model.completion_hidden(batch.prompts, batch.prompt_lengths, batch.completions,
+                                   remat=remat)
+  return token_statistics(hidden, model.head(), batch.completions, temperature=temperature,
+                          valid_vocab=model.config.valid_vocab)
+
+
+@functools.partial(jax.jit, static_argnames=('remat',))
+def _logprobs(model, batch, temperature, *, remat=False):
+  return completion_statistics(model, batch, temperature=temperature, remat=remat).logprobs
+
+
+def score_batch(model, batch: Batch, config: UpdateConfig, *, temperature, mesh) -> np.ndarray:
+  """Returns the log-probs f32[B, T] of the completions under model, 0 on padding."""
+  pieces = _pieces(batch, config, mesh)
+  parts = [_logprobs(model, _put(_inputs_only(piece), mesh), jnp.float32(temperature))
+           for piece, _ in pieces]
+  return packing.scatter(jax.device_get(parts), pieces, batch.completions.shape) * (
+      np.arange(batch.completions.shape[1]) < batch.completion_lengths[:, None])
+
+
+@jax.jit
+def _score(model, tokens, lengths, temperature):
+  hidden = model.hidden(tokens, lengths=lengths)[:, :-1]
+  return token_statistics(hidden, model.head(), tokens[:, 1:], temperature=temperature,
+                          valid_vocab=model.config.valid_vocab).logprobs
+
+
+def score(model, tokens, lengths, temperature=1.0) -> jax.Array:
+  """Returns f32[B, T-1] nats: log p(tokens[:, t+1] | tokens[:, :t+1]); 0 from lengths on.
+
+  Args:
+    model: a Decoder.
+    tokens: i32[B, T], right-padded.
+    lengths: i32[B].
+    temperature: logits are divided by it, as the sampler does; 0 (greedy) counts as 1.
+
+  Raises:
+    ValueError: shapes that do not fit, lengths outside 1..T, or ids outside the vocabulary.
+  """
+  tokens, lengths = np.asarray(tokens, np.int32), np.asarray(lengths, np.int32)
+  if tokens.ndim != 2 or lengths.shape != tokens.shape[:1]:
+    raise ValueError(f'score: tokens {tokens.shape} and lengths {lengths.shape}, need [B, T], [B]')
+  if lengths.min() < 1 or lengths.max() > tokens.shape[1]:
+    raise ValueError(f'score: lengths {lengths.min()}..{lengths.max()}, need 1..{tokens.shape[1]}')
+  if tokens.min() < 0 or tokens.max() >= model.config.vocab_size:
+    raise ValueError(f'score: ids {tokens.min()}..{tokens.max()}, need '
+                     f'0..{model.config.vocab_size - 1}')
+  logprobs = _score(model, tokens, lengths, jnp.float32(temperature or 1.0))
+  return jnp.where(jnp.arange(1, tokens.shape[1]) < lengths[:, None], logprobs, 0.0)
+
+
+def make_update(loss: Loss, tx: optax.GradientTransformation, *, config: UpdateConfig,
+                temperature: float, mesh, schedule=None):
+  """Returns update(state, batch) -> (state, metrics): one optimizer step.
+
+  The state given is donated: its buffers become the new state's. A step whose gradient is not
+  finite changes nothing and is counted in 'skipped_nonfinite'.
+
+  Args:
+    loss: see Term; called while traced.
+    tx: the optax chain, global-norm clip included.
+    temperature: what the sampler divided the logits by.
+    schedule: optimizer step -> learning rate, for the metrics; None: not reported.
+  """
+  temperature = jnp.float32(temperature)
+
+  def objective(policy, batch, denominators):
+    statistics = completion_statistics(policy, batch, temperature=temperature,
+                                       remat=config.remat)
+    terms, metrics = loss(statistics, batch)
+    value = sum(term.coefficient * term.sum.total / jnp.maximum(denominators[name], 1e-9)
+                for name, term in terms.items())
+    sums = {f'loss/{name}': term.sum for name, term in terms.items()} | metrics
+    sums['entropy'] = over_tokens(statistics.entropy, batch.weights)
+    return value, (value, sums)
+
+  @jax.jit
+  def weights(batch):
+    zeros = jnp.zeros(batch.completions.shape, jnp.float32)
+    terms, _ = loss(TokenStatistics(zeros, zeros, zeros > 0), batch)
+    return {name: term.sum.weight for name, term in terms.items()}
+
+  @functools.partial(jax.jit, donate_argnums=(1,))
+  def accumulate(policy, gradients, batch, denominators):
+    new, aux = jax.grad(objective, has_aux=True)(policy, batch, denominators)
+    return jax.tree.map(jnp.add, gradients, new), aux
+
+  @jax.jit
+  def first(policy, batch, denominators):
+    gradients, aux = jax.grad(objective, has_aux=True)(policy, batch, denominators)
+    return _like(gradients, mesh), aux
+
+  @functools.partial(jax.jit, donate_argnums=(0, 1))
+  def apply(policy, optimizer, gradients):
+    norm = optax.global_norm(gradients)
+    updates, new_optimizer = tx.update(gradients, optimizer, policy)
+    finite = jnp.isfinite(norm)
+    keep = lambda new, old: jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
+    policy, optimizer = keep((optax.apply_updates(policy, updates), new_optimizer),
+                             (policy, optimizer))
+    return _like(policy, mesh), _like(optimizer, mesh), {
+        'grad_norm': norm, 'skipped_nonfinite': 1.0 - finite}
+
+  def update(state: TrainState, batch: Batch):
+    pieces = _pieces(batch, config, mesh)
+    placed = [_put(piece, mesh) for piece, _ in pieces]
+    denominators = _added([weights(piece) for piece in placed])
+    gradients, outputs = None, []
+    for piece in placed:
+      gradients, aux = (first(state.policy, piece, denominators) if gradients is None else
+                        accumulate(state.policy, gradients, piece, denominators))
+      outputs.append(aux)
+    rate = {} if schedule is None else {'learning_rate': schedule(_count(state.optimizer))}
+    policy, optimizer, applied = apply(state.policy, state.optimizer, gradients)
+    values, sums = zip(*outputs)
+    metrics = means(_added(list(sums))) | {'loss': sum(values)} | applied | rate
+    metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
+    metrics['token_efficiency'] = packing.token_efficiency(pieces)
+    return TrainState(state.step, policy, optimizer), metrics
+
+  update.traces = lambda: sum(f._cache_size() for f in (first, accumulate, apply))
+  return update
+
+
+def _added(trees):
+  return functools.reduce(lambda a, b: jax.tree.map(jnp.add, a, b), trees)
+
+
+def _count(optimizer):
+  """Returns how many updates the optimizer has made, read from its own counter."""
+  counts = [leaf for path, leaf in jax.tree_util.tree_leaves_with_path(optimizer)
+            if sharding.name_of(path).endswith('count')]
+  return counts[0] if counts else jnp.int32(0)
+
+
+def _like(tree, mesh):
+  """Holds every leaf on the shards the rules give it; without this XLA may choose others."""
+  return jax.lax.with_sharding_constraint(tree, sharding.shardings_for(tree, mesh))
+
+
+def _pieces(batch, config, mesh):
+  return packing.microbatches(batch, tokens=config.microbatch_tokens,
+                              shards=sharding.batch_shards(mesh))
+
+
+def _put(batch, mesh):
+  return jax.device_put(batch, sharding.batch_sharding(mesh))
+
+
+def _inputs_only(batch):
+  """Drops what scoring does not read, so that its program has one signature."""
+  return batch._replace(weights=None, advantages=None, old_logprobs=None,
+                        reference_logprobs=None, sampler_logprobs=None)

@@ -1,0 +1,12 @@
+"""Eight simulated devices and the persistent compilation cache, set before jax is imported."""
+import os
+import pathlib
+
+os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+os.environ['XLA_FLAGS'] = (os.environ.get('XLA_FLAGS', '') +
+                           ' --xla_force_host_platform_device_count=8').strip()
+os.environ.setdefault('JAX_COMPILATION_CACHE_DIR',
+                      str(pathlib.Path(__file__).parents[1] / '.cache' / 'jax'))
+os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.2')
+os.environ.setdefault('HF_HUB_OFFLINE', '1')  # tests read nothing from the network
+os.environ.setdefault('TOKENIZERS_PARALLELISM', 'false')

@@ -1,0 +1,188 @@
+"""The engine and its samplers: exactness of log-probs, keys that depend on nothing else."""
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import rft_jax
+from rft_jax import models, sharding
+from rft_jax.sampling import engine, samplers
+from rft_jax.sampling.samplers import SamplingConfig
+
+PROMPTS = [[5, 6, 7, 8, 9], [3], [4, 4, 4]]
+
+
+@pytest.fixture(scope='module')
+def model():
+  config = models.DecoderConfig(vocab_size=48, dim=32, layers=2, heads=4, kv_heads=2, head_dim=8,
+                                mlp_dim=48, tied_head=True, max_positions=128, eos_ids=(1, 2),
+                                valid_vocab=44)
+  made = models.make(config, seed=3)
+  return jax.tree.map(lambda x: 4.0 * x, made)  # sharper than a fresh model: probabilities differ
+
+
+def _draw(logits, config, keys=None):
+  keys = jax.random.split(jax.random.key(0), len(logits)) if keys is None else keys
+  return samplers.draw(jnp.asarray(logits), keys, samplers.knobs(config),
+                       valid_vocab=logits.shape[-1], filtered=config.filtered)
+
+
+# ------------------------------------------------------------------ samplers
+
+
+def test_frequencies_match_the_tempered_distribution():
+  logits = np.tile(np.array([0.0, 1.0, -1.0, 2.0], np.float32), (20000, 1))
+  drawn = _draw(logits, SamplingConfig(temperature=0.8))
+  expected = np.exp(logits[0] / 0.8) / np.exp(logits[0] / 0.8).sum()
+  found = np.bincount(drawn.tokens, minlength=4) / 20000
+  np.testing.assert_allclose(found, expected, atol=4 * np.sqrt(0.25 / 20000))
+
+
+def test_greedy_is_argmax_with_the_logprobs_of_temperature_one():
+  logits = np.random.default_rng(0).normal(size=(50, 9)).astype(np.float32)
+  drawn = _draw(logits, SamplingConfig(temperature=0.0))
+  assert (drawn.tokens == logits.argmax(1)).all()
+  np.testing.assert_allclose(drawn.logprobs, jax.nn.log_softmax(logits).max(1), atol=1e-6)
+
+
+def _reference_filter(logits, k, p, min_p):
+  """One row at a time, in words: sort, cut at k, cut where the mass ahead reaches p, cut min_p."""
+  kept = []
+  for row in logits:
+    order = np.argsort(-row, kind='stable')
+    order = order[:k] if k else order
+    probabilities = np.exp(row[order] - row[order].max())
+    probabilities /= probabilities.sum()
+    nucleus = [token for i, token in enumerate(order) if probabilities[:i].sum() < p]
+    kept.append({token for token in nucleus if row[token] >= row.max() + np.log(min_p or 1e-30)})
+  return kept
+
+
+@pytest.mark.parametrize('k, p, min_p', [(3, 1.0, 0.0), (0, 0.7, 0.0), (0, 1.0, 0.2),
+                                         (5, 0.8, 0.1), (1, 1.0, 0.0), (0, 0.01, 0.0)])
+def test_filters_keep_the_tokens_they_should(k, p, min_p):
+  logits = np.random.default_rng(1).normal(size=(40, 11)).astype(np.float32)
+  config = SamplingConfig(top_k=k, top_p=p, min_p=min_p)
+  filtered = samplers._filter(jnp.asarray(logits), samplers.knobs(config))
+  found = [set(np.flatnonzero(row > samplers.NEVER / 2)) for row in np.asarray(filtered)]
+  assert found == _reference_filter(logits, k, p, min_p)
+
+
+def test_filtered_logprobs_are_normalised_over_what_is_kept():
+  logits = np.log(np.array([[0.5, 0.3, 0.2]], np.float32)).repeat(100, 0)
+  drawn = _draw(logits, SamplingConfig(top_k=2))
+  assert set(np.asarray(drawn.tokens)) == {0, 1}
+  expected = np.where(drawn.tokens == 0, np.log(0.5), np.log(0.3))
+  np.testing.assert_allclose(drawn.logprobs, expected, atol=1e-6)
+  np.testing.assert_allclose(drawn.filtered_logprobs, expected - np.log(0.8), atol=1e-6)
+
+
+# ------------------------------------------------------------------ engine
+
+
+def _flat(samples):
+  return [sample for group in samples for sample in group]
+
+
+def test_sampler_logprobs_match_scorer_logprobs(model):
+  for temperature in (1.0, 0.6):
+    samples = rft_jax.generate(model, PROMPTS, samples_per_prompt=4, max_new_tokens=20,
+                               temperature=temperature, seed=1)
+    rows = [prompt + sample.tokens for prompt, group in zip(PROMPTS, samples) for sample in group]
+    T = max(map(len, rows))
+    tokens = np.array([row + [0] * (T - len(row)) for row in rows])
+    scores = rft_jax.score(model, tokens, [len(row) for row in rows], temperature)
+    for row, sample, score in zip(rows, _flat(samples), np.asarray(scores)):
+      start = len(row) - len(sample.tokens) - 1
+      np.testing.assert_allclose(score[start:len(row) - 1], sample.logprobs, atol=1e-4)
+      assert (score[len(row) - 1:] == 0).all()
+
+
+def test_greedy_generation_is_the_argmax_of_the_full_forward(model):
+  (sample,), = rft_jax.generate(model, [PROMPTS[0]], max_new_tokens=12, temperature=0.0,
+                                stop_ids=())
+  ids = list(PROMPTS[0])
+  for token in sample.tokens:
+    logits = model(jnp.array([ids]), lengths=jnp.array([len(ids)]))[0, -1]
+    assert int(jnp.argmax(logits[:model.config.valid_vocab])) == token
+    ids.append(token)
+
+
+def test_samples_do_not_depend_on_their_company(model):
+  together = rft_jax.generate(model, PROMPTS, samples_per_prompt=3, max_new_tokens=10, seed=7,
+                              step=2, occurrences=[40, 41, 42])
+  alone, = rft_jax.generate(model, PROMPTS[1:2], samples_per_prompt=3, max_new_tokens=10, seed=7,
+                            step=2, occurrences=[41])
+  assert [s.tokens for s in alone] == [s.tokens for s in together[1]]
+
+
+def test_samples_do_not_depend_on_how_calls_are_cut(model, monkeypatch):
+  whole = rft_jax.generate(model, PROMPTS, samples_per_prompt=2, max_new_tokens=10)
+  monkeypatch.setattr(engine, 'ROWS_PER_CALL', 2)
+  cut = rft_jax.generate(model, PROMPTS, samples_per_prompt=2, max_new_tokens=10)
+  assert [s.tokens for s in _flat(whole)] == [s.tokens for s in _flat(cut)]
+
+
+def test_every_part_of_the_key_matters(model):
+  def draw(**changes):
+    given = dict(samples_per_prompt=2, max_new_tokens=10, seed=1, step=1, occurrences=[1],
+                 stop_ids=()) | changes
+    return [s.tokens for s in rft_jax.generate(model, PROMPTS[:1], **given)[0]]
+  base = draw()
+  assert base == draw()
+  assert base[0] != base[1]
+  assert base != draw(seed=2) and base != draw(step=2) and base != draw(occurrences=[2])
+
+
+def test_a_longer_limit_extends_the_same_samples(model):
+  short = rft_jax.generate(model, PROMPTS, max_new_tokens=4, stop_ids=())
+  long = rft_jax.generate(model, PROMPTS, max_new_tokens=20, stop_ids=())
+  for a, b in zip(_flat(short), _flat(long)):
+    assert b.tokens[:4] == a.tokens and a.stop_reason == 'length'
+
+
+def test_the_stop_token_is_kept_and_ends_the_sample(model):
+  samples = _flat(rft_jax.generate(model, PROMPTS, samples_per_prompt=40, max_new_tokens=30))
+  stopped = [s for s in samples if s.stop_reason == 'stop']
+  assert stopped and len(stopped) < len(samples)
+  for sample in samples:
+    stops = [token in model.config.eos_ids for token in sample.tokens]
+    assert not any(stops[:-1]) and stops[-1] == (sample.stop_reason == 'stop')
+    assert len(sample.logprobs) == len(sample.tokens)
+  assert {s.tokens[-1] for s in stopped} == {1, 2}  # every EOS id counts
+
+
+def test_padded_vocabulary_is_never_sampled(model):
+  samples = _flat(rft_jax.generate(model, PROMPTS, samples_per_prompt=60, max_new_tokens=30,
+                                   temperature=5.0, stop_ids=()))
+  assert max(token for s in samples for token in s.tokens) == model.config.valid_vocab - 1
+
+
+def test_new_settings_and_stop_ids_do_not_compile_again(model):
+  rft_jax.generate(model, PROMPTS, max_new_tokens=9, temperature=1.0, stop_ids=[3])
+  before = engine._decode_loop._cache_size()
+  samples = rft_jax.generate(model, PROMPTS, max_new_tokens=10, temperature=0.5, stop_ids=[4])
+  assert engine._decode_loop._cache_size() == before
+  assert all(s.tokens[-1] == 4 or len(s.tokens) == 10 for s in _flat(samples))
+
+
+def test_eight_devices_sample_what_one_does(model):
+  mesh = sharding.make_mesh(2, 2, 2)
+  spread = jax.device_put(model, sharding.shardings_for(model, mesh))
+  one = rft_jax.generate(model, PROMPTS, samples_per_prompt=4, max_new_tokens=12)
+  eight = engine.generate(spread, PROMPTS, samples_per_prompt=4, max_new_tokens=12, mesh=mesh)
+  assert [s.tokens for s in _flat(one)] == [s.tokens for s in _flat(eight)]
+  for a, b in zip(_flat(one), _flat(eight)):
+    np.testing.assert_allclose(a.logprobs, b.logprobs, atol=1e-5)
+
+
+def test_what_cannot_be_sampled_is_refused_all_at_once(model):
+  with pytest.raises(ValueError) as caught:
+    rft_jax.generate(model, [[], [99], [1] * 127], temperature=-1.0)
+  message = str(caught.value)
+  assert 'temperature=-1.0' in message and 'prompt 0 is empty' in message
+  assert 'prompt 1 has id 99' in message and 'prompt 2 has 127 tokens' in message
+
+
+def test_no_prompts_give_no_samples(model):
+  assert rft_jax.generate(model, []) == []
