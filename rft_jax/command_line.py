@@ -11,7 +11,7 @@ import sys
 import traceback
 
 from absl import flags
-from ml_collections import config_flags
+from ml_collections.config_flags import config_flags
 
 _OVERRIDE = re.compile(r'--?(?:no)?config\.([^=]+)(?:=(.*))?', re.DOTALL)
 _HELP = {'--help', '-h', '-help', '--helpfull', '--helpshort', '-?'}
@@ -42,6 +42,8 @@ def parser(doc: str):
       refuse(' '.join(str(error.args[0] if error.args else error).split()))
     if len(rest) > 1:
       refuse(f'what is {rest[1]!r}? Options are spelt --name=value; see --help')
+    if flags.FLAGS['verbosity'].using_default_value:
+      flags.FLAGS.verbosity = -1  # warnings; absl would go on to INFO, Orbax's page a checkpoint
     return rest
 
   return parse

@@ -256,9 +256,9 @@ def _open(config, workdir, rooms, overrides) -> list[str]:
             'validation': config.data.validation},
       base=base, tokenizer=base, template=rooms.chat.template, grader=rooms.grader_json)
   warnings = build.refusing(manifest.check_continue, workdir, about)
-  if manifest.read(workdir) is None:
-    workdir.mkdir(parents=True, exist_ok=True)
-    manifest.write(workdir, about)
+  before = manifest.read(workdir)
+  workdir.mkdir(parents=True, exist_ok=True)
+  manifest.write(workdir, about if before is None else about | {'started': before['started']})
   return warnings
 
 
@@ -277,8 +277,8 @@ def _state(config, rooms, checkpoints) -> tuple[TrainState, int, int]:
   if newest == span.end:  # the next stage begins with an optimizer of its own
     return TrainState(newest, build.refusing(checkpoints.restore_policy, newest, policy),
                       None), -1, tokens
-  stage = config.stages[span.number]
-  tx = optim.make(stage.optim, stage.steps)
+  # The structure of the state does not depend on how many steps the schedule spans.
+  tx = optim.make(config.stages[span.number].optim, 1)
   optimizer = sharding.abstract(jax.eval_shape(tx.init, policy), rooms.mesh)
   like = TrainState(newest, policy, optimizer)
   return build.refusing(checkpoints.restore, newest, like), span.number, tokens

@@ -138,7 +138,7 @@ def make_update(loss: Loss, tx: optax.GradientTransformation, *, config: UpdateC
 
   @functools.partial(jax.jit, donate_argnums=(0, 1))
   def apply(policy, optimizer, gradients):
-    norm = optax.global_norm(gradients)
+    norm = optax.tree.norm(gradients)
     updates, new_optimizer = tx.update(gradients, optimizer, policy)
     finite = jnp.isfinite(norm)
     keep = lambda new, old: jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)

@@ -136,7 +136,7 @@ def test_lines_come_at_most_every_ten_seconds_and_at_the_end():
     progress.evaluated(0.5)
     for step in range(1, 31):
       clock.now += 1.0
-      progress.update(step, stage='grpo', values={'reward': 0.25, 'num_tokens': 100 * step})
+      progress.update(step, stage='grpo', values={'reward': 0.25, 'step_tokens': 100})
   lines = stream.getvalue().splitlines()
   assert [line.split()[2] for line in lines] == ['1/30', '11/30', '21/30', '30/30']
   assert lines[1] == ('grpo  step 11/30  reward 0.250  held-out 0.500  100 tokens/s  19 s left')

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from rft_jax.records import comparison, figures, ledger, manifest, metrics, report
+from rft_jax.records import comparison, figures, held_out, ledger, manifest, metrics, report
 from rft_jax.types import Episode, Grade, Item, Sample
 
 STEPS = (40, 160)  # of the stages
@@ -75,35 +75,37 @@ def fake_training(random_, step):
   }
 
 
-def fake_episode(random_, step, number):
-  progress = 1 - math.exp(-max(step - STEPS[0], 0) / 60)
-  reward = random_.choice([1.0, 1.0, 0.5]) if random_.random() < 0.3 + 0.4 * progress else 0.0
-  length = max(int(random_.gauss(400 - 115 * progress, 70)), 20)
-  row = {'messages': [{'role': 'user', 'content': f'case {number}'}], 'gene': 'FBN1'}
-  sample = Sample([7] * length, [-0.5] * length, None, 'stop')
-  return Episode(Item(row, f'cases.jsonl:{number}'), number // 8, number % 8, [1, 2, 3], sample,
-                 'text', 'answer', length // 2, Grade(reward, {'gene': reward}, {}), step)
-
-
-def fake_transcripts(random_):
-  rows = []
-  for number in range(7):
-    gene, wrong = random_.sample(GENES, 2)
-    case = (f'A {random_.randint(2, 61)}-year-old with long fingers, a dilated aortic root and '
+def fake_answers(progress, rows=60):
+  """A greedy and four sampled answers to each held-out row, the greedy ones first."""
+  thought = ('The tall habitus and the lens point to a disorder of the extracellular matrix. '
+             'Homocystinuria would lower the lens the other way and often impairs cognition. ')
+  episodes = []
+  for number in range(rows):
+    draw = random.Random(number)  # the same case before and after
+    gene, wrong = draw.sample(GENES, 2)
+    case = (f'A {draw.randint(2, 61)}-year-old with long fingers, a dilated aortic root and '
             'lens dislocation; no intellectual disability. Father died suddenly at 41. Which gene '
             'is most likely at fault? Answer with JSON {"genes": [...]}, most likely first.')
-    thought = ('The tall habitus and the lens point to a disorder of the extracellular matrix. '
-               'Homocystinuria would lower the lens the other way and often impairs cognition. ')
-    rows.append({
-        'prompt': [{'role': 'developer', 'content': 'You are a clinical geneticist.'},
-                   {'role': 'user', 'content': case}],
-        'references': [gene],
-        'arms': [{'label': 'before', 'reward': 0.0, 'text': f'<think>{thought * 3}' + (
-            '' if number == 1 else f'</think>{{"genes": ["{wrong}"]}}')},
-                 {'label': 'after', 'reward': 1.0,
-                  'text': f'<think>{thought} So {gene}.</think>{{"genes": ["{gene}", "{wrong}"]}}'}],
-    })
-  return rows
+    row = {'messages': [{'role': 'developer', 'content': 'You are a clinical geneticist.'},
+                        {'role': 'user', 'content': case}], 'gene': gene}
+    for index in (0, 0, 1, 2, 3):  # greedy, then sampled
+      right = draw.random() < 0.25 + 0.4 * progress
+      answer = json.dumps({'genes': [gene, wrong] if right else [wrong]})
+      never_ends = number == 1 and not progress
+      text = f'<think>{thought * (1 if progress else 3)}' + (
+          '' if never_ends else f'So {gene}.</think>{answer}')
+      length = max(int(draw.gauss(400 - 115 * progress, 70)), 20)
+      sample = Sample([7] * length, [-0.5] * length, None, 'stop')
+      episodes.append(Episode(
+          Item(row, f'held_out.jsonl:{number + 1}'), number, index, [1, 2, 3], sample, text, answer,
+          length // 2, Grade(float(right), {'gene': float(right)}, {}), 0))
+  return episodes[::5] + [episode for n, episode in enumerate(episodes) if n % 5]
+
+
+def fake_training_episode(step, number, reward):
+  sample = Sample([7] * (50 + number), [-0.5] * (50 + number), None, 'stop')
+  return Episode(Item({'messages': []}, f'cases.jsonl:{number}'), number, 0, [1], sample, 'text',
+                 'answer', 4, Grade(reward, {}, {}), step)
 
 
 def fake_workdir(workdir, *, steps=sum(STEPS), seed=5):
@@ -118,11 +120,12 @@ def fake_workdir(workdir, *, steps=sum(STEPS), seed=5):
                        fake_evaluation(random_, 1 - math.exp(-step / 70)))
       values = fake_training(random_, step)
       tokens += 128 * values.get('completions/mean_length', 300)
-      log.write(step, values | {'num_tokens': int(tokens), 'step_seconds': random_.gauss(21, 1)})
+      log.write(step + 1, values | {'num_tokens': int(tokens), 'stage': int(step >= STEPS[0]),
+                                    'seconds/collect': random_.gauss(15, 1),
+                                    'seconds/update': random_.gauss(6, 0.5)})
     log.evaluation(steps, 'validation', 120, fake_evaluation(random_, 1 - math.exp(-steps / 70)))
-  for step in [*range(STEPS[0], STEPS[0] + 4), *range(steps - 4, steps)]:
-    ledger.write(workdir, step, [fake_episode(random_, step, n) for n in range(128)])
-  (workdir / 'transcripts.json').write_text(json.dumps(fake_transcripts(random_)))
+  for step in (0, steps):
+    ledger.write(workdir / 'evaluations', step, fake_answers(step / steps))
 
 
 @pytest.fixture(scope='module')
@@ -208,7 +211,7 @@ def test_all_arms_stand_beside_each_other(finished):
 
 def test_charts_take_their_colours_from_the_page(finished):
   page = finished[1]
-  assert page.count('<svg') == 18 and 'var(--after)' in page
+  assert page.count('<svg') == 19 and 'var(--after)' in page
   drawn = ' '.join(re.findall(r'<svg.*?</svg>', page))
   assert not re.search(r'#[0-9a-f]{6};|DejaVu', drawn)
   assert 'SFT' not in drawn and 'Bayes-optimal' in drawn and '>grpo<' in drawn
@@ -221,9 +224,10 @@ def test_hashes_are_short_with_the_whole_at_hand(finished):
 
 def test_reasoning_is_apart_from_the_answer(finished):
   page = finished[1]
-  assert page.count('class="card transcript"') == 6  # of seven
+  assert page.count('class="card transcript"') == 6  # of sixty
   assert '&lt;think&gt;' not in page.split('<summary>Config')[0]
   assert 'The reasoning never ended, so there is no answer.' in page
+  assert page.count('reasoning" tabindex="0">The tall habitus') == 12  # also of that one
   assert re.search(r'class="scroll answer" tabindex="0">\{&#34;genes', page)
 
 
@@ -241,7 +245,7 @@ def test_an_empty_workdir_gives_a_page_that_says_what_is_missing(tmp_path):
   page = report.write(tmp_path, title='nothing yet').read_text()
   assert Outline(page).headings == ['Left out']
   for missing in ('Not evaluated yet', 'no held-out evaluation', 'metrics.jsonl has fewer',
-                  'no manifest.json', 'no transcripts.json', 'fewer than two steps of samples'):
+                  'no manifest.json', 'no answers to held-out rows', 'too few samples'):
     assert missing in page
 
 
@@ -279,9 +283,28 @@ def test_the_tone_follows_the_interval_of_the_change(after, half, tone):
 
 def test_a_paired_change_is_preferred():
   paired = {'mean': 0.05, 'low': 0.02, 'high': 0.08}
-  last = evaluation_row(9, 0.45, 0.05, **{'grade/change': paired})
-  said = comparison.verdict(evaluation_row(0, 0.40, 0.05), last)
-  assert said['tone'] == 'better' and '+0.02 to +0.08' in said['detail']
+  said = comparison.verdict(evaluation_row(0, 0.40, 0.05), evaluation_row(9, 0.45, 0.05), paired)
+  assert said['tone'] == 'better'
+  assert '+0.05 (paired over rows, 95 % interval +0.02 to +0.08)' in said['detail']
+
+
+def test_pairing_takes_out_how_hard_a_row_is():
+  def answers(grades):
+    return {n: held_out.Answers({}, [{'reward': grade}]) for n, grade in enumerate(grades)}
+  before, after = answers([0.0, 0.5, 1.0, 0.2]), answers([0.1, 0.6, 1.2, None])
+  change = held_out.paired_change(before, after)
+  # Changes 0.1, 0.1, 0.2: mean 2/15, standard deviation 0.1 / sqrt(3), over sqrt(3) rows.
+  half = 1.96 * 0.1 / 3
+  assert change == pytest.approx({'mean': 2 / 15, 'low': 2 / 15 - half, 'high': 2 / 15 + half})
+  assert held_out.paired_change(before, {}) is None
+
+
+def test_distributions_fall_back_on_the_first_and_last_training_steps(tmp_path):
+  for step in range(1, 7):
+    ledger.write(tmp_path, step, [fake_training_episode(step, n, step / 6) for n in range(100)])
+  page = report.write(tmp_path, title='t').read_text()
+  assert 'Training samples: 300 of steps 1 to 3 as before, 300 of steps 4 to 6 as after.' in page
+  assert 'Grades. mean 0.333 before, 0.833 after' in page
 
 
 def test_better_means_less_of_what_is_bad():

@@ -1,14 +1,13 @@
 """The decoder: embedding, L equal blocks stacked and scanned, final norm, logits.
 
 An flax.nnx Module used as a plain pytree: jax.jit, jax.grad and optax work on the instance, whose
-leaves are float32 and named 'blocks/attention/q/kernel' and so on. Which leaves exist and what they
-mean stands in the DecoderConfig; families/ says where they are found in a checkpoint.
+leaves are float32 and named 'blocks/attention/q/kernel' and so on. Which leaves exist stands in the
+DecoderConfig; families/ says where a checkpoint keeps them.
 
 Padding is on the right and told by lengths. What stands at padded positions is arbitrary, finite,
 and does not reach the others.
 """
 import functools
-import math
 from typing import NamedTuple
 
 from flax import nnx
@@ -16,9 +15,10 @@ import jax
 import jax.numpy as jnp
 
 from rft_jax.models import attention
+from rft_jax.models.blocks import Block
+from rft_jax.models.blocks import INIT_STD
+from rft_jax.models.blocks import RMSNorm
 from rft_jax.models.config import DecoderConfig
-
-INIT_STD = 0.02
 
 
 class Prefix(NamedTuple):
@@ -33,110 +33,15 @@ class Prefix(NamedTuple):
 class Cache(NamedTuple):
   """Keys and values of the completions so far, in the compute dtype.
 
-  [L, B, T, K, H] as in Prefix, which sharding rules may therefore treat alike. On a CPU (3 layers,
-  B = 256, T = 64, K = 2, H = 32) this order and [L, B, K, T, H] took the same time within noise, 3 to
-  5 ms a step, about what reading the cache once costs; H before T was slower.
+  The order is Prefix's, and that in which keys are projected, so that a step writes without a
+  transposition. Measured on a CPU (attention alone, 3 layers, B = 256, T = 64, K = 2, H = 32): this
+  order 2.5 to 3.2 ms a step, [L, B, K, T, H] 2.6 to 3.0, T before B twice as slow.
   """
   k: jax.Array  # [L, B, T, K, H]
   v: jax.Array  # [L, B, T, K, H]
 
 
-# --- parts ---------------------------------------------------------------------------------------
-class RMSNorm(nnx.Module):
-  """Scales x to unit root mean square over its last axis, then by scale: [..., D] -> [..., D].
-
-  Zhang and Sennrich 2019, arXiv 1910.07467. Computed in f32; the result has x's dtype.
-  """
-
-  def __init__(self, dim, epsilon):
-    self.epsilon = epsilon
-    self.scale = nnx.Param(jnp.ones((dim,)))
-
-  def __call__(self, x):
-    y = x.astype(jnp.float32)
-    y = y * jax.lax.rsqrt(jnp.mean(y * y, -1, keepdims=True) + self.epsilon)
-    return (y * self.scale[...]).astype(x.dtype)
-
-
-class Linear(nnx.Module):
-  """x @ kernel + bias, [..., in] -> [..., out], in x's dtype with the weights cast at use."""
-
-  def __init__(self, inputs, outputs, *, bias, std=INIT_STD, rngs):
-    self.kernel = nnx.Param(std * jax.random.normal(rngs.params(), (inputs, outputs)))
-    self.bias = nnx.Param(jnp.zeros((outputs,))) if bias else None
-
-  def __call__(self, x):
-    y = jnp.matmul(x, self.kernel[...].astype(x.dtype), precision=attention.precision_for(x.dtype))
-    return y if self.bias is None else y + self.bias[...].astype(x.dtype)
-
-
-class Attention(nnx.Module):
-  """Projections around the attention rule: q, k, v before it and o after it."""
-
-  def __init__(self, config: DecoderConfig, *, rngs):
-    self.config = config
-    dim, head_dim = config.dim, config.head_dim
-    wide, narrow = config.heads * head_dim, config.kv_heads * head_dim
-    self.q = Linear(dim, wide, bias=config.qkv_bias, rngs=rngs)
-    self.k = Linear(dim, narrow, bias=config.qkv_bias, rngs=rngs)
-    self.v = Linear(dim, narrow, bias=config.qkv_bias, rngs=rngs)
-    self.o = Linear(wide, dim, bias=config.output_bias, std=residual_std(config), rngs=rngs)
-    self.q_norm = RMSNorm(head_dim, config.norm_epsilon) if config.qk_norm else None
-    self.k_norm = RMSNorm(head_dim, config.norm_epsilon) if config.qk_norm else None
-
-  def qkv(self, x, rope):
-    """[B, T, D] -> q [B, T, K, M, H] (M = N / K), k and v [B, T, K, H]; q and k rotated."""
-    config = self.config
-    with jax.named_scope('qkv'):
-      q, k, v = (part(x).reshape(*x.shape[:2], -1, config.head_dim)
-                 for part in (self.q, self.k, self.v))
-      if config.qk_norm:
-        q, k = self.q_norm(q), self.k_norm(k)
-      q, k = attention.rotate(q, rope), attention.rotate(k, rope)
-      return q.reshape(*x.shape[:2], config.kv_heads, -1, config.head_dim), k, v
-
-  def output(self, attended):
-    """[B, T, K, M, H] -> [B, T, D]."""
-    with jax.named_scope('attention_output'):
-      return self.o(attended.reshape(*attended.shape[:2], -1))
-
-
-class MLP(nnx.Module):
-  """The gated unit down(silu(gate(x)) * up(x)), Shazeer 2020, arXiv 2002.05202."""
-
-  def __init__(self, config: DecoderConfig, *, rngs):
-    dim, mlp_dim, bias = config.dim, config.mlp_dim, config.mlp_bias
-    self.gate = Linear(dim, mlp_dim, bias=bias, rngs=rngs)
-    self.up = Linear(dim, mlp_dim, bias=bias, rngs=rngs)
-    self.down = Linear(mlp_dim, dim, bias=bias, std=residual_std(config), rngs=rngs)
-
-  def __call__(self, x):
-    with jax.named_scope('mlp'):
-      return self.down(jax.nn.silu(self.gate(x)) * self.up(x))
-
-
-class Block(nnx.Module):
-  """One layer: x + attention(norm(x)), then x + mlp(norm(x))."""
-
-  def __init__(self, config: DecoderConfig, *, rngs):
-    self.attention_norm = RMSNorm(config.dim, config.norm_epsilon)
-    self.attention = Attention(config, rngs=rngs)
-    self.mlp_norm = RMSNorm(config.dim, config.norm_epsilon)
-    self.mlp = MLP(config, rngs=rngs)
-
-  def __call__(self, x, rope, mask, prefix=None):
-    """Returns (x, (k, v)): the layer's output and the keys and values of its own tokens."""
-    q, k, v = self.qkv(x, rope)
-    return self.finish(x, attention.attend(q, k, v, mask, prefix)), (k, v)
-
-  def qkv(self, x, rope):
-    return self.attention.qkv(self.attention_norm(x), rope)
-
-  def finish(self, x, attended):
-    x = x + self.attention.output(attended)
-    return x + self.mlp(self.mlp_norm(x))
-
-
+# --- the head ------------------------------------------------------------------------------------
 class Head(nnx.Module):
   """The kernel of the logits where it is not the embedding; calling it returns it."""
 
@@ -177,7 +82,9 @@ class Decoder(nnx.Module):
   def logits(self, hidden):
     """Final-normed hidden [..., D] -> logits f32[..., V], a float32 product on any hardware."""
     with jax.named_scope('logits'):
-      return jnp.matmul(hidden.astype(jnp.float32), self.head(), precision=jax.lax.Precision.HIGHEST)
+      return jnp.matmul(hidden.astype(jnp.float32),
+                        self.head(),
+                        precision=attention.precision_for(jnp.float32))
 
   def hidden(self, tokens, *, lengths, remat=False):
     """Returns the final-normed hidden states [B, T, D], in the compute dtype.
@@ -198,16 +105,22 @@ class Decoder(nnx.Module):
 
     The prompt is computed once for the G rows that complete it. What they share is the prompt
     without its last token: each row's own inputs are that token and completions[:, :-1], at
-    the positions n - 1, n, ... for a prompt of n tokens. So every hidden state stands at its target,
-    and the first target needs no case of its own.
+    the positions n - 1, n, ... for a prompt of n tokens. So every hidden state stands at its
+    target, and the first target needs no case of its own.
 
     Args:
       prompts: i32[P, S], right-padded.
       prompt_lengths: i32[P], 1 to S (0, for a padding row, gives finite garbage).
       completions: i32[B, T], right-padded, B = P * G, row b completes prompt b // G.
       remat: as in hidden.
+
+    Raises:
+      ValueError: B is not a multiple of P.
     """
-    last, start = self._last_token(prompts, prompt_lengths)
+    if completions.shape[0] % prompts.shape[0]:
+      raise ValueError(f'{completions.shape[0]} completions of {prompts.shape[0]} prompts: need '
+                       'the same number for each, next to each other')
+    last, start = _last_token(prompts, prompt_lengths)
     group = completions.shape[0] // prompts.shape[0]
     first = jnp.repeat(last, group)[:, None]
     tokens = jnp.concatenate([first, completions[:, :-1]], axis=1)
@@ -301,15 +214,11 @@ class Decoder(nnx.Module):
     width = prompts.shape[1]
     return (self._rope(jnp.arange(width)[None]), attention.causal_mask(width, prompt_lengths))
 
-  def _last_token(self, prompts, prompt_lengths):
-    """The last prompt token and its position, i32[P] each."""
-    start = jnp.maximum(prompt_lengths - 1, 0)
-    return jnp.take_along_axis(prompts, start[:, None], axis=1, mode='clip')[:, 0], start
 
-
-def residual_std(config: DecoderConfig) -> float:
-  """Of projections back into the residual stream, which adds up 2 L of them."""
-  return INIT_STD / math.sqrt(2 * config.layers)
+def _last_token(prompts, prompt_lengths):
+  """The last prompt token and its position, i32[P] each."""
+  start = jnp.maximum(prompt_lengths - 1, 0)
+  return jnp.take_along_axis(prompts, start[:, None], axis=1, mode='clip')[:, 0], start
 
 
 def _rematerialised(layer, remat):

@@ -3,6 +3,7 @@ from rft_jax.records import comparison, figures, ledger
 from rft_jax.records.comparison import number
 
 _SAMPLES = 256  # graded samples at least, where there are, in each histogram
+_NO_CURVES = {'step', 'stage', 'num_tokens'}  # they say where a step stands, not what it did
 
 
 def main(run, levels):
@@ -30,7 +31,7 @@ def main(run, levels):
 
 def others(run, shown, at_most=24):
   """Returns a chart of every other metric that was logged, by name."""
-  used = {name for figure in shown for name in figure['metrics']} | {'step', 'step_seconds'}
+  used = {name for figure in shown for name in figure['metrics']} | _NO_CURVES
   names = sorted({name for row in run['training'] for name in row} - used)
   drawn = (_figure(run, name, '', {name: (name, 'other')}, {}, ()) for name in names[:at_most])
   return [figure for figure in drawn if figure]
@@ -72,36 +73,56 @@ def _is_number(value):
   return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def histograms(workdir, left_out):
-  """Returns charts of grades and lengths in the first and the last recorded steps."""
-  steps = ledger.steps(workdir)
-  if len(steps) < 2:
-    left_out.append('Distributions of grades and lengths: fewer than two steps of samples are '
-                    'kept in episodes/.')
-    return []
-  early, late = (_samples(workdir, order) for order in (steps, steps[::-1]))
-  note = (f'Training samples: {len(early[0]):,} of steps {early[2]}, '
-          f'{len(late[0]):,} of steps {late[2]}.')
-  drawn = []
-  for title, label, which in (('Grades', 'reward', 0), ('Lengths', 'tokens of a completion', 1)):
-    if early[which] and late[which]:
-      drawn.append({
-          'title': title, 'caption': note, 'legend': [('first steps', 'before'),
-                                                      ('last steps', 'after')],
-          'svg': figures.histogram(early[which], late[which], label=label),
-          'summary': f'mean {number(sum(early[which]) / len(early[which]))} in the first steps, '
-                     f'{number(sum(late[which]) / len(late[which]))} in the last'})
-  return drawn
+def histograms(workdir, before, after, left_out):
+  """Returns charts of grades and lengths before and after.
+
+  Of the samples of held-out rows, if the first and last evaluation kept theirs; else of the
+  first and the last training steps that did.
+
+  Args:
+    before, after: {occurrence: held_out.Answers}, {} if they were not kept.
+  """
+  if before and after:
+    early, late = ([record for answers in side.values()
+                    for record in answers.sampled or [answers.greedy]] for side in (before, after))
+    note = f'{len(early):,} samples of held-out rows before, {len(late):,} after.'
+  else:
+    steps = ledger.steps(workdir)
+    if len(steps) < 2:
+      left_out.append('Distributions of grades and lengths: too few samples were kept.')
+      return []
+    (early, first), (late, last) = _samples(workdir, steps), _samples(workdir, steps[::-1])
+    note = (f'Training samples: {len(early):,} of steps {first} as before, '
+            f'{len(late):,} of steps {last} as after.')
+  return [figure for figure in (
+      _histogram('Grades', 'grade', note, _rewards(early), _rewards(late)),
+      _histogram('Lengths', 'tokens of a completion', note, _lengths(early), _lengths(late)),
+  ) if figure]
+
+
+def _histogram(title, label, note, before, after):
+  if not (before and after):
+    return None
+  return {'title': title, 'caption': note, 'legend': [('before', 'before'), ('after', 'after')],
+          'svg': figures.histogram(before, after, label=label),
+          'summary': f'mean {number(sum(before) / len(before))} before, '
+                     f'{number(sum(after) / len(after))} after'}
+
+
+def _rewards(records):
+  return [record['reward'] for record in records if record['reward'] is not None]
+
+
+def _lengths(records):
+  return [len(record['tokens']) for record in records]
 
 
 def _samples(workdir, order):
-  """Returns rewards, lengths and the steps they are of, of the first steps of an order."""
-  rewards, lengths, used = [], [], []
+  """Returns samples of the first steps of an order, at most half of them, and which they are."""
+  records, used = [], []
   for step in order[:len(order) // 2]:
-    records = ledger.read(workdir, step, columns=['reward', 'tokens'])
-    rewards += [record['reward'] for record in records if record['reward'] is not None]
-    lengths += [len(record['tokens']) for record in records]
+    records += ledger.read(workdir, step, columns=['reward', 'tokens'])
     used.append(step)
-    if len(lengths) >= _SAMPLES:
+    if len(records) >= _SAMPLES:
       break
-  return rewards, lengths, f'{min(used)} to {max(used)}' if len(used) > 1 else f'{used[0]}'
+  return records, f'{min(used)} to {max(used)}' if len(used) > 1 else f'{used[0]}'

@@ -9,11 +9,12 @@ from rft_jax.records import figures, metrics
 _MEASURES = {
     'grade': ('mean grade of the sampled answers', True),
     'greedy/grade': ('mean grade of the answers at temperature 0', True),
+    'greedy/pass': ('share of answers at temperature 0 that pass', True),
     'truncated': ('share of answers cut off at the length limit', False),
     'unparsable': ('share of answers that could not be read', False),
     'mean_tokens': ('tokens of a completion, reasoning included', None),
+    'reasoning_tokens': ('tokens of its reasoning', None),
 }
-_CHANGE = 'grade/change'  # optional: paired over rows, against the first evaluation
 _SPLITS = ('test', 'validation')  # which held-out rows the verdict is about, if there are several
 
 
@@ -50,8 +51,13 @@ def difference(before, after):
   return {'mean': change, 'low': change - half, 'high': change + half}
 
 
-def verdict(first, last):
-  """Returns {'tone', 'headline', 'detail'}: the answer in words."""
+def verdict(first, last, paired=None):
+  """Returns {'tone', 'headline', 'detail'}: the answer in words.
+
+  Args:
+    first, last: rows of evaluation.jsonl, None where there is none.
+    paired: the change of the grade with its interval, paired over rows, if it is known.
+  """
   if first is None or mean(first, 'grade') is None:
     return {'tone': 'unknown', 'headline': 'Not evaluated yet',
             'detail': 'No held-out rows have been graded, so nothing can be said about whether '
@@ -61,9 +67,7 @@ def verdict(first, last):
                                            'nothing to compare it with yet',
             'detail': f'Evaluated once, at step {first["step"]}, on {first["rows"]:,} rows.'}
   before, after = mean(first, 'grade'), mean(last, 'grade')
-  change = last.get(_CHANGE)
-  if not _has_interval(change):
-    change = difference(first['grade'], last['grade'])
+  change = paired or difference(first['grade'], last['grade'])
   said = f'from {before:.2f} to {after:.2f}'
   if f'{before:.2f}' == f'{after:.2f}':
     said = f'from {before:.3f} to {after:.3f}'
@@ -71,7 +75,9 @@ def verdict(first, last):
   if change['low'] is None:
     return {'tone': 'same', 'headline': f'The held-out grade went {said}',
             'detail': f'On {rows}. Without intervals it cannot be told from chance.'}
-  shown = f'{change["mean"]:+.2f} (95 % interval {change["low"]:+.2f} to {change["high"]:+.2f})'
+  how = 'paired over rows, ' if paired else ''
+  shown = (f'{change["mean"]:+.2f} ({how}95 % interval {change["low"]:+.2f} to '
+           f'{change["high"]:+.2f})')
   if change['low'] > 0:
     return {'tone': 'better', 'headline': f'Training helped: the held-out grade rose {said}',
             'detail': f'A change of {shown} on {rows}.'}
@@ -83,14 +89,18 @@ def verdict(first, last):
                     'settle whether training helped. More rows, or more samples of each, would.'}
 
 
+def labels(first, last):
+  """Returns what the first and the last evaluation are called on the page."""
+  if first is None:
+    return []
+  before = 'Before training' if first['step'] == 0 else f'At step {first["step"]:,}'
+  return [before] if last is None else [before, f'After {last["step"]:,} steps']
+
+
 def arms(first, last, levels, compare, left_out):
   """Returns the rows of the comparison: what was measured before, after, elsewhere."""
-  shown = []
-  if first is not None:
-    label = 'Before training' if first['step'] == 0 else f'At step {first["step"]:,}'
-    shown.append(_arm('before', label, first))
-  if last is not None:
-    shown.append(_arm('after', f'After {last["step"]:,} steps', last))
+  shown = [_arm(kind, label, row) for kind, label, row in zip(
+      ('before', 'after'), labels(first, last), (first, last)) if row is not None]
   split = (last or first or {}).get('split')
   for entry in compare:
     label, _, folder = entry.partition('=')
@@ -128,19 +138,23 @@ def forest(arms):
           'counted': any(arm['tokens'] is not None for arm in arms)}
 
 
-def measures(first, last):
-  """Returns every metric of the evaluations, before and after, with the change judged."""
+def measures(first, last, paired=None):
+  """Returns every metric of the evaluations, before and after, with the change judged.
+
+  Args:
+    paired: the change of the grade, paired over rows, if it is known.
+  """
   shown = []
   row = last or first or {}
   for name in row:
-    if not isinstance(row[name], dict) or name == _CHANGE:
+    if not isinstance(row[name], dict):
       continue
     about, more_is_better = _MEASURES.get(name) or _passing(name)
     before = (first or {}).get(name) or {}
     after = (last or {}).get(name) or {}
     change = {'mean': None}
     if None not in (before.get('mean'), after.get('mean')):
-      change = difference(before, after)
+      change = paired if name == 'grade' and paired else difference(before, after)
     shown.append({'name': name, 'about': about, 'before': before, 'after': after,
                   'change': change['mean'], 'word': _judged(change, more_is_better)})
   return shown

@@ -130,7 +130,7 @@ def _mark_stages(axes, stages, last):
     if first >= last:
       continue
     if number:
-      axes.axvline(first - 0.5, color=_ROLES['muted'], linewidth=0.8, linestyle=(0, (1, 2)))
+      axes.axvline(first, color=_ROLES['muted'], linewidth=0.8, linestyle=(0, (1, 2)))
     axes.annotate(name, (first, 1), xycoords=('data', 'axes fraction'), xytext=(2, 1.5),
                   textcoords='offset points', ha='left', va='bottom', color=_ROLES['muted'],
                   parse_math=False)

@@ -32,7 +32,7 @@ class Progress:
     self._seconds = collections.deque(maxlen=_WINDOW)
     self._stepped = clock()
     self._printed = None
-    self._grade = self._tokens = None
+    self._grade = None
     self._live = self._task = None
 
   def __enter__(self):
@@ -57,8 +57,7 @@ class Progress:
     Args:
       step: how many steps are done, this one included.
       stage: its name, as people know it.
-      values: its metrics; 'reward' (else 'loss') is shown, and the rate at which
-        'num_tokens', the tokens processed since the start of the run, has grown.
+      values: its metrics; 'reward' (else 'loss') is shown, and the rate of its 'step_tokens'.
     """
     now = self._clock()
     self._seconds.append(now - self._stepped)
@@ -66,7 +65,6 @@ class Progress:
     if self.quiet:
       return
     line = self._line(step, stage, values or {})
-    self._tokens = (values or {}).get('num_tokens')
     if self._live is not None:
       self._live.update(self._task, completed=step, description=line)
     elif self._printed is None or now - self._printed >= _SECONDS or step >= self.total_steps:
@@ -92,9 +90,9 @@ class Progress:
         break
     if self._grade is not None:
       parts.append(f'held-out {self._grade:.3f}')
-    tokens = values.get('num_tokens')
-    if tokens is not None and self._tokens is not None and self._seconds[-1] > 0:
-      parts.append(f'{(tokens - self._tokens) / self._seconds[-1]:,.0f} tokens/s')
+    tokens = values.get('step_tokens')
+    if tokens is not None and self._seconds[-1] > 0:
+      parts.append(f'{tokens / self._seconds[-1]:,.0f} tokens/s')
     parts.append(f'{duration(self.seconds_left(step))} left')
     return '  '.join(part for part in parts if part)
 

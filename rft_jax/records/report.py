@@ -10,7 +10,8 @@ import pathlib
 
 import jinja2
 
-from rft_jax.records import atomic, charts, comparison, manifest, metrics, transcripts
+from rft_jax.records import (atomic, charts, comparison, held_out, manifest, metrics,
+                             transcripts)
 from rft_jax.records.progress import duration
 
 FILE = 'report.html'
@@ -45,19 +46,23 @@ def write(workdir, *, title: str, config: ReportConfig | None = None) -> pathlib
   first, last = comparison.before_and_after(run['evaluations'])
   levels = comparison.reference_levels(config.reference)
   arms = comparison.arms(first, last, levels, config.compare, left_out)
+  before, after = held_out.read(workdir, first), held_out.read(workdir, last)
+  paired = held_out.paired_change(before, after)
+  answers = held_out.transcripts(before, after, comparison.labels(first, last))
   shown = charts.main(run, levels)
   page = {
       'title': title,
       'subtitle': _subtitle(run),
-      'verdict': comparison.verdict(first, last),
+      'verdict': comparison.verdict(first, last, paired),
       'facts': _facts(run),
       'split': (last or first or {}).get('split'),
       'forest': comparison.forest(arms),
-      'measures': comparison.measures(first, last),
+      'measures': comparison.measures(first, last, paired),
       'figures': shown,
       'more_figures': charts.others(run, shown),
-      'histograms': charts.histograms(workdir, left_out),
-      'transcripts': transcripts.read(workdir, run['config'], config.transcripts, left_out),
+      'histograms': charts.histograms(workdir, before, after, left_out),
+      'transcripts': transcripts.read(workdir, run['config'], answers, config.transcripts,
+                                      left_out),
       'provenance': _provenance(run['manifest']),
       'config': json.dumps(run['config'], indent=2, ensure_ascii=False) if run['config'] else None,
       'left_out': [*_missing(run, first, last), *left_out],
@@ -127,9 +132,10 @@ def _facts(run):
     facts.append(('Steps', f'{done:,}' if done >= planned else f'{done:,} of {planned:,}'))
   if rows and rows[-1].get('num_tokens') is not None:
     facts.append(('Tokens trained on', f'{rows[-1]["num_tokens"]:,.0f}'))
-  seconds = [row['step_seconds'] for row in rows if row.get('step_seconds') is not None]
+  seconds = sum(value for row in rows for name, value in row.items()
+                if name.startswith('seconds/') and value is not None)
   if seconds:
-    facts.append(('Time in steps', duration(sum(seconds))))
+    facts.append(('Time in steps', duration(seconds)))
   for split, evaluations in run['evaluations'].items():
     facts.append((f'Rows of {split}', f'{evaluations[-1]["rows"]:,}'))
     graded = [row for row in evaluations if comparison.mean(row, 'grade') is not None]

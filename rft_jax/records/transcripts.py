@@ -5,13 +5,18 @@ FILE = 'transcripts.json'
 _LONGEST = 20_000  # characters shown of one completion
 
 
-def read(workdir, config, at_most, left_out):
-  """Returns the first held-out rows with the answers of each arm, reasoning apart."""
+def read(workdir, config, rows, at_most, left_out):
+  """Returns the first held-out rows with the answers of each arm, reasoning apart.
+
+  Args:
+    rows: [{prompt, references, arms: [{label, text, reward}]}] of the run's own evaluations.
+      A file transcripts.json of that form in the workdir takes their place.
+  """
   path = workdir / FILE
-  if not path.is_file():
-    left_out.append(f'Transcripts: there is no {FILE}; it is written by evaluations.')
-    return []
-  rows = json.loads(path.read_text(encoding='utf-8'))
+  if path.is_file():
+    rows = json.loads(path.read_text(encoding='utf-8'))
+  if not rows:
+    left_out.append('Transcripts: no answers to held-out rows were kept.')
   markers = (config.get('chat') or {}).get('reasoning')
   return [{
       'prompt': _prompt(row['prompt']),
@@ -50,10 +55,9 @@ def _answer(arm, markers):
     text = f'{text[:_LONGEST // 2]}\n…\n{text[-_LONGEST // 2:]}'
   reasoning, answer = '', text
   if markers:
-    reasoning, end, answer = text.rpartition(markers[1])
+    reasoning, end, answer = text.partition(markers[1])
     reasoning = reasoning.strip().removeprefix(markers[0])
     if not end:
-      reasoning, answer = answer.strip().removeprefix(markers[0]), ''
       note = f'{note} The reasoning never ended, so there is no answer.'.strip()
   return {'label': arm['label'], 'reward': arm.get('reward'), 'reasoning': reasoning.strip(),
           'answer': answer.strip(), 'note': note}

@@ -1,21 +1,24 @@
-"""A small untrained decoder and a tokenizer made for given texts: the stand-in for a base checkpoint.
+"""A stand-in for a base checkpoint: a small untrained decoder and a tokenizer for given texts.
 
-Saved as a normal Hugging Face directory, so that everything after it takes the way that a real
-checkpoint takes.
+Saved as a normal Hugging Face directory, so that all that follows takes the way of a real
+checkpoint.
 """
 import collections
 import dataclasses
 import os
 
+import jax
 import tokenizers
 import transformers
 
+from rft_jax import hf
 from rft_jax import models
+from rft_jax.models.blocks import INIT_STD
 
 # Words, with the lower-case words after them, are one piece; so is a JSON key with its
 # punctuation, a digit, and a run of anything else.
 PIECE = (r'[{,"\[\] ]*"[a-z_]+": ?["\[{]*'
-         r'| ?[A-Za-z]+(?: [a-z]+)*'
+         r'|(?:", "| )?[A-Za-z]+(?: [a-z]+)*'
          r'|[0-9]'
          r'|[^A-Za-z0-9]+')
 END_OF_TEXT, START, END = '<|endoftext|>', '<|im_start|>', '<|im_end|>'
@@ -51,6 +54,33 @@ class Config:
     checks.append((self.vocabulary >= 261, f'vocabulary={self.vocabulary}, need >= 261: '
                    '256 bytes and 5 special tokens'))
     return [problem for good, problem in checks if not good]
+
+
+def make(to: str | os.PathLike, texts, *, seed: int, dim: int, layers: int, heads: int,
+         kv_heads: int, mlp_dim: int, vocabulary: int) -> None:
+  """Writes an untrained Llama of this size and a tokenizer for the texts into the directory `to`.
+
+  Every matrix is drawn with a standard deviation of dim ** -0.5, four times a large model's 0.02
+  at dim 128: a model this small and trained for a minute never grows out of a timid start.
+
+  Raises:
+    ValueError: the sizes do not fit each other (all problems are named).
+  """
+  size = Config(dim=dim, layers=layers, heads=heads, kv_heads=kv_heads, mlp_dim=mlp_dim,
+                vocabulary=vocabulary)
+  problems = size.validate()
+  if problems:
+    raise ValueError('\n'.join(['base checkpoint:', *problems]))
+  tokenizer = make_tokenizer(texts, vocabulary=vocabulary)
+  config = models.DecoderConfig(
+      vocab_size=len(tokenizer), dim=dim, layers=layers, heads=heads, kv_heads=kv_heads,
+      head_dim=dim // heads, mlp_dim=mlp_dim, tied_head=True, max_positions=512,
+      eos_ids=(tokenizer.eos_token_id,), pad_id=tokenizer.pad_token_id)
+  widen = lambda leaf: leaf * (dim**-0.5 / INIT_STD)
+  model = models.make(config, seed)
+  model = jax.tree_util.tree_map_with_path(
+      lambda path, leaf: leaf if 'norm' in jax.tree_util.keystr(path) else widen(leaf), model)
+  hf.save_base(model, config, tokenizer, to)
 
 
 def make_tokenizer(texts, *, vocabulary: int):

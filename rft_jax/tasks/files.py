@@ -1,4 +1,4 @@
-"""What a task makes: rows to learn from, rows to be measured on, and a grader; and how they are saved."""
+"""What a task makes (rows to learn from, rows to be measured on, a grader), and how it is saved."""
 import json
 import os
 import pathlib

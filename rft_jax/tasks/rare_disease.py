@@ -7,7 +7,7 @@ shares with its look-alikes, and anyone may have the noise findings. See simulat
 model and its exact posterior.
 
 The solutions to warm up on come from a reader with a rule of thumb, who does not know the gene.
-He reads two to four of the findings, picked at random; each votes for every disease that the
+He reads two or three of the findings, picked at random; each votes for every disease that the
 textbook lists it under, characteristic or shared alike; the votes rank the genes, and chance
 breaks the ties. What is absent, how frequent a finding is, sex and onset he ignores. So the
 solutions are honest and in the right form, and worse than the case allows: which findings to
@@ -35,8 +35,8 @@ FINDINGS = (
     'hernia', 'bone pain', 'fractures', 'neutropenia', 'nosebleeds', 'lens shift', 'spasticity',
     'neuropathy', 'dry skin', 'flat feet', 'stiff joints', 'low tone', 'ptosis', 'squint',
     'pale iris', 'goitre', 'hoarse voice')
-NOISE_FINDINGS = ('fatigue', 'headache', 'poor sleep', 'reflux', 'myopia', 'anxiety', 'constipation',
-                  'back pain', 'eczema', 'frequent colds')
+NOISE_FINDINGS = ('fatigue', 'headache', 'poor sleep', 'reflux', 'myopia', 'anxiety', 'back pain',
+                  'constipation', 'eczema', 'frequent colds')
 
 GRADER_SOURCE = '''\
 import json
@@ -70,18 +70,18 @@ class Config:
   findings: int = 24  # those that belong to diseases
   noise_findings: int = 6  # those that anyone may have
   characteristic: int = 3  # findings of each disease's own
-  shared: int = 3  # findings that each disease takes over from its look-alikes
+  shared: int = 2  # findings that each disease takes over from its look-alikes
   look_alikes: int = 4  # diseases in a group that is hard to tell apart
   noise_listed: int = 2  # diseases under which the textbook lists a noise finding, for nothing
-  characteristic_frequency: tuple[float, float] = (0.5, 0.8)
+  characteristic_frequency: tuple[float, float] = (0.5, 0.75)
   shared_frequency: tuple[float, float] = (0.12, 0.35)
-  background_frequency: tuple[float, float] = (0.03, 0.08)
+  background_frequency: tuple[float, float] = (0.04, 0.1)
   noise_frequency: tuple[float, float] = (0.25, 0.45)
-  noted_present: float = 0.85
+  noted_present: float = 0.8
   noted_absent: float = 0.1
-  present_range: tuple[int, int] = (3, 8)
+  present_range: tuple[int, int] = (3, 7)
   absent_range: tuple[int, int] = (0, 4)
-  read_range: tuple[int, int] = (2, 4)  # findings that the reader of the warm-up reads
+  read_range: tuple[int, int] = (2, 3)  # findings that the reader of the warm-up reads
 
   def validate(self) -> list[str]:
     """Returns every problem as 'field=value, need range'; [] if there is none."""
@@ -166,9 +166,10 @@ def prompt(world: World, case: Case) -> str:
 
 
 def solution(world: World, case: Case, config: Config, rng: np.random.Generator) -> str:
-  """Returns the reader's rationale and answer. The gene does not enter: `case.disease` is not read.
+  """Returns the reader's rationale and answer, drawing from rng what he leaves to chance.
 
-  Which findings are read, how many, and the order among equal votes are drawn from rng.
+  That is which findings he reads, how many, and the order among equal votes. The gene does not
+  enter: `case.disease` is not read.
   """
   low, high = config.read_range
   read = rng.permutation(case.present)[:int(rng.integers(low, high + 1))]
@@ -176,12 +177,16 @@ def solution(world: World, case: Case, config: Config, rng: np.random.Generator)
   shuffled = rng.permutation(len(world.genes))
   ranking = shuffled[np.argsort(-votes[shuffled], kind='stable')]
   ranking = [int(gene) for gene in ranking if votes[gene] > 0][:simulator.MAX_RANKS]
-  lines = [world.findings[f] + ''.join(' ' + world.genes[k] for k in np.flatnonzero(world.listed[:, f]))
-           for f in read]
-  tally = ', '.join(f'{votes[gene]} {world.genes[gene]}' for gene in ranking[:2]) or 'none'
-  reasons = [world.findings[f] for f in read if ranking and world.listed[ranking[0], f]]
-  return f'<think>{"; ".join(lines)}. Votes: {tally}</think>' + answer(
-      ', '.join(reasons[:2]), [world.genes[gene] for gene in ranking])
+  lines, tally, reason = [], 'no votes', ''
+  for finding in read:
+    speaks_for = [world.genes[gene] for gene in np.flatnonzero(world.listed[:, finding])]
+    lines.append(' '.join([world.findings[finding], *speaks_for]))
+  if ranking:
+    most, first = votes[ranking[0]], ranking[0]
+    tally = f'{most} vote{"s" if most > 1 else ""} for {world.genes[first]}'
+    reason = next(world.findings[finding] for finding in read if world.listed[first, finding])
+  return f'<think>{"; ".join(lines)}. {tally}</think>' + answer(
+      reason, [world.genes[gene] for gene in ranking])
 
 
 def answer(explanation: str, genes: list[str]) -> str:
@@ -191,7 +196,7 @@ def answer(explanation: str, genes: list[str]) -> str:
 
 
 def reader_grade(world: World, case: Case, config: Config) -> np.ndarray:
-  """Returns f64[K], the reader's exact mean grade if the gene were k, over all that he leaves to chance."""
+  """Returns f64[K], the reader's exact mean grade over all his choices, if the gene were k."""
   grades = np.zeros(len(world.genes))
   low, high = config.read_range
   for size in range(low, high + 1):
@@ -208,7 +213,8 @@ def reference_scores(world: World, cases: list[Case], config: Config) -> dict:
   reader: expected grade of the warm-up's solutions.
   every_vote: the reader's rule if he read every finding that is present.
   """
-  values = {'bayes_optimal': [], 'bayes_optimal_on_these_labels': [], 'reader': [], 'every_vote': []}
+  names = ('bayes_optimal', 'bayes_optimal_on_these_labels', 'reader', 'every_vote')
+  values = {name: [] for name in names}
   for case in cases:
     probabilities = simulator.posterior(world, case)
     ranking = simulator.best_ranking(probabilities)

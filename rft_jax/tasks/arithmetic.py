@@ -1,0 +1,82 @@
+"""Small sums with one product, such as 17 + 28 * 3: multiply first. Nothing is downloaded.
+
+The solutions to warm up on show the intermediate step, then answer with the number alone:
+<think>28 * 3 = 84; 17 + 84 = 101</think>101. Digits are single tokens.
+"""
+import dataclasses
+
+import numpy as np
+
+from rft_jax.tasks import files
+
+GRADER = {
+    'type': 'string_check',
+    'name': 'exact',
+    'input': '{{ sample.output_text }}',
+    'reference': '{{ item.answer }}',
+    'operation': 'eq',
+}
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class Config:
+  """Which problems there are, and how many rows are drawn from them."""
+  seed: int = 0
+  train_rows: int = 2000
+  validation_rows: int = 300
+  largest_term: int = 49  # of what is added or taken away
+  largest_factor: int = 19
+  largest_digit: int = 9  # of the second factor
+
+  def validate(self) -> list[str]:
+    """Returns every problem as 'field=value, need range'; [] if there is none."""
+    fields = ('train_rows', 'validation_rows', 'largest_term', 'largest_factor', 'largest_digit')
+    problems = [f'{name}={getattr(self, name)}, need >= 1' for name in fields
+                if getattr(self, name) < 1]
+    if not problems and self.train_rows + self.validation_rows > self.problems():
+      problems.append(f'train_rows={self.train_rows} validation_rows={self.validation_rows}, '
+                      f'need a sum of at most {self.problems()}: there are no more problems')
+    return problems
+
+  def problems(self) -> int:
+    """Returns how many different problems there are."""
+    return 2 * self.largest_term * self.largest_factor * self.largest_digit
+
+
+def problem(index: int, config: Config) -> tuple[int, str, int, int]:
+  """Returns (term, sign, factor, digit) of the problem with that index, 0 to problems() - 1."""
+  index, sign = divmod(index, 2)
+  index, digit = divmod(index, config.largest_digit)
+  term, factor = divmod(index, config.largest_factor)
+  return term + 1, '+-'[sign], factor + 1, digit + 1
+
+
+def row(term: int, sign: str, factor: int, digit: int) -> dict:
+  """Returns the problem as a row: messages, answer, solution."""
+  product = factor * digit
+  total = term + product if sign == '+' else term - product
+  return {
+      'messages': [{'role': 'user', 'content': f'{term} {sign} {factor} * {digit}'}],
+      'answer': str(total),
+      'solution': f'<think>{factor} * {digit} = {product}; '
+                  f'{term} {sign} {product} = {total}</think>{total}',
+  }
+
+
+def make(config: Config) -> files.Files:
+  """Returns the task. Each problem occurs once, in train or in validation.
+
+  Raises:
+    ValueError: the config has problems; all of them are named.
+  """
+  problems = config.validate()
+  if problems:
+    raise ValueError('\n'.join(['arithmetic:', *problems]))
+  rng = np.random.default_rng(config.seed)
+  chosen = rng.permutation(config.problems())[:config.train_rows + config.validation_rows]
+  rows = [row(*problem(int(index), config)) for index in chosen]
+  return files.Files(rows[config.validation_rows:], rows[:config.validation_rows], GRADER, {
+      'task': 'arithmetic',
+      'config': dataclasses.asdict(config),
+      'reference': {},
+  })

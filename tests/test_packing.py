@@ -1,0 +1,99 @@
+"""A batch is the same batch however it is cut, padded and ordered."""
+import numpy as np
+import pytest
+
+from rft_jax.data import packing
+from rft_jax.shapes import bucket
+from rft_jax.types import Episode, Example, Grade, Item, Sample
+
+ITEM = Item({'messages': []}, 'made:1')
+
+
+def _episode(occurrence, index, prompt, tokens):
+  sample = Sample(tokens, [-0.1 * (n + 1) for n in range(len(tokens))], None, 'stop')
+  return Episode(ITEM, occurrence, index, prompt, sample, '', '', 0, Grade(1.0, {}, {}), 0)
+
+
+@pytest.fixture
+def groups():
+  rng = np.random.default_rng(0)
+  made = []
+  for occurrence in range(7):
+    prompt = rng.integers(3, 40, rng.integers(1, 30)).tolist()
+    made.append([_episode(occurrence, g, prompt,
+                          rng.integers(3, 40, rng.integers(1, 50)).tolist()) for g in range(3)])
+  return made
+
+
+def test_examples_become_prompts_with_one_target_each():
+  batch = packing.from_examples([Example(ITEM, [1, 2], [3]), Example(ITEM, [4], [5, 6, 7])])
+  assert batch.prompts.tolist() == [[1, 2], [4, 0]]
+  assert batch.completions.tolist() == [[3, 0, 0], [5, 6, 7]]
+  assert batch.weights.tolist() == [[1, 0, 0], [1, 1, 1]]
+  assert batch.group.tolist() == [0, 1]
+
+
+def test_what_was_sampled_is_what_is_trained(groups):
+  batch = packing.from_groups(groups, np.arange(21).reshape(7, 3))
+  for row, episode in enumerate(episode for group in groups for episode in group):
+    n = len(episode.sample.tokens)
+    assert batch.completions[row, :n].tolist() == episode.sample.tokens  # the stop token too
+    assert batch.weights[row].tolist() == [1] * n + [0] * (batch.weights.shape[1] - n)
+    assert (batch.advantages[row, :n] == row).all() and (batch.advantages[row, n:] == 0).all()
+    np.testing.assert_allclose(batch.sampler_logprobs[row, :n], episode.sample.logprobs)
+    prompt = batch.prompts[batch.group[row]]
+    assert prompt[:len(episode.prompt_ids)].tolist() == episode.prompt_ids
+
+
+@pytest.mark.parametrize('tokens', [1, 300, 10**6])
+@pytest.mark.parametrize('shards', [1, 4])
+def test_microbatches_hold_every_row_once_in_few_regular_shapes(groups, tokens, shards):
+  batch = packing.from_groups(groups, np.zeros((7, 3)))
+  pieces = packing.microbatches(batch, tokens=tokens, shards=shards)
+  seen = []
+  for piece, rows in pieces:
+    P, B = len(piece.prompt_lengths), len(piece.completion_lengths)
+    assert B == 3 * P and P % shards == 0
+    assert (piece.group == np.arange(B) // 3).all()
+    assert piece.prompts.shape[1] == bucket(piece.prompts.shape[1])
+    for number, row in enumerate(rows):
+      n = piece.completion_lengths[number]
+      if row < 0:
+        assert n == 0 and (piece.weights[number] == 0).all()
+        continue
+      seen.append(row)
+      assert n == batch.completion_lengths[row]
+      assert (piece.completions[number, :n] == batch.completions[row, :n]).all()
+      m = batch.prompt_lengths[batch.group[row]]
+      assert piece.prompt_lengths[piece.group[number]] == m
+      assert (piece.prompts[piece.group[number], :m] == batch.prompts[batch.group[row], :m]).all()
+  assert sorted(seen) == list(range(21))
+  whole = packing.scatter([piece.completions for piece, _ in pieces], pieces,
+                          batch.completions.shape)
+  assert (whole == batch.completions).all()
+
+
+def test_groups_of_unequal_size_are_filled_with_empty_completions(groups):
+  groups[2] = groups[2][:1]
+  rows = sum(map(len, groups))
+  batch = packing.from_groups(groups, np.zeros(rows))
+  (piece, numbers), = packing.microbatches(batch, tokens=10**6)
+  assert sorted(n for n in numbers if n >= 0) == list(range(rows))
+  assert piece.completion_lengths[numbers < 0].sum() == 0
+
+
+def test_parts_of_a_batch_are_whole_groups(groups):
+  batch = packing.from_groups(groups, np.zeros((7, 3)))
+  parts = packing.split(batch, 3)
+  assert [len(part.prompt_lengths) for part in parts] == [3, 2, 2]
+  joined = np.concatenate([part.completions for part in parts])
+  assert (joined == batch.completions).all()
+  with pytest.raises(ValueError, match='updates_per_batch=8 from 7 groups'):
+    packing.split(batch, 8)
+
+
+def test_buckets_hold_their_length_with_little_padding():
+  for length in range(1, 5000):
+    size = bucket(length)
+    assert length <= size and (size - length < 8 or size <= 1.25 * length)
+  assert len({bucket(length) for length in range(1, 8193)}) == 36

@@ -1,0 +1,65 @@
+"""One table says where every array lies, and nothing is left to chance."""
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from rft_jax import models, optim, sharding
+
+CONFIG = models.DecoderConfig(vocab_size=64, dim=32, layers=2, heads=4, kv_heads=2, head_dim=8,
+                              mlp_dim=64, qkv_bias=True, output_bias=True, mlp_bias=True,
+                              qk_norm=True)
+
+
+def test_every_leaf_of_policy_and_optimizer_has_a_rule():
+  mesh = sharding.make_mesh(2, 2, 2)
+  model = models.abstract(CONFIG)
+  tx = optim.make(optim.OptimConfig(), steps=3)
+  shardings = sharding.shardings_for(jax.eval_shape(tx.init, model), mesh)
+  of_model = {sharding.name_of(path): leaf.spec for path, leaf in
+              jax.tree_util.tree_leaves_with_path(sharding.shardings_for(model, mesh))}
+  assert of_model['blocks/attention/q/kernel'] == P(None, 'fsdp', 'tensor')
+  assert of_model['embed'] == P('tensor', 'fsdp')
+  moments = {sharding.name_of(path): leaf.spec for path, leaf in
+             jax.tree_util.tree_leaves_with_path(shardings)}
+  matched = [name for name in moments for own in of_model
+             if name.endswith('/' + own) and moments[name] == of_model[own]]
+  assert len(matched) == 2 * len(of_model)  # Adam's two moments lie as their leaves do
+
+
+def test_an_unmatched_leaf_is_an_error_that_names_it():
+  with pytest.raises(ValueError, match='no sharding rule for forgotten'):
+    sharding.shardings_for({'forgotten': jnp.zeros((2, 2))}, sharding.make_mesh())
+
+
+def test_an_axis_that_does_not_divide_is_named():
+  mesh = sharding.make_mesh(1, 8, 1)
+  with pytest.raises(ValueError, match=r'head/kernel \(12, 64\): 12 is not a multiple of mesh.fsdp=8'):
+    sharding.shardings_for({'head': {'kernel': jnp.zeros((12, 64))}}, mesh)
+
+
+def test_a_mesh_of_another_size_is_refused():
+  with pytest.raises(ValueError, match='3 devices, found 8'):
+    sharding.make_mesh(3, 1, 1)
+  assert dict(sharding.make_mesh(-1, 2, 2).shape) == {'data': 2, 'fsdp': 2, 'tensor': 2}
+
+
+def test_leaves_are_born_on_their_shards():
+  mesh = sharding.make_mesh(1, 4, 2)
+  model = sharding.place(lambda key: models.init(CONFIG, key), mesh, jax.random.key(0))
+  kernel = model.blocks.mlp.up.kernel[...]
+  assert kernel.sharding.shard_shape(kernel.shape) == (2, 8, 32)
+  tx = optim.make(optim.OptimConfig(), steps=3)
+  state = sharding.place(tx.init, mesh, model)
+  for (path, leaf) in jax.tree_util.tree_leaves_with_path(state):
+    assert leaf.sharding.mesh == mesh, sharding.name_of(path)
+
+
+def test_combine_inverts_partition():
+  model = models.make(CONFIG, seed=0)
+  chosen, rest = sharding.partition(model, r'mlp/.*kernel$')
+  assert 0 < len(jax.tree.leaves(chosen)) < len(jax.tree.leaves(model))
+  joined = sharding.combine(chosen, rest)
+  for a, b in zip(jax.tree.leaves(joined), jax.tree.leaves(model), strict=True):
+    assert np.array_equal(a, b)
