@@ -61,12 +61,9 @@ GRADER = {'type': 'python', 'name': 'cast_kept', 'source': GRADER_SOURCE}
 
 # No name, animal or place of a held-out opening occurs in one to train on.
 TRAIN = {
-    'girls': ('Lily', 'Anna', 'Lucy', 'Sara', 'Amy', 'Jane', 'Daisy', 'Sally', 'Kate', 'Ella',
-              'Nora', 'Ruby', 'Rose', 'Lola', 'Zoe', 'Eva', 'Nina', 'Lena', 'Ivy', 'Jill'),
-    'boys': ('Tim', 'Tom', 'Sam', 'Bob', 'Billy', 'Dan', 'Finn', 'John', 'Nick', 'Ned', 'Hugo',
-             'Otis', 'Jim', 'Mike', 'Pete', 'Paul', 'Luke', 'Adam', 'Owen', 'Fred'),
-    'pets': ('Spot', 'Buddy', 'Fluffy', 'Kitty', 'Bunny', 'Toby', 'Benny', 'Coco', 'Lucky', 'Rex',
-             'Nell', 'Roxy', 'Fido', 'Tiny', 'Fuzzy', 'Milo', 'Oscar', 'Ginger', 'Pepper', 'Dot'),
+    'girls': ('Lily', 'Anna', 'Lucy', 'Sara', 'Amy', 'Jane', 'Daisy', 'Sally', 'Kate', 'Ruby'),
+    'boys': ('Tim', 'Tom', 'Sam', 'Bob', 'Billy', 'Dan', 'Finn', 'John', 'Jim', 'Nick'),
+    'pets': ('Spot', 'Buddy', 'Fluffy', 'Kitty', 'Bunny', 'Toby', 'Benny', 'Coco', 'Lucky', 'Tiny'),
     'animals': ('cat', 'bird', 'rabbit', 'bear', 'mouse', 'fish', 'duck', 'pig'),
     'places': ('park', 'forest', 'garden', 'beach', 'farm', 'river', 'school', 'shop'),
 }
@@ -119,17 +116,18 @@ def get_config(source: str = '') -> configs.Config:
   Args:
     source: directory of stories260K; '' if --config.model.source names it.
   """
-  files.write(files.Files(openings(TRAIN, 640, seed=1), openings(HELD_OUT, 64, seed=2), GRADER,
+  files.write(files.Files(openings(TRAIN, 512, seed=1), openings(HELD_OUT, 64, seed=2), GRADER,
                           {'task': 'stories260k'}), DATA)
   return configs.Config(
       model=Stories(source=source),
       data=DataConfig(train=f'{DATA}/train.jsonl', validation=f'{DATA}/validation.jsonl'),
       chat=ChatConfig(reasoning=None, template='default'),
       grader=GRADER,
-      stages=(configs.Stage(algorithm='grpo', steps=80, optim=OptimConfig(
+      stages=(configs.Stage(algorithm='grpo', steps=32, optim=OptimConfig(
           learning_rate=3e-4, schedule='cosine', warmup_steps=2, final_fraction=0.1)),),
-      rollout=RolloutConfig(prompts_per_step=8, samples_per_prompt=8, max_new_tokens=96,
+      rollout=RolloutConfig(prompts_per_step=16, samples_per_prompt=8, max_new_tokens=96,
                             temperature=0.7, grade_truncated=True),
       grpo=GrpoConfig(kl_coef=0.05, kl_estimator='k3'),
-      evaluate=configs.EvaluateConfig(every=20, samples_per_prompt=4, temperature=0.7),
-      checkpoints=configs.CheckpointConfig(every=20))
+      evaluate=configs.EvaluateConfig(every=8, samples_per_prompt=4, temperature=0.7,
+                                      pass_threshold=0.5),
+      checkpoints=configs.CheckpointConfig(every=8))

@@ -3,10 +3,14 @@
 The public names below load on first use; `import rft_jax` itself imports nothing heavy.
 """
 import importlib
+import os
 import sys
 import types
 
 __version__ = '0.1.0'
+
+# transformers gives tokenizers and chat templates here; that torch is absent is no news.
+os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')
 
 _HOMES = {
     'load': 'rft_jax.hf.load',

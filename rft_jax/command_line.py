@@ -37,7 +37,7 @@ def parser(doc: str):
     if problems:
       refuse('\nrft_jax: '.join(problems))
     try:
-      rest = flags.FLAGS(argv)
+      rest = flags.FLAGS([_quoted(arg) for arg in argv])
     except (flags.Error, ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
       refuse(' '.join(str(error.args[0] if error.args else error).split()))
     if len(rest) > 1:
@@ -52,6 +52,12 @@ def parser(doc: str):
 def overrides(argv) -> list[str]:
   """Returns the --config.a.b=value arguments, as typed."""
   return [arg for arg in argv if _OVERRIDE.fullmatch(arg)]
+
+
+def _quoted(arg):
+  """Makes --config.grader=PATH a literal, since ml_collections parses fields of any type as one."""
+  match = re.fullmatch(r'(--?config\.(?:grader|response_format))=(.*)', arg, re.DOTALL)
+  return f'{match[1]}={match[2]!r}' if match and not match[2].startswith('{') else arg
 
 
 def _problems(path, argv) -> list[str]:

@@ -5,7 +5,6 @@ A config file under configs/ returns a Config; the command line overrides its fi
 """
 import dataclasses
 from dataclasses import field
-from typing import Any
 
 from rft_jax.algorithms import ALGORITHMS
 from rft_jax.algorithms.grpo import GrpoConfig
@@ -87,8 +86,8 @@ class Config:
   model: ModelConfig = field(default_factory=ModelConfig)
   data: DataConfig = field(default_factory=DataConfig)
   chat: ChatConfig = field(default_factory=ChatConfig)
-  grader: Any = ''  # OpenAI's grader JSON, as a dict or the path of a file
-  response_format: Any = None  # OpenAI's response_format, as a dict or the path of a file
+  grader: object = ''  # OpenAI's grader JSON, as a dict or the path of a file
+  response_format: object = ''  # OpenAI's response_format, as a dict or the path of a file
   stages: tuple[Stage, ...] = ()
   sft: SftConfig = field(default_factory=SftConfig)
   rollout: RolloutConfig = field(default_factory=RolloutConfig)

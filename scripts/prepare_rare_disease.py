@@ -252,9 +252,31 @@ def make_tokenizer(task: Cases):
       chat_template=base.TEMPLATE, clean_up_tokenization_spaces=False)
 
 
+def evidence(task: Cases) -> np.ndarray:
+  """Returns f64[findings, genes] nats: how much oftener a gene's train cases show a finding.
+
+  log((n_gf + k b_f) / (n_g + k) / b_f) with k = 2, '+' and '-' counted apart.
+  """
+  k, column = 2.0, {finding: i for i, finding in enumerate(task.findings)}
+  counts, cases = np.zeros((len(task.findings), len(task.genes))), np.zeros(len(task.genes))
+  for case in task.train:
+    gene = task.genes.index(case['gene'])
+    cases[gene] += 1
+    for finding in set(listed(case)) & column.keys():
+      counts[column[finding], gene] += 1
+  background = (counts.sum(1, keepdims=True) + 0.5) / (cases.sum() + 1)
+  return np.log((counts + k * background) / (cases + k) / background)
+
+
 def save_base(task: Cases, to: pathlib.Path, *, dim: int, layers: int, seed: int):
-  """Writes an untrained Llama with that tokenizer as an HF directory; returns its parameters."""
+  """Writes a Llama with that tokenizer as an HF directory; returns its number of parameters.
+
+  Untrained but for the embeddings: those of findings and genes are the factors of `evidence`,
+  the truncated singular value decomposition, so that the warm-up need not find out from
+  nothing which tokens belong together.
+  """
   import jax
+  import jax.numpy as jnp
   from rft_jax import hf, models
   tokenizer = make_tokenizer(task)
   config = models.DecoderConfig(
@@ -262,8 +284,25 @@ def save_base(task: Cases, to: pathlib.Path, *, dim: int, layers: int, seed: int
       mlp_dim=2 * dim, tied_head=True, max_positions=256, eos_ids=(tokenizer.eos_token_id,),
       pad_id=tokenizer.pad_token_id, valid_vocab=len(tokenizer))
   model = models.make(config, seed=seed)
+  left, sizes, right = np.linalg.svd(evidence(task), full_matrices=False)
+  roots = np.sqrt(sizes[:dim])
+  embed = np.array(model.embed[...])
+  embed = _put(embed, tokenizer, [f'{finding}\n' for finding in task.findings],
+               left[:, :dim] * roots)
+  for behind in ('", "', '"]}'):
+    embed = _put(embed, tokenizer, [gene + behind for gene in task.genes], right[:dim].T * roots)
+  model.embed[...] = jnp.asarray(embed)
   hf.save_base(model, config, tokenizer, to, force=True)
   return sum(leaf.size for leaf in jax.tree.leaves(model))
+
+
+def _put(embed, tokenizer, texts, vectors):
+  """Returns embed with the vectors, scaled to its own size, added at the tokens of the texts."""
+  embed = embed.copy()
+  ids = [ids[0] for ids in tokenizer(texts, add_special_tokens=False)['input_ids']]
+  scale = embed.std() / np.sqrt(np.mean(np.square(vectors)))
+  embed[ids, :vectors.shape[1]] += scale * vectors
+  return embed
 
 
 # --- the command -----------------------------------------------------------------------------------

@@ -98,7 +98,8 @@ def test_repeats_are_dropped(fetch, tmp_path):
 def many(fetch):
   """200 cases over 40 genes, 70 publications and 50 diseases, tangled with each other."""
   made = [packet(f'c{i}', gene=f'G{i * 7 % 40}', pmid=f'PMID:{i * 3 % 70}',
-                 disease=f'OMIM:{i * 7 % 40}', present=(f'x{i}', f'y{i}', f'z{i}')) for i in range(200)]
+                 disease=f'OMIM:{i * 7 % 40}', present=(f'x{i}', f'y{i}', f'z{i}'))
+          for i in range(200)]
   made += [packet(f'd{i}', gene=f'H{i}', pmid=f'PMID:9{i}', disease=f'OMIM:9{i // 2}',
                   present=(f'u{i}', f'v{i}', f'w{i}')) for i in range(120)]
   return [fetch.read_case(one, 3) for one in made]

@@ -34,9 +34,10 @@ def small_world(**changes):
   """Three genes, four findings, unequal in everything."""
   rng = np.random.default_rng(3)
   values = dict(genes=('A', 'B', 'C'), findings=('p', 'q', 'r', 's'),
-                prior=np.array([0.5, 0.3, 0.2]), frequency=rng.uniform(0.1, 0.9, (3, 4)), listed=rng.random((3, 4)) < 0.5,
-                onset=rng.dirichlet(np.ones(4), 3), male=np.array([0.5, 0.9, 0.3]),
-                noted_present=0.8, noted_absent=0.15, present_range=(1, 2), absent_range=(0, 1))
+                prior=np.array([0.5, 0.3, 0.2]), frequency=rng.uniform(0.1, 0.9, (3, 4)),
+                listed=rng.random((3, 4)) < 0.5, onset=rng.dirichlet(np.ones(4), 3),
+                male=np.array([0.5, 0.9, 0.3]), noted_present=0.8, noted_absent=0.15,
+                present_range=(1, 2), absent_range=(0, 1))
   return simulator.World(**(values | changes))
 
 

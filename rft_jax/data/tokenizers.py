@@ -1,7 +1,6 @@
 """The tokenizer of a Hugging Face directory, through transformers and without torch."""
 import hashlib
 import json
-import os
 import pathlib
 
 
@@ -14,10 +13,13 @@ def load(source: pathlib.Path):
   if not source.is_dir():
     raise ValueError(f'{source}: not a directory; need a Hugging Face directory with a '
                      'tokenizer.json')
-  os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')  # torch is not missed here
   import transformers  # slow to import, and not needed by those who only want the nouns
+  # tokenizer.json is the tokenizer. AutoTokenizer builds another one for some model types (for
+  # qwen2 a pre-tokenizer and special tokens of its own), so it serves only where there is none.
+  reader = (transformers.PreTrainedTokenizerFast if (source / 'tokenizer.json').is_file() else
+            transformers.AutoTokenizer)
   try:
-    tokenizer = transformers.AutoTokenizer.from_pretrained(source)
+    tokenizer = reader.from_pretrained(source)
   except Exception as error:  # transformers raises OSError, ValueError, KeyError and others
     found = ', '.join(sorted(path.name for path in source.iterdir())) or 'nothing'
     reason = str(error).strip().splitlines()[0]
