@@ -11,10 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from rft_jax import build, hf, models, optim, rollout, sharding
-from rft_jax import __version__
 from rft_jax.algorithms import ALGORITHMS, Algorithm, Room
 from rft_jax.config import Config
-from rft_jax.data import packing
+from rft_jax.data import packing, rows
 from rft_jax.evaluate import make as make_evaluate
 from rft_jax.records import ledger, manifest, report
 from rft_jax.records.checkpoint import Checkpoints
@@ -65,11 +64,15 @@ def train(config: Config, workdir, *, stop_at_step: int | None = None, overrides
   with contextlib.ExitStack() as stack:
     rooms = stack.enter_context(build.rooms(config))
     tell = (lambda *_: None) if quiet else _tell
-    for warning in _open(config, workdir, rooms, overrides) + rooms.warnings:
-      tell(f'warning: {warning}')
     checkpoints = Checkpoints(workdir / 'checkpoints', config.checkpoints)
+    about = _about(config, rooms, overrides)
+    warnings = []
+    if checkpoints.latest() is not None:
+      warnings = build.refusing(manifest.check_continue, workdir, about)
     state, stage, tokens = _state(config, rooms, checkpoints)
-    for line in _arithmetic(config, rooms, state):
+    _put_on_record(workdir, about)  # nothing is written before everything given has been read
+    for line in [f'warning: {warning}' for warning in warnings + rooms.warnings] + _arithmetic(
+        config, rooms, state):
       tell(line)
     evaluate = make_evaluate(rooms.chat, rooms.grader, config, mesh=rooms.mesh,
                              response_format=rooms.response_format)
@@ -190,6 +193,11 @@ def _evaluate(desk, state) -> float | None:
 
 def finish(config: Config, workdir, tell=lambda _: None):
   """Writes what a finished run leaves: the report, and the best checkpoint as HF directory."""
+  for row in _evaluations(workdir):
+    if row['step'] in {0} | {span.end for span in spans(config)}:
+      tell(f'held-out grade at step {row["step"]}: ' + ', '.join(
+          f'{label} {row[name]["mean"]:.3f} [{row[name]["low"]:.3f}, {row[name]["high"]:.3f}]'
+          for name, label in (('grade', 'sampled'), ('greedy/grade', 'greedy')) if name in row))
   tell(f'report: {write_report(config, workdir)}')
   tell(f'export: {export_checkpoint(config, workdir, force=True)}')
 
@@ -247,25 +255,31 @@ def _checkpoint(config, workdir, which):
 # ------------------------------------------------------------------ opening a run
 
 
-def _open(config, workdir, rooms, overrides) -> list[str]:
-  """Compares the run with the one in the workdir, or puts it on record; returns warnings."""
+def _about(config, built, overrides) -> dict:
+  """Returns the manifest of this start."""
   base = build.refusing(hf.resolve, config.model.source)
-  about = manifest.gather(
-      dataclasses.asdict(config), seed=config.seed, overrides=overrides, mesh=rooms.mesh,
-      data={'train': [stage.data or config.data.train for stage in config.stages],
-            'validation': config.data.validation},
-      base=base, tokenizer=base, template=rooms.chat.template, grader=rooms.grader_json)
-  warnings = build.refusing(manifest.check_continue, workdir, about)
-  before = manifest.read(workdir)
+  data = {'train': sorted({stage.data or config.data.train for stage in config.stages}),
+          'validation': [config.data.validation]}
+  # Files are hashed as they are; hub data sets and directories by their rows.
+  unnamed = {split: {source: rows.fingerprint(source, split=split) for source in sources
+                     if not pathlib.Path(source).is_file()} for split, sources in data.items()}
+  return manifest.gather(
+      dataclasses.asdict(config), seed=config.seed, overrides=overrides, mesh=built.mesh,
+      data=data, base=base, tokenizer=base, template=built.chat.template,
+      grader=built.grader_json, extra={'rows': unnamed})
+
+
+def _put_on_record(workdir, about):
   workdir.mkdir(parents=True, exist_ok=True)
-  manifest.write(workdir, about if before is None else about | {'started': before['started']})
-  return warnings
+  before = build.refusing(manifest.read, workdir)
+  manifest.write(workdir, about | ({'started': before['started']} if before else {}))
 
 
 def _state(config, rooms, checkpoints) -> tuple[TrainState, int, int]:
   """Returns the state to go on from, the stage of its optimizer (-1: none), and tokens seen."""
   newest = checkpoints.latest()
   if newest is None:
+    checkpoints.clear()  # a start that died before its first checkpoint may have left a reference
     policy, _ = build.refusing(hf.load, config.model.source, dtype=config.model.dtype,
                                mesh=rooms.mesh)
     return TrainState(0, policy, None), -1, 0
@@ -291,14 +305,14 @@ def _arithmetic(config, rooms, state) -> list[str]:
   lines = [f'{config.model.source}: {parameters:,} parameters, mesh {dict(rooms.mesh.shape)}, '
            f'{len(rooms.validation)} held-out rows']
   for span, stage in zip(spans(config), config.stages):
-    rows = len(rooms.train[span.number])
+    count = len(rooms.train[span.number])
     if stage.algorithm == 'sft':
       each, what = config.sft.rows_per_step, f'{config.sft.rows_per_step} rows a step'
     else:
       each, what = P, (f'{P} prompts x {G} samples = {P * G} sequences a step, '
                        f'{config.update.updates_per_batch} update(s) of them')
     lines.append(f'stage {span.number} ({stage.algorithm}): steps {span.first + 1}..{span.end}, '
-                 f'{what}, {stage.steps * each / rows:.1f} epochs of {rows} rows')
+                 f'{what}, {stage.steps * each / count:.1f} epochs of {count} rows')
   if state.step:
     lines.append(f'continues from step {state.step}')
   return lines
@@ -306,15 +320,19 @@ def _arithmetic(config, rooms, state) -> list[str]:
 
 def _card(config, workdir, step) -> dict:
   """Returns what the exported model card says of the run."""
-  about = manifest.read(workdir) or {}
+  about = build.refusing(manifest.read, workdir) or {}
   evaluations = _evaluations(workdir)
-  at_step = [row for row in evaluations if row['step'] == step]
+  numbers = lambda row: {name: value for name, value in row.items() if isinstance(value, dict)}
+  before = [numbers(row) for row in evaluations if row['step'] == 0]
+  after = [numbers(row) for row in evaluations if row['step'] == step]
   return {
-      'base_model': config.model.source, 'step': step, 'rft_jax_version': __version__,
-      'data': about.get('sha256', {}).get('data'), 'grader': about.get('config', {}).get('grader'),
-      'stages': [{'algorithm': stage.algorithm, 'steps': stage.steps} for stage in config.stages],
-      'before': evaluations[0] if evaluations else None,
-      'after': at_step[-1] if at_step else None,
+      'base_model': config.model.source,
+      'stages': ', then '.join(f'{stage.algorithm} ({stage.steps} steps)'
+                               for stage in config.stages),
+      'data': config.data.train, 'data_sha256': about.get('sha256', {}).get('data'),
+      'validation': config.data.validation, 'grader': about.get('config', {}).get('grader'),
+      'steps': config.total_steps(), 'step': step, 'seed': config.seed,
+      'before': before[-1] if before else None, 'after': after[-1] if after else None,
   }
 
 

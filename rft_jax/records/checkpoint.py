@@ -124,6 +124,19 @@ class Checkpoints:
     if not self.has_reference(stage):
       self._write(self._reference(stage), {'stage': int(stage)}, {'policy': policy})
 
+  def clear(self) -> None:
+    """Removes the references of a run that never saved a checkpoint, and unfinished saves.
+
+    Raises:
+      ValueError: there are checkpoints.
+    """
+    if self.steps():
+      raise ValueError(f'{self.directory} holds checkpoints; they are not removed')
+    if jax.process_index() == 0:
+      for folder in self._folders():
+        shutil.rmtree(folder)
+    _together('cleared')
+
   # ---------------------------------------------------------------- restoring
 
   def restore(self, which: int | str, like: TrainState) -> TrainState:
