@@ -7,6 +7,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 DEMO := runs/rare_disease_demo
+export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 
 .PHONY: help demo test test-oracles lint clean
 
@@ -20,7 +21,10 @@ $(VENV)/installed: setup.cfg pyproject.toml
 	touch $@
 
 demo: $(VENV)/installed
-	$(RUN) scripts/demo.py --to=$(DEMO)
+	$(RUN) -m rft_jax.tasks rare_disease --to=$(DEMO)/data
+	$(RUN) -m rft_jax.main --config=configs/rare_disease_demo.py:continued --workdir=$(DEMO)/continued
+	$(RUN) -m rft_jax.main --config=configs/rare_disease_demo.py --workdir=$(DEMO)
+	@echo "open $(DEMO)/report.html"
 
 test: $(VENV)/installed
 	$(RUN) -m pytest tests

@@ -1,4 +1,6 @@
 """Real rare-disease cases: warm-up, then GRPO on the rank of the causal gene."""
+import functools
+
 from rft_jax.config import CheckpointConfig, Config, DataConfig, EvaluateConfig, ModelConfig, Stage
 from rft_jax.algorithms.sft import SftConfig
 from rft_jax.objectives.advantages import AdvantageConfig
@@ -23,14 +25,13 @@ GRADER = {'type': 'python', 'name': 'gene_rank', 'source': GRADER_SOURCE}
 
 def get_config(arm: str = 'rft') -> Config:
   """Returns the run of one arm: 'rft', or 'warm_up', the same budget without reinforcement."""
-  warm_up = Stage(algorithm='sft', steps=300,
-                  optim=OptimConfig(learning_rate=3e-3, warmup_steps=20, weight_decay=0.05))
+  optim = functools.partial(OptimConfig, b2=0.97, weight_decay=0.3)
+  warm_up = Stage(algorithm='sft', steps=200, optim=optim(learning_rate=2e-3, warmup_steps=20))
   second = {
-      'rft': Stage(algorithm='grpo', steps=200,
-                   optim=OptimConfig(learning_rate=5e-4, warmup_steps=10, weight_decay=0.05)),
-      'warm_up': Stage(algorithm='sft', steps=200,
-                       optim=OptimConfig(learning_rate=3e-3, schedule='cosine',
-                                         weight_decay=0.05)),
+      'warm_up': Stage(algorithm='sft', steps=150,
+                       optim=optim(learning_rate=2e-3, schedule='cosine')),
+      'rft': Stage(algorithm='grpo', steps=150,
+                   optim=optim(learning_rate=1e-3, schedule='cosine', warmup_steps=5)),
   }
   return Config(
       model=ModelConfig(source=f'{DATA}/base'),
@@ -38,7 +39,7 @@ def get_config(arm: str = 'rft') -> Config:
       grader=GRADER,
       stages=(warm_up, second[arm]),
       sft=SftConfig(target='{{ item.solution }}', rows_per_step=128),
-      rollout=RolloutConfig(prompts_per_step=32, samples_per_prompt=16, max_new_tokens=14),
+      rollout=RolloutConfig(prompts_per_step=32, samples_per_prompt=9, max_new_tokens=14),
       advantage=AdvantageConfig(scale='none'),
       evaluate=EvaluateConfig(every=50, samples_per_prompt=4),
-      checkpoints=CheckpointConfig(every=100))
+      checkpoints=CheckpointConfig(every=50))

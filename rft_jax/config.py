@@ -4,7 +4,9 @@ A config file under configs/ returns a Config; the command line overrides its fi
 `--config.rollout.temperature=0.8`, `--config.stages[1].steps=9`.
 """
 import dataclasses
+import itertools
 from dataclasses import field
+from typing import NamedTuple
 
 from rft_jax.algorithms import ALGORITHMS
 from rft_jax.algorithms.grpo import GrpoConfig
@@ -79,6 +81,13 @@ class Stage:
     return problems
 
 
+class Span(NamedTuple):
+  """Where a stage lies in the run: steps first + 1 .. end, counting from 1."""
+  number: int
+  first: int
+  end: int
+
+
 @dataclasses.dataclass(slots=True, kw_only=True)
 class Config:
   """Everything that a run depends on."""
@@ -149,3 +158,9 @@ class Config:
 
   def total_steps(self) -> int:
     return sum(stage.steps for stage in self.stages)
+
+  def spans(self) -> list[Span]:
+    """Returns where each stage lies in the count of steps."""
+    ends = list(itertools.accumulate(stage.steps for stage in self.stages))
+    return [Span(number, end - stage.steps, end)
+            for number, (stage, end) in enumerate(zip(self.stages, ends))]

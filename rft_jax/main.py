@@ -54,7 +54,7 @@ def main(argv):
 
 def _dispatch(config):
   import rft_jax
-  from rft_jax.train import evaluate_checkpoint, export_checkpoint, write_report
+  from rft_jax.results import evaluate_checkpoint, export_checkpoint, write_report
   if _MODE.value == 'train':
     rft_jax.train(config, _WORKDIR.value, stop_at_step=_STOP_AT_STEP.value,
                   overrides=command_line.overrides(sys.argv))

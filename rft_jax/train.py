@@ -15,20 +15,13 @@ from rft_jax.algorithms import ALGORITHMS, Algorithm, Room
 from rft_jax.config import Config
 from rft_jax.data import packing, rows
 from rft_jax.evaluate import make as make_evaluate
-from rft_jax.records import ledger, manifest, report
+from rft_jax.records import ledger, manifest
 from rft_jax.records.checkpoint import Checkpoints
-from rft_jax.records import metrics as metrics_file
 from rft_jax.records.metrics import Metrics
 from rft_jax.records.progress import Progress
+from rft_jax.results import finish, last_evaluation
 from rft_jax.types import TrainState
 from rft_jax.update import make_update, score_batch
-
-
-class Span(NamedTuple):
-  """Where a stage lies in the run: steps first .. end-1."""
-  number: int
-  first: int
-  end: int
 
 
 class Desk(NamedTuple):
@@ -86,20 +79,13 @@ def train(config: Config, workdir, *, stop_at_step: int | None = None, overrides
     last = min(config.total_steps(), stop_at_step or config.total_steps())
     if state.step == 0:
       _evaluate(desk, state)
-    for span in spans(config):
+    for span in config.spans():
       if span.first < last and state.step < span.end:
         state, tokens = _run_stage(desk, span, state, tokens, last, fresh=stage != span.number)
         stage = span.number
   if state.step == config.total_steps():
     finish(config, workdir, tell)
-  return _last_evaluation(workdir)
-
-
-def spans(config: Config) -> list[Span]:
-  """Returns where each stage lies in the count of steps."""
-  ends = np.cumsum([stage.steps for stage in config.stages]).tolist()
-  return [Span(number, end - stage.steps, end)
-          for number, (stage, end) in enumerate(zip(config.stages, ends))]
+  return last_evaluation(workdir)
 
 
 # ------------------------------------------------------------------ one stage, one step
@@ -191,67 +177,6 @@ def _evaluate(desk, state) -> float | None:
   return grade
 
 
-def finish(config: Config, workdir, tell=lambda _: None):
-  """Writes what a finished run leaves: the report, and the best checkpoint as HF directory."""
-  for row in _evaluations(workdir):
-    if row['step'] in {0} | {span.end for span in spans(config)}:
-      tell(f'held-out grade at step {row["step"]}: ' + ', '.join(
-          f'{label} {row[name]["mean"]:.3f} [{row[name]["low"]:.3f}, {row[name]["high"]:.3f}]'
-          for name, label in (('grade', 'sampled'), ('greedy/grade', 'greedy')) if name in row))
-  tell(f'report: {write_report(config, workdir)}')
-  tell(f'export: {export_checkpoint(config, workdir, force=True)}')
-
-
-def write_report(config: Config, workdir) -> pathlib.Path:
-  """Writes report.html from what lies in the workdir, finished or not."""
-  title = pathlib.Path(workdir).resolve().name.replace('_', ' ')
-  return report.write(workdir, title=title, config=config.report)
-
-
-def export_checkpoint(config: Config, workdir, *, which: int | str = 'best', to='',
-                      force: bool = False) -> pathlib.Path:
-  """Writes a checkpoint of a workdir as an HF directory, workdir/export by default.
-
-  Args:
-    which: 'best' by held-out grade, 'last', or a step.
-    force: replace a directory that is no earlier export of ours.
-
-  Raises:
-    build.Refused: there is no such checkpoint, or the target is in use.
-  """
-  workdir = pathlib.Path(workdir)
-  policy, decoder, step = _checkpoint(config, workdir, which)
-  to = pathlib.Path(to or workdir / 'export')
-  build.refusing(hf.export, policy, decoder, to=to, source=config.model.source, force=force,
-                 card=_card(config, workdir, step))
-  return to
-
-
-def evaluate_checkpoint(config: Config, workdir, *, which: int | str = 'best') -> dict:
-  """Grades a checkpoint of a workdir on the held-out rows; see rft_jax.evaluate.
-
-  Raises:
-    build.Refused: there is no such checkpoint, or something given is not fit.
-  """
-  with build.rooms(config, training=False) as rooms:
-    policy, _, _ = _checkpoint(config, pathlib.Path(workdir), which)
-    evaluate = make_evaluate(rooms.chat, rooms.grader, config, mesh=rooms.mesh,
-                             response_format=rooms.response_format)
-    return evaluate(policy, rooms.validation).values
-
-
-def _checkpoint(config, workdir, which):
-  """Returns the policy of a checkpoint on the config's mesh, its DecoderConfig, and the step."""
-  mesh = build.refusing(sharding.make_mesh, config.mesh.data, config.mesh.fsdp,
-                        config.mesh.tensor)
-  decoder = build.refusing(hf.read_config, build.refusing(hf.resolve, config.model.source),
-                           dtype=config.model.dtype)
-  checkpoints = Checkpoints(workdir / 'checkpoints', config.checkpoints)
-  step = build.refusing(checkpoints.resolve, which)
-  like = sharding.abstract(models.abstract(decoder), mesh)
-  return build.refusing(checkpoints.restore_policy, step, like), decoder, step
-
-
 # ------------------------------------------------------------------ opening a run
 
 
@@ -287,7 +212,7 @@ def _state(config, rooms, checkpoints) -> tuple[TrainState, int, int]:
   decoder = hf.read_config(hf.resolve(config.model.source), dtype=config.model.dtype)
   policy = sharding.abstract(models.abstract(decoder), rooms.mesh)
   tokens = about['position']['num_tokens']
-  span = spans(config)[about['stage']]
+  span = config.spans()[about['stage']]
   if newest == span.end:  # the next stage begins with an optimizer of its own
     return TrainState(newest, build.refusing(checkpoints.restore_policy, newest, policy),
                       None), -1, tokens
@@ -304,7 +229,7 @@ def _arithmetic(config, rooms, state) -> list[str]:
   parameters = sum(leaf.size for leaf in jax.tree.leaves(state.policy))
   lines = [f'{config.model.source}: {parameters:,} parameters, mesh {dict(rooms.mesh.shape)}, '
            f'{len(rooms.validation)} held-out rows']
-  for span, stage in zip(spans(config), config.stages):
+  for span, stage in zip(config.spans(), config.stages):
     count = len(rooms.train[span.number])
     if stage.algorithm == 'sft':
       each, what = config.sft.rows_per_step, f'{config.sft.rows_per_step} rows a step'
@@ -316,34 +241,6 @@ def _arithmetic(config, rooms, state) -> list[str]:
   if state.step:
     lines.append(f'continues from step {state.step}')
   return lines
-
-
-def _card(config, workdir, step) -> dict:
-  """Returns what the exported model card says of the run."""
-  about = build.refusing(manifest.read, workdir) or {}
-  evaluations = _evaluations(workdir)
-  numbers = lambda row: {name: value for name, value in row.items() if isinstance(value, dict)}
-  before = [numbers(row) for row in evaluations if row['step'] == 0]
-  after = [numbers(row) for row in evaluations if row['step'] == step]
-  return {
-      'base_model': config.model.source,
-      'stages': ', then '.join(f'{stage.algorithm} ({stage.steps} steps)'
-                               for stage in config.stages),
-      'data': config.data.train, 'data_sha256': about.get('sha256', {}).get('data'),
-      'validation': config.data.validation, 'grader': about.get('config', {}).get('grader'),
-      'steps': config.total_steps(), 'step': step, 'seed': config.seed,
-      'before': before[-1] if before else None, 'after': after[-1] if after else None,
-  }
-
-
-def _evaluations(workdir):
-  return metrics_file.read(pathlib.Path(workdir) / metrics_file.EVALUATION)
-
-
-def _last_evaluation(workdir):
-  evaluations = _evaluations(workdir)
-  return {name: value for name, value in evaluations[-1].items()
-          if isinstance(value, dict)} if evaluations else {}
 
 
 def _tell(line):

@@ -19,6 +19,7 @@ TIERS = (
     ('config',),
     ('build',),
     ('evaluate', 'doctor'),
+    ('results',),
     ('train',),
     ('main',),
 )

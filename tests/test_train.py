@@ -15,7 +15,7 @@ from rft_jax.optim import OptimConfig
 from rft_jax.records import ledger
 from rft_jax.records import metrics as metrics_file
 from rft_jax.records.checkpoint import Checkpoints
-from rft_jax.train import export_checkpoint
+from rft_jax.results import export_checkpoint
 
 CLOCKS = ('seconds/collect', 'seconds/update')
 

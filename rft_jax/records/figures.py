@@ -5,6 +5,7 @@ well on a light and on a dark page. Text stays text: it takes the page's font.
 """
 import hashlib
 import io
+import math
 import re
 from typing import NamedTuple
 
@@ -69,18 +70,15 @@ def curves(lines: list[Line], *, last: int, stages=(), levels=(),
       axes.plot(steps, smoothed(values), color=colour, linewidth=1.8)
     else:
       axes.plot(steps, values, color=colour, linewidth=1.6)
-  for label, value in levels:
-    axes.axhline(value, color=_ROLES['reference'], linewidth=1.1, linestyle=(0, (4, 3)))
-    axes.annotate(label, (1, value), xycoords=('axes fraction', 'data'), xytext=(-2, 2.5),
-                  textcoords='offset points', ha='right', color=_ROLES['reference'],
-                  parse_math=False)
   if unit_interval:
     low, high = axes.get_ylim()
     axes.set_ylim(max(low, -0.02), min(high, 1.02))
   axes.set_xlim(-0.02 * last, 1.02 * last)
+  _mark_levels(axes, levels)
   if len(stages) > 1:
     _mark_stages(axes, stages, last)
   axes.set_xlabel('step')
+  axes.yaxis.set_major_formatter(lambda value, _: f'{value:.6g}')  # no power of ten aside
   return _svg(figure)
 
 
@@ -106,7 +104,7 @@ def histogram(before: list, after: list, *, label: str, bins: int = 20) -> str:
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
   """Returns round numbers that cover [low, high]; within [0, 1] they do not leave it."""
   if high <= low:
-    low, high = low - 0.5, high + 0.5
+    low, high = (0.0, 1.0) if 0 <= low <= 1 else (low - 0.5, low + 0.5)
   values = MaxNLocator(count, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
   if 0 <= low and high <= 1:
     values = [value for value in values if -1e-9 <= value <= 1 + 1e-9]
@@ -122,6 +120,21 @@ def smoothed(values: np.ndarray) -> np.ndarray:
   count = np.convolve(known.astype(float), window, 'full')
   cut = slice(width // 2, width // 2 + len(values))
   return np.where(count[cut] > 0, total[cut] / np.maximum(count[cut], 1), np.nan)
+
+
+def _mark_levels(axes, levels):
+  """Draws dashed lines, each named above itself, or below if the next is close above."""
+  values = sorted(value for _, value in levels)
+  low, high = axes.get_ylim()
+  low, high = min([low, *(value - 0.04 * (high - low) for value in values)]), max([high, *values])
+  axes.set_ylim(low, high)
+  for label, value in levels:
+    above = next((other for other in values if other > value), math.inf)
+    below = above - value < 0.12 * (high - low)
+    axes.axhline(value, color=_ROLES['reference'], linewidth=0.9, linestyle=(0, (4, 3)))
+    axes.annotate(label, (1, value), xycoords=('axes fraction', 'data'), ha='right',
+                  xytext=(-2, -2.5 if below else 2.5), textcoords='offset points',
+                  va='top' if below else 'bottom', color=_ROLES['reference'], parse_math=False)
 
 
 def _mark_stages(axes, stages, last):

@@ -10,8 +10,9 @@ import pathlib
 
 import jinja2
 
-from rft_jax.records import (atomic, charts, comparison, held_out, manifest, metrics,
-                             transcripts)
+from rft_jax.records import (arms, atomic, charts, comparison, held_out, manifest, metrics,
+                             transcripts, verdict)
+from rft_jax.records import run as runs
 from rft_jax.records.progress import duration
 
 FILE = 'report.html'
@@ -22,7 +23,9 @@ _TEMPLATE = pathlib.Path(__file__).with_name('report_template.html.jinja')
 class ReportConfig:
   """What the report shows besides the run itself."""
   compare: tuple[str, ...] = ()  # 'label=path/to/other/workdir': its last evaluation
-  reference: str = ''  # JSON file {label: {'mean', 'low', 'high'}}, such as the best possible score
+  # JSON file {name: {mean, low, high}}, such as the best possible score, or a task's task.json;
+  # 'path:name,name' chooses among its entries.
+  reference: str = ''
   transcripts: int = 6  # held-out rows shown in full
 
   def validate(self) -> list[str]:
@@ -40,74 +43,56 @@ def write(workdir, *, title: str, config: ReportConfig | None = None) -> pathlib
   Raises:
     ValueError: a file of the workdir is damaged, or config.reference has another form.
   """
-  workdir, config = pathlib.Path(workdir), config or ReportConfig()
-  run = _read(workdir)
+  config = config or ReportConfig()
+  run = runs.read(workdir)
   left_out = []
-  first, last = comparison.before_and_after(run['evaluations'])
-  levels = comparison.reference_levels(config.reference)
-  arms = comparison.arms(first, last, levels, config.compare, left_out)
-  before, after = held_out.read(workdir, first), held_out.read(workdir, last)
-  paired = held_out.paired_change(before, after)
-  answers = held_out.transcripts(before, after, comparison.labels(first, last))
+  levels = arms.reference_levels(config.reference, left_out)
+  own = arms.of_run(run, left_out)
+  others = arms.of_others(run, config.compare, own[-1] if own else None, left_out)
+  before, after = (own[-2], own[-1]) if len(own) > 1 else (None, None)
   shown = charts.main(run, levels)
   page = {
       'title': title,
       'subtitle': _subtitle(run),
-      'verdict': comparison.verdict(first, last, paired),
+      'verdict': verdict.give(own, others, run.stage_of(own[-1].row['step']) if own else None),
       'facts': _facts(run),
-      'split': (last or first or {}).get('split'),
-      'forest': comparison.forest(arms),
-      'measures': comparison.measures(first, last, paired),
+      'split': run.split,
+      'forest': comparison.forest([*own, *others], levels),
+      'measures': comparison.measures(own),
       'figures': shown,
       'more_figures': charts.others(run, shown),
-      'histograms': charts.histograms(workdir, before, after, left_out),
-      'transcripts': transcripts.read(workdir, run['config'], answers, config.transcripts,
-                                      left_out),
-      'provenance': _provenance(run['manifest']),
-      'config': json.dumps(run['config'], indent=2, ensure_ascii=False) if run['config'] else None,
-      'left_out': [*_missing(run, first, last), *left_out],
+      'histograms': charts.histograms(run, before, after, left_out),
+      'transcripts': transcripts.read(run, _answers(own, others, config.transcripts),
+                                      config.transcripts, left_out),
+      'provenance': _provenance(run.manifest),
+      'config': json.dumps(run.config, indent=2, ensure_ascii=False) if run.config else None,
+      'left_out': [*_missing(run), *left_out],
   }
   environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined,
                                    trim_blocks=True, lstrip_blocks=True)
   environment.filters['number'] = comparison.number
   template = environment.from_string(_TEMPLATE.read_text(encoding='utf-8'))
-  path = workdir / FILE
+  path = run.workdir / FILE
   atomic.write_text(path, template.render(page))
   return path
 
 
-# ------------------------------------------------------------------ what is in the workdir
+def _answers(own, others, at_most):
+  """Returns held-out rows in full, by the last two policies, and one other run if it is alone."""
+  others = [arm for arm in others if not arm.differs]
+  sides = [*own[-2:], *(others if len(others) == 1 else [])]
+  return held_out.transcripts([(arm.kind, arm.label, arm.answers) for arm in sides], at_most)
 
 
-def _read(workdir):
-  """Returns manifest, config, training rows, and evaluations by split, oldest first."""
-  about = manifest.read(workdir) or {}
-  splits = {}
-  for row in metrics.read(workdir / metrics.EVALUATION):
-    splits.setdefault(row['split'], {})[row['step']] = row  # evaluated again: the later counts
-  config = about.get('config') or {}
-  planned = [(stage.get('algorithm', f'stage {i}'), stage.get('steps', 0))
-             for i, stage in enumerate(config.get('stages') or ())]
-  return {
-      'manifest': about,
-      'config': config,
-      'training': metrics.read(workdir / metrics.TRAINING),
-      'evaluations': {split: [rows[step] for step in sorted(rows)]
-                      for split, rows in splits.items()},
-      'stages': [(sum(steps for _, steps in planned[:i]), name)
-                 for i, (name, _) in enumerate(planned)],
-      'planned': sum(steps for _, steps in planned),
-  }
-
-
-def _missing(run, first, last):
+def _missing(run):
   """Returns what the page cannot show yet, and why."""
+  evaluations = len(run.held_out)
   reasons = (
-      (first is None, 'The comparison before and after: no held-out evaluation is recorded.'),
-      (first is not None and last is None,
+      (evaluations == 0, 'The comparison before and after: no held-out evaluation is recorded.'),
+      (evaluations == 1,
        'The comparison before and after: there is one held-out evaluation so far.'),
-      (len(run['training']) < 2, f'Learning curves: {metrics.TRAINING} has fewer than two steps.'),
-      (not run['manifest'], f'Provenance and config: the workdir has no {manifest.FILE}.'),
+      (len(run.training) < 2, f'Learning curves: {metrics.TRAINING} has fewer than two steps.'),
+      (not run.manifest, f'Provenance and config: the workdir has no {manifest.FILE}.'),
   )
   return [reason for missing, reason in reasons if missing]
 
@@ -117,18 +102,18 @@ def _missing(run, first, last):
 
 def _subtitle(run):
   """Returns one line: which model, by which stages."""
-  source = (run['config'].get('model') or {}).get('source')
-  stages = ' then '.join(name for _, name in run['stages'])
-  started = str(run['manifest'].get('started') or '')[:16].replace('T', ' ')
+  source = (run.config.get('model') or {}).get('source')
+  stages = ' then '.join(stage.name for stage in run.stages)
+  started = str(run.manifest.get('started') or '')[:16].replace('T', ' ')
   started = f'started {started} UTC' if started else ''
   return ' · '.join(part for part in (source, stages, started) if part)
 
 
 def _facts(run):
   """Returns (label, value) pairs on the size of the run."""
-  rows, facts = run['training'], []
+  rows, facts = run.training, []
   if rows:
-    done, planned = len(rows), run['planned']
+    done, planned = len(rows), run.planned
     facts.append(('Steps', f'{done:,}' if done >= planned else f'{done:,} of {planned:,}'))
   if rows and rows[-1].get('num_tokens') is not None:
     facts.append(('Tokens trained on', f'{rows[-1]["num_tokens"]:,.0f}'))
@@ -136,14 +121,14 @@ def _facts(run):
                 if name.startswith('seconds/') and value is not None)
   if seconds:
     facts.append(('Time in steps', duration(seconds)))
-  for split, evaluations in run['evaluations'].items():
+  for split, evaluations in run.evaluations.items():
     facts.append((f'Rows of {split}', f'{evaluations[-1]["rows"]:,}'))
     graded = [row for row in evaluations if comparison.mean(row, 'grade') is not None]
     if len(graded) > 2:
       best = max(graded, key=lambda row: comparison.mean(row, 'grade'))
       grade = comparison.mean(best, 'grade')
       facts.append((f'Best of {split}', f'{grade:.3f} at step {best["step"]:,}'))
-  devices = run['manifest'].get('devices') or {}
+  devices = run.manifest.get('devices') or {}
   if devices:
     facts.append(('Devices', f'{devices.get("count")} × {devices.get("kind")}'))
   return facts

@@ -5,19 +5,19 @@ FILE = 'transcripts.json'
 _LONGEST = 20_000  # characters shown of one completion
 
 
-def read(workdir, config, rows, at_most, left_out):
+def read(run, rows, at_most, left_out):
   """Returns the first held-out rows with the answers of each arm, reasoning apart.
 
   Args:
-    rows: [{prompt, references, arms: [{label, text, reward}]}] of the run's own evaluations.
+    rows: [{prompt, references, arms: [{kind, label, text, reward}]}] of the run's own evaluations.
       A file transcripts.json of that form in the workdir takes their place.
   """
-  path = workdir / FILE
+  path = run.workdir / FILE
   if path.is_file():
     rows = json.loads(path.read_text(encoding='utf-8'))
   if not rows:
     left_out.append('Transcripts: no answers to held-out rows were kept.')
-  markers = (config.get('chat') or {}).get('reasoning')
+  markers = (run.config.get('chat') or {}).get('reasoning')
   return [{
       'prompt': _prompt(row['prompt']),
       'references': _references(row),
@@ -59,5 +59,5 @@ def _answer(arm, markers):
     reasoning = reasoning.strip().removeprefix(markers[0])
     if not end:
       note = f'{note} The reasoning never ended, so there is no answer.'.strip()
-  return {'label': arm['label'], 'reward': arm.get('reward'), 'reasoning': reasoning.strip(),
-          'answer': answer.strip(), 'note': note}
+  return {'kind': arm.get('kind', 'before'), 'label': arm['label'], 'reward': arm.get('reward'),
+          'reasoning': reasoning.strip(), 'answer': answer.strip(), 'note': note}

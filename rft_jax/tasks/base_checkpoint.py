@@ -36,8 +36,8 @@ class Config:
   dim: int = 128
   layers: int = 2
   heads: int = 4
-  kv_heads: int = 2
-  mlp_dim: int = 384
+  kv_heads: int = 4
+  mlp_dim: int = 256
   vocabulary: int = 512  # ids at most, 256 bytes and the special tokens among them
 
   def validate(self) -> list[str]:

@@ -70,10 +70,10 @@ class Config:
   findings: int = 24  # those that belong to diseases
   noise_findings: int = 6  # those that anyone may have
   characteristic: int = 3  # findings of each disease's own
-  shared: int = 2  # findings that each disease takes over from its look-alikes
+  shared: int = 3  # findings that each disease takes over from its look-alikes
   look_alikes: int = 4  # diseases in a group that is hard to tell apart
   noise_listed: int = 2  # diseases under which the textbook lists a noise finding, for nothing
-  characteristic_frequency: tuple[float, float] = (0.5, 0.75)
+  characteristic_frequency: tuple[float, float] = (0.5, 0.8)
   shared_frequency: tuple[float, float] = (0.12, 0.35)
   background_frequency: tuple[float, float] = (0.04, 0.1)
   noise_frequency: tuple[float, float] = (0.25, 0.45)

@@ -1,0 +1,88 @@
+"""A workdir as its files tell it: what was planned, trained and evaluated."""
+import pathlib
+from typing import NamedTuple
+
+from rft_jax.records import manifest, metrics
+
+_SPLITS = ('test', 'validation')  # which held-out rows the report is about, if there are several
+
+
+class Stage(NamedTuple):
+  """A stage as planned: steps first + 1 .. end."""
+  name: str  # its algorithm
+  word: str  # what it does for the policy: 'warm-up', 'fine-tuning', 'reinforcement'
+  first: int
+  end: int
+
+
+class Run(NamedTuple):
+  """The rows of a workdir's files; empty where a file is missing."""
+  workdir: pathlib.Path
+  manifest: dict
+  training: list[dict]  # rows of metrics.jsonl
+  evaluations: dict[str, list[dict]]  # rows of evaluation.jsonl by split, oldest first
+  stages: list[Stage]
+
+  @property
+  def config(self) -> dict:
+    return self.manifest.get('config') or {}
+
+  @property
+  def planned(self) -> int:
+    """Returns how many steps the whole run has."""
+    return self.stages[-1].end if self.stages else 0
+
+  @property
+  def split(self) -> str | None:
+    """Returns the split that the report is about: one evaluated at least twice, if there is."""
+    order = [split for split in _SPLITS if split in self.evaluations] + list(self.evaluations)
+    twice = [split for split in order if len(self.evaluations[split]) > 1]
+    return (twice or order or [None])[0]
+
+  @property
+  def held_out(self) -> list[dict]:
+    """Returns the evaluations of that split."""
+    return self.evaluations.get(self.split, [])
+
+  @property
+  def last(self) -> int:
+    """Returns the last step of which anything is known."""
+    return max((rows[-1]['step'] for rows in (self.training, self.held_out) if rows), default=0)
+
+  def stage_of(self, step: int) -> Stage | None:
+    """Returns the stage in which a step was trained; None for step 0 or without a manifest."""
+    return next((stage for stage in self.stages if stage.first < step <= stage.end), None)
+
+  def tokens(self, step: int) -> int | None:
+    """Returns how many tokens had been trained on after a step; None if it is not on record."""
+    if step == 0:
+      return 0
+    return next((row.get('num_tokens') for row in self.training if row['step'] == step), None)
+
+
+def read(workdir) -> Run:
+  """Reads a workdir; one without files gives an empty run.
+
+  Raises:
+    ValueError: a file is damaged; names it.
+  """
+  workdir = pathlib.Path(workdir)
+  about = manifest.read(workdir) or {}
+  splits = {}
+  for row in metrics.read(workdir / metrics.EVALUATION):
+    splits.setdefault(row['split'], {})[row['step']] = row  # evaluated again: the later counts
+  evaluations = {split: [rows[step] for step in sorted(rows)] for split, rows in splits.items()}
+  planned = (about.get('config') or {}).get('stages') or ()
+  return Run(workdir, about, metrics.read(workdir / metrics.TRAINING), evaluations,
+             _stages(planned))
+
+
+def _stages(planned):
+  names = [stage.get('algorithm', f'stage {number}') for number, stage in enumerate(planned)]
+  stages, first = [], 0
+  for number, (name, stage) in enumerate(zip(names, planned)):
+    reinforced_later = any(later != 'sft' for later in names[number + 1:])
+    word = 'reinforcement' if name != 'sft' else 'warm-up' if reinforced_later else 'fine-tuning'
+    stages.append(Stage(name, word, first, first + stage.get('steps', 0)))
+    first = stages[-1].end
+  return stages

@@ -1,0 +1,98 @@
+"""What a workdir gives: its report, the grade of a checkpoint, a checkpoint as HF directory."""
+import pathlib
+
+from rft_jax import build, hf, models, sharding
+from rft_jax.config import Config
+from rft_jax.evaluate import make as make_evaluate
+from rft_jax.records import manifest, metrics, report
+from rft_jax.records.checkpoint import Checkpoints
+
+
+def finish(config: Config, workdir, tell=lambda _: None):
+  """Writes what a finished run leaves: the report, and the best checkpoint as HF directory."""
+  for row in _evaluations(workdir):
+    if row['step'] in {0} | {span.end for span in config.spans()}:
+      tell(f'held-out grade at step {row["step"]}: ' + ', '.join(
+          f'{label} {row[name]["mean"]:.3f} [{row[name]["low"]:.3f}, {row[name]["high"]:.3f}]'
+          for name, label in (('grade', 'sampled'), ('greedy/grade', 'greedy')) if name in row))
+  tell(f'report: {write_report(config, workdir)}')
+  tell(f'export: {export_checkpoint(config, workdir, force=True)}')
+
+
+def write_report(config: Config, workdir) -> pathlib.Path:
+  """Writes report.html from what lies in the workdir, finished or not."""
+  title = pathlib.Path(workdir).resolve().name.replace('_', ' ')
+  return report.write(workdir, title=title, config=config.report)
+
+
+def export_checkpoint(config: Config, workdir, *, which: int | str = 'best', to='',
+                      force: bool = False) -> pathlib.Path:
+  """Writes a checkpoint of a workdir as an HF directory, workdir/export by default.
+
+  Args:
+    which: 'best' by held-out grade, 'last', or a step.
+    force: replace a directory that is no earlier export of ours.
+
+  Raises:
+    build.Refused: there is no such checkpoint, or the target is in use.
+  """
+  workdir = pathlib.Path(workdir)
+  policy, decoder, step = _checkpoint(config, workdir, which)
+  to = pathlib.Path(to or workdir / 'export')
+  build.refusing(hf.export, policy, decoder, to=to, source=config.model.source, force=force,
+                 card=_card(config, workdir, step))
+  return to
+
+
+def evaluate_checkpoint(config: Config, workdir, *, which: int | str = 'best') -> dict:
+  """Grades a checkpoint of a workdir on the held-out rows; see rft_jax.evaluate.
+
+  Raises:
+    build.Refused: there is no such checkpoint, or something given is not fit.
+  """
+  with build.rooms(config, training=False) as rooms:
+    policy, _, _ = _checkpoint(config, pathlib.Path(workdir), which)
+    evaluate = make_evaluate(rooms.chat, rooms.grader, config, mesh=rooms.mesh,
+                             response_format=rooms.response_format)
+    return evaluate(policy, rooms.validation).values
+
+
+def _checkpoint(config, workdir, which):
+  """Returns the policy of a checkpoint on the config's mesh, its DecoderConfig, and the step."""
+  mesh = build.refusing(sharding.make_mesh, config.mesh.data, config.mesh.fsdp,
+                        config.mesh.tensor)
+  decoder = build.refusing(hf.read_config, build.refusing(hf.resolve, config.model.source),
+                           dtype=config.model.dtype)
+  checkpoints = Checkpoints(workdir / 'checkpoints', config.checkpoints)
+  step = build.refusing(checkpoints.resolve, which)
+  like = sharding.abstract(models.abstract(decoder), mesh)
+  return build.refusing(checkpoints.restore_policy, step, like), decoder, step
+
+
+def _card(config, workdir, step) -> dict:
+  """Returns what the exported model card says of the run."""
+  about = build.refusing(manifest.read, workdir) or {}
+  evaluations = _evaluations(workdir)
+  numbers = lambda row: {name: value for name, value in row.items() if isinstance(value, dict)}
+  before = [numbers(row) for row in evaluations if row['step'] == 0]
+  after = [numbers(row) for row in evaluations if row['step'] == step]
+  return {
+      'base_model': config.model.source,
+      'stages': ', then '.join(f'{stage.algorithm} ({stage.steps} steps)'
+                               for stage in config.stages),
+      'data': config.data.train, 'data_sha256': about.get('sha256', {}).get('data'),
+      'validation': config.data.validation, 'grader': about.get('config', {}).get('grader'),
+      'steps': config.total_steps(), 'step': step, 'seed': config.seed,
+      'before': before[-1] if before else None, 'after': after[-1] if after else None,
+  }
+
+
+def _evaluations(workdir):
+  return metrics.read(pathlib.Path(workdir) / metrics.EVALUATION)
+
+
+def last_evaluation(workdir) -> dict[str, dict[str, float]]:
+  """Returns the newest held-out evaluation: {metric: {'mean', 'low', 'high'}}; {} without one."""
+  evaluations = _evaluations(workdir)
+  return {name: value for name, value in evaluations[-1].items()
+          if isinstance(value, dict)} if evaluations else {}
