@@ -314,3 +314,16 @@ def test_the_real_cases_load_without_error(plain_chat):
                                  supervised=True, target_template='{"genes": ["{{ item.gene }}"]}')
   assert len(train) == 512
   assert any('W_TRAIN_VAL_OVERLAP' in warning for warning in warnings)
+
+
+def test_held_out_rows_need_no_target(tmp_path, plain_chat):
+  row = {'messages': [{'role': 'user', 'content': 'one'}], 'answer': '1'}
+  held_out = {'messages': [{'role': 'user', 'content': 'two'}], 'answer': '2'}
+  for name, value in (('train', row | {'solution': 'so 1'}), ('validation', held_out)):
+    (tmp_path / f'{name}.jsonl').write_text(json.dumps(value) + '\n')
+  config = rows.DataConfig(train=str(tmp_path / 'train.jsonl'),
+                           validation=str(tmp_path / 'validation.jsonl'))
+  train, validation, _ = rows.load(config, chat=plain_chat, item_fields=frozenset({"answer"}),
+                                   supervised=True, target_template='{{ item.solution }}')
+  assert train[0].target_ids and validation[0].target_ids is None
+  assert validation[0].prompt_ids == plain_chat.prompt_ids(held_out['messages'])

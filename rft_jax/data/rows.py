@@ -48,7 +48,8 @@ def load(config: DataConfig, *, chat: Chat, item_fields=frozenset(), supervised:
     item_fields: paths of the row that graders read for every case ('answer', 'genes[0]'); those
       of target_template are added here.
     supervised: target_ids are wanted: of target_template, or of the row's last assistant turn.
-    target_template: text with {{ item.x }}, the answer to learn; '' for none.
+    target_template: text with {{ item.x }}, the answer to learn; '' for none. Held-out rows need
+      no such answer: what is measured on them is sampled.
 
   Raises:
     ValueError: one, with every error of both files, each kind with its rows and a way out.
@@ -56,20 +57,24 @@ def load(config: DataConfig, *, chat: Chat, item_fields=frozenset(), supervised:
   wrong = template.problems(target_template)
   if wrong:
     raise ValueError('\n'.join(['sft.target:', *(f'  {one}' for one in wrong)]))
-  fields = frozenset(item_fields) | template.fields(target_template)
+  fields = {'train': frozenset(item_fields) | template.fields(target_template),
+            'validation': frozenset(item_fields)}
   sources = {'train': config.train, 'validation': config.validation}
   items, found = {}, {}
   for split, source in sources.items():
     items[split], found[split] = read(source, split=split)
     found[split] += validate.rows(items[split], supervised=supervised,
                                   with_target=bool(target_template))
-  kinds = validate.kinds(items['train'] + items['validation'], fields)
+  kinds = validate.kinds(items['train'] + items['validation'], fields['train'])
   examples = {}
   for split in sources:
-    found[split] += validate.item_fields(items[split], fields, kinds)
+    found[split] += validate.item_fields(items[split], fields[split], kinds)
     sound = _without(items[split], found[split])
-    found[split] += validate.suspicions(sound, fields)
-    examples[split], problems = _examples(sound, config, chat, supervised, target_template)
+    found[split] += validate.suspicions(sound, fields[split])
+    if split == 'validation' and target_template:  # rows end with the user: the prompt is all
+      examples[split], problems = _examples(sound, config, chat, False, '')
+    else:
+      examples[split], problems = _examples(sound, config, chat, supervised, target_template)
     found[split] += problems
     if not examples[split] and not any(problem.blocks for problem in found[split]):
       found[split].append(Problem('E_COUNT_MIN', 0, '', 'no rows are left', 'need at least one'))
