@@ -86,24 +86,25 @@ def _json(name, value):
 
 
 def _examples(config, chat, fields, training):
-  """Returns (train rows for each stage, validation rows, warnings), each file read once a use."""
-  stages = config.stages if training else config.stages[-1:]
+  """Returns (train rows for each stage, validation rows, warnings), each file read once.
+
+  A file that a supervised stage learns from may serve a reinforced one too: its targets are then
+  left aside.
+  """
+  sources = [stage.data or config.data.train for stage in config.stages]
+  taught = {source for source, stage in zip(sources, config.stages)
+            if ALGORITHMS[stage.algorithm].SUPERVISED}
+  if not training:  # the training rows are not needed, and may be gone
+    sources, taught = [], {config.data.validation} if taught and not config.sft.target else set()
   loaded, warnings = {}, []
-  for stage in stages:
-    source = stage.data or config.data.train
-    if not training:
-      source = config.data.validation  # the training rows are not needed
-    key = source, ALGORITHMS[stage.algorithm].SUPERVISED
-    if key not in loaded:
-      train, validation, found = rows.load(
-          dataclasses.replace(config.data, train=source), chat=chat, item_fields=fields,
-          supervised=key[1] and training, target_template=config.sft.target if key[1] else '')
-      loaded[key] = train, validation
-      warnings += [line for line in found if line not in warnings] if training else []
-  trains = [loaded[stage.data or config.data.train, ALGORITHMS[stage.algorithm].SUPERVISED][0]
-            for stage in stages] if training else []
+  for source in dict.fromkeys(sources or [config.data.validation]):
+    *loaded[source], found = rows.load(
+        dataclasses.replace(config.data, train=source), chat=chat, item_fields=fields,
+        supervised=source in taught, target_template=config.sft.target if source in taught else '')
+    warnings += [line for line in found if training and line not in warnings]
   validation = next(iter(loaded.values()))[1]
-  return trains, validation[:config.evaluate.rows or None], warnings
+  return ([loaded[source][0] for source in sources], validation[:config.evaluate.rows or None],
+          warnings)
 
 
 def _check_lengths(config, train, validation, positions):

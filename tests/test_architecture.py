@@ -126,3 +126,14 @@ def test_top_level_holds_what_it_should():
   made = {'.venv', '.venv-oracles', '.cache', 'runs', 'rft_jax.egg-info', '.pytest_cache',
           '.hypothesis', '__pycache__', 'build'}
   assert {path.name for path in ROOT.iterdir()} - made - tools - wanted == set()
+
+
+def test_the_readme_maps_every_file():
+  readme = (ROOT / 'README.md').read_text(encoding='utf-8')
+  lines = {line.split()[0] for line in readme.splitlines() if line.startswith('      ') and
+           line.split()}
+  shown = [path.name for folder in ('rft_jax', 'configs', 'scripts')
+           for path in (ROOT / folder).rglob('*.py')
+           if path.name != '__init__.py' and path.parent.name != 'families']
+  shown += [f'families/{path.name}' for path in (PACKAGE / 'models' / 'families').glob('[!_]*.py')]
+  assert sorted(name for name in shown if name not in lines) == []

@@ -131,6 +131,21 @@ def test_a_missing_checkpoint_names_those_there_are(whole, config):
     export_checkpoint(config, whole, which='99')
 
 
+def test_rows_that_end_in_an_assistant_turn_serve_warm_up_and_reinforcement(tmp_path):
+  config = tiny.config(tmp_path)
+  config.sft.target = ''
+  taught = [dict(row, messages=row['messages'] + [{'role': 'assistant', 'content': '4'}])
+            for row in tiny.rows()]
+  tiny.write_rows(tmp_path / 'train.jsonl', taught)
+  tiny.write_rows(tmp_path / 'validation.jsonl', taught[:3])
+  with build.rooms(config) as rooms:
+    assert rooms.train[0][0].target_ids == list(rooms.chat.encode(['4'])[0]) + [
+        rooms.chat.stop_ids[0]]
+    assert rooms.train[1][0].prompt_ids == rooms.chat.prompt_ids(tiny.rows()[0]['messages'])
+  with build.rooms(config, training=False) as rooms:
+    assert len(rooms.validation) == 3 and not rooms.train
+
+
 DYING = {'type': 'python', 'name': 'dies',
          'source': 'import os\ndef grade(sample, item):\n  os._exit(3)\n'}
 

@@ -37,7 +37,7 @@ class Config:
   layers: int = 2
   heads: int = 4
   kv_heads: int = 4
-  mlp_dim: int = 256
+  mlp_dim: int = 384
   vocabulary: int = 512  # ids at most, 256 bytes and the special tokens among them
 
   def validate(self) -> list[str]:
