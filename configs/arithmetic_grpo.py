@@ -13,6 +13,8 @@ from rft_jax.optim import OptimConfig
 from rft_jax.rollout import RolloutConfig
 
 DATA = 'runs/arithmetic/data'
+MAKE = ('python -m rft_jax.tasks arithmetic --largest_term=9 --largest_factor=9 '
+        '--train_rows=1100')
 
 
 def get_config(directory: str = DATA) -> configs.Config:
@@ -23,8 +25,8 @@ def get_config(directory: str = DATA) -> configs.Config:
   """
   made = pathlib.Path(directory)
   if not (made / 'base').is_dir() or not (made / 'train.jsonl').is_file():
-    raise ValueError(f'{directory} holds no task yet: run `python -m rft_jax.tasks arithmetic '
-                     f'--to={directory}` once, which makes the base checkpoint and the rows')
+    raise ValueError(f'{directory} holds no task yet: make base checkpoint and rows with `{MAKE} '
+                     f'--to={directory}`, once')
   return configs.Config(
       model=configs.ModelConfig(source=f'{directory}/base'),
       data=DataConfig(train=f'{directory}/train.jsonl',
@@ -32,13 +34,13 @@ def get_config(directory: str = DATA) -> configs.Config:
       chat=ChatConfig(reasoning=('<think>', '</think>')),
       grader=f'{directory}/grader.json',
       stages=(
-          configs.Stage(algorithm='sft', steps=300, optim=OptimConfig(
+          configs.Stage(algorithm='sft', steps=600, optim=OptimConfig(
               learning_rate=3e-3, schedule='cosine', warmup_steps=10, final_fraction=0.1)),
-          configs.Stage(algorithm='grpo', steps=60, optim=OptimConfig(
-              learning_rate=3e-4, warmup_steps=3)),
+          configs.Stage(algorithm='grpo', steps=80, optim=OptimConfig(
+              learning_rate=2e-4, warmup_steps=3)),
       ),
-      sft=SftConfig(target='{{ item.solution }}', rows_per_step=64),
-      rollout=RolloutConfig(prompts_per_step=16, samples_per_prompt=8, max_new_tokens=40),
+      sft=SftConfig(target='{{ item.solution }}', rows_per_step=32),
+      rollout=RolloutConfig(prompts_per_step=32, samples_per_prompt=8, max_new_tokens=40),
       grpo=GrpoConfig(),
-      evaluate=configs.EvaluateConfig(every=0, rows=150, samples_per_prompt=4),
-      checkpoints=configs.CheckpointConfig(every=60))
+      evaluate=configs.EvaluateConfig(every=0, samples_per_prompt=4),
+      checkpoints=configs.CheckpointConfig(every=200))

@@ -21,12 +21,14 @@ def get_config(arm: str = 'reinforced') -> Config:
   Args:
     arm: 'reinforced', or 'continued': the same warm-up going on for at least as many tokens.
   """
-  warm_up = Stage(algorithm='sft', steps=400,
-                  optim=OptimConfig(learning_rate=2.5e-3, warmup_steps=20, weight_decay=0.01))
+  warm_up = Stage(algorithm='sft', steps=360, optim=OptimConfig(
+      learning_rate=3e-3, warmup_steps=20, schedule='cosine', final_fraction=0.3,
+      weight_decay=0.01))
   second = {
-      'reinforced': Stage(algorithm='grpo', steps=100, optim=OptimConfig(learning_rate=1e-3)),
-      'continued': Stage(algorithm='sft', steps=400, optim=OptimConfig(
-          learning_rate=2.5e-3, schedule='linear', weight_decay=0.01)),
+      'reinforced': Stage(algorithm='grpo', steps=120, optim=OptimConfig(
+          learning_rate=1.5e-3, warmup_steps=5, schedule='cosine', final_fraction=0.1, b2=0.99)),
+      'continued': Stage(algorithm='sft', steps=560, optim=OptimConfig(
+          learning_rate=1.5e-3, schedule='cosine', final_fraction=0.1, weight_decay=0.01)),
   }
   return Config(
       model=ModelConfig(source=f'{DEMO}/data/base'),
@@ -38,7 +40,7 @@ def get_config(arm: str = 'reinforced') -> Config:
       sft=SftConfig(target='{{ item.solution }}', rows_per_step=32),
       rollout=RolloutConfig(prompts_per_step=32, samples_per_prompt=8, max_new_tokens=40),
       update=UpdateConfig(remat=True),
-      evaluate=EvaluateConfig(every=0 if arm == 'continued' else 50, samples_per_prompt=4),
+      evaluate=EvaluateConfig(every=0 if arm == 'continued' else 60, samples_per_prompt=4),
       checkpoints=CheckpointConfig(every=0),
       report=ReportConfig(
           compare=(f'Warm-up continued for the same tokens={DEMO}/continued',),

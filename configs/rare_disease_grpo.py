@@ -1,13 +1,27 @@
-"""Real rare-disease cases: warm-up, then GRPO on the rank of the causal gene."""
-import functools
+"""Real rare-disease cases: rank the causal gene. Warm-up alone against warm-up, then GRPO.
 
-from rft_jax.config import CheckpointConfig, Config, DataConfig, EvaluateConfig, ModelConfig, Stage
+NOTEBOOK
+"""
+import dataclasses
+import functools
+import pathlib
+
+from rft_jax import config as configs
+from rft_jax.algorithms.grpo import GrpoConfig
 from rft_jax.algorithms.sft import SftConfig
+from rft_jax.config import CheckpointConfig, EvaluateConfig, Stage
+from rft_jax.data.rows import DataConfig
 from rft_jax.objectives.advantages import AdvantageConfig
 from rft_jax.optim import OptimConfig
 from rft_jax.rollout import RolloutConfig
 
-DATA = 'runs/rare_disease'  # what scripts/prepare_rare_disease.py wrote
+DATA = 'runs/rare_disease'
+WHERE_FROM = (
+    f'need what scripts/prepare_rare_disease.py writes to {DATA}: clone the public repository '
+    'monarch-initiative/phenopacket-store, run scripts/fetch_rare_disease.py CLONE --to=CASES, '
+    f'then scripts/prepare_rare_disease.py CASES --to={DATA}; for another directory override '
+    'config.model.source, config.data.train, config.data.validation and config.stages[1].data')
+
 GRADER_SOURCE = '''\
 import json
 
@@ -23,23 +37,42 @@ def grade(sample, item):
 GRADER = {'type': 'python', 'name': 'gene_rank', 'source': GRADER_SOURCE}
 
 
-def get_config(arm: str = 'rft') -> Config:
-  """Returns the run of one arm: 'rft', or 'warm_up', the same budget without reinforcement."""
-  optim = functools.partial(OptimConfig, b2=0.97, weight_decay=0.3)
-  warm_up = Stage(algorithm='sft', steps=200, optim=optim(learning_rate=2e-3, warmup_steps=20))
-  second = {
-      'warm_up': Stage(algorithm='sft', steps=150,
-                       optim=optim(learning_rate=2e-3, schedule='cosine')),
-      'rft': Stage(algorithm='grpo', steps=150,
-                   optim=optim(learning_rate=1e-3, schedule='cosine', warmup_steps=5)),
+@dataclasses.dataclass(slots=True, kw_only=True)
+class PreparedModel(configs.ModelConfig):
+  """A checkpoint that is made together with the rows, and tells how."""
+
+  def validate(self) -> list[str]:
+    if not (pathlib.Path(self.source) / 'config.json').is_file():
+      return [f'source={self.source!r}, {WHERE_FROM}']
+    return configs.ModelConfig.validate(self)
+
+
+def get_config(arm: str = 'rft') -> configs.Config:
+  """Returns the run of one arm, which all begin with the same warm-up.
+
+  Args:
+    arm: 'rft'; 'warm_up', the same number of tokens and steps without reinforcement; or
+      'warm_up_few', the same on the rows that reinforcement sees.
+  """
+  optim = functools.partial(OptimConfig, learning_rate=2e-3, b2=0.97, weight_decay=0.3)
+  few = f'{DATA}/train_few.jsonl'
+  arms = {
+      'rft': Stage(algorithm='grpo', steps=300, data=few,
+                   optim=OptimConfig(learning_rate=6e-4, warmup_steps=5, schedule='cosine',
+                                     final_fraction=0.1, b2=0.99)),
+      'warm_up': Stage(algorithm='sft', steps=300, optim=optim(schedule='cosine')),
+      'warm_up_few': Stage(algorithm='sft', steps=300, data=few, optim=optim(schedule='cosine')),
   }
-  return Config(
-      model=ModelConfig(source=f'{DATA}/base'),
+  if arm not in arms:
+    raise ValueError(f'arm {arm!r}, need one of {tuple(arms)}: --config=FILE.py:ARM')
+  return configs.Config(
+      model=PreparedModel(source=f'{DATA}/base'),
       data=DataConfig(train=f'{DATA}/train.jsonl', validation=f'{DATA}/valid.jsonl'),
       grader=GRADER,
-      stages=(warm_up, second[arm]),
+      stages=(Stage(algorithm='sft', steps=200, optim=optim(warmup_steps=20)), arms[arm]),
       sft=SftConfig(target='{{ item.solution }}', rows_per_step=128),
       rollout=RolloutConfig(prompts_per_step=32, samples_per_prompt=9, max_new_tokens=14),
       advantage=AdvantageConfig(scale='none'),
+      grpo=GrpoConfig(kl_coef=0.05),
       evaluate=EvaluateConfig(every=50, samples_per_prompt=4),
       checkpoints=CheckpointConfig(every=50))

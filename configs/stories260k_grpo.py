@@ -30,7 +30,11 @@ GRADER_SOURCE = r'''
 import re
 
 STRETCH = 20  # words; a reader who hears a name this often does not lose track
-FAMILY = {"I", "Mom", "Mommy", "Mum", "Mama", "Dad", "Daddy", "Papa", "Grandma", "Grandpa"}
+NOBODY = set("I He She It They We You That This There What Who One Everyone Someone Then Mom Mommy "
+             "Mum Mama Dad Daddy Papa Grandma Grandpa".split())
+INSIDE = r"(?<=[a-z,;] )[A-Z][a-z]+"  # a capital where no sentence or speech begins
+ACTING = (r"\b[A-Z][a-z]+(?= (?:was|is|had|saw|said|asked|replied|went|ran|felt|wanted|liked|loved|"
+          r"looked|smiled|found|thought|started|decided|did|could|took|came|told|knew)\b)")
 
 
 def grade(sample, item):
@@ -41,19 +45,13 @@ def grade(sample, item):
   multiplied by the share of distinct trigrams of words, so that repeating oneself does not pay.
   Less than two stretches are counted as two, so that stopping early does not pay either.
   """
-  text = sample["output_text"]
-  words = re.findall(r"[A-Za-z]+", re.sub(r"'[a-z]+", "", text))
-  stretches = [words[i:i + STRETCH] for i in range(0, len(words) - STRETCH // 2, STRETCH)]
-  strangers = named_inside_sentences(text) - FAMILY - set(item["cast"])
-  kept = sum(len(set(item["cast"]) & set(stretch)) / len(item["cast"])
-             for stretch in stretches if not strangers & set(stretch))
+  text, cast = re.sub(r"'[a-z]+", "", sample["output_text"]), set(item["cast"])
+  words = re.findall(r"[A-Za-z]+", text)
+  stretches = [set(words[i:i + STRETCH]) for i in range(0, len(words) - STRETCH // 2, STRETCH)]
+  strangers = set(re.findall(INSIDE, text) + re.findall(ACTING, text)) - NOBODY - cast
+  kept = sum(len(cast & stretch) / 2 for stretch in stretches if not strangers & stretch)
   trigrams = list(zip(words, words[1:], words[2:]))
   return kept / max(2, len(stretches)) * len(set(trigrams)) / max(1, len(trigrams))
-
-
-def named_inside_sentences(text):
-  """Words with a capital where no sentence or speech begins."""
-  return set(re.findall(r"(?<=[a-z,;] )[A-Z][a-z]*", text))
 '''
 GRADER = {'type': 'python', 'name': 'cast_kept', 'source': GRADER_SOURCE}
 
@@ -127,7 +125,7 @@ def get_config(source: str = '') -> configs.Config:
           learning_rate=3e-4, schedule='cosine', warmup_steps=2, final_fraction=0.1)),),
       rollout=RolloutConfig(prompts_per_step=16, samples_per_prompt=8, max_new_tokens=96,
                             temperature=0.7, grade_truncated=True),
-      grpo=GrpoConfig(kl_coef=0.05, kl_estimator='k3'),
+      grpo=GrpoConfig(kl_coef=0.02, kl_estimator='k3'),
       evaluate=configs.EvaluateConfig(every=8, samples_per_prompt=4, temperature=0.7,
                                       pass_threshold=0.5),
       checkpoints=configs.CheckpointConfig(every=8))

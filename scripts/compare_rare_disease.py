@@ -31,7 +31,7 @@ MEASURES = {
 }
 
 
-# --- ranks -----------------------------------------------------------------------------------------
+# --- ranks ----------------------------------------------------------------------------------------
 def rank_of(gene: str, genes: list[str]) -> int:
   """Returns the place of the gene in the list, repeats not counted; RANKS + 1 if it has none."""
   ranking = list(dict.fromkeys(name.strip().upper() for name in genes))[:RANKS]
@@ -72,7 +72,7 @@ def naive_bayes(path: pathlib.Path) -> dict[str, list[int]]:
   return {line['case_id']: [rank_of(line['gene'], line['genes'])] for line in lines}
 
 
-# --- figures ---------------------------------------------------------------------------------------
+# --- figures --------------------------------------------------------------------------------------
 def columns(ranks: dict[str, list[int]], cases: list[str]) -> dict[str, np.ndarray]:
   """Returns {measure: f64[cases]}, each the mean over the lists of a case."""
   return {name: np.array([np.mean([measure(rank) for rank in ranks[case]]) for case in cases])
@@ -124,7 +124,7 @@ def tokens(workdir: pathlib.Path, step: int) -> int:
   return int(rows[-1]['num_tokens']) if rows else 0
 
 
-# --- the command -----------------------------------------------------------------------------------
+# --- the command ----------------------------------------------------------------------------------
 def main():
   parser = argparse.ArgumentParser(description=__doc__,
                                    formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -10,6 +10,8 @@ needs the standard library alone) and writes, under --to,
 
     pmid_split/{train,valid,test}.jsonl  no publication in two parts; genes recur: can be learned
     gene_split/{train,valid,test}.jsonl  no gene, disease or publication in two parts
+    cases.jsonl.gz                       pmid_split's train and valid cases, all of each gene, with
+                                         their findings listed: for scripts/prepare_rare_disease.py
     stats.json                           counts, and what was dropped for which reason
 
 A prompt shows sex, ages and findings only: no disease, variant, gene, publication or cohort, and
@@ -21,6 +23,7 @@ copies of the rows; findings are terms of the Human Phenotype Ontology.
 """
 import argparse
 import collections
+import gzip
 import hashlib
 import json
 import pathlib
@@ -211,6 +214,16 @@ def row(case: Case) -> dict:
   }
 
 
+def write_cases(path: pathlib.Path, parts: dict[str, list[Case]]) -> None:
+  """Writes the cases of train and valid with their findings, none left out, none of test."""
+  lines = [json.dumps({'case_id': case.name, 'pmid': case.pmid, 'gene': case.gene,
+                       'present': list(case.present.values()),
+                       'absent': list(case.absent.values()), 'pmid_split': part},
+                      ensure_ascii=False) + '\n'
+           for part in ('train', 'valid') for case in parts[part]]
+  path.write_bytes(gzip.compress(''.join(lines).encode(), mtime=0))
+
+
 def main(arguments=None) -> int:
   parser = argparse.ArgumentParser(description=__doc__,
                                    formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -223,7 +236,10 @@ def main(arguments=None) -> int:
   stats = {'cases': len(cases), 'dropped': dict(dropped), 'cap': given.cap}
   for name, fields in (('pmid_split', ('pmid',)), ('gene_split', ('gene', 'disease_id', 'pmid'))):
     (given.to / name).mkdir(parents=True, exist_ok=True)
-    for part, members in split(cases, name, fields).items():
+    parts = split(cases, name, fields)
+    if name == 'pmid_split':
+      write_cases(given.to / 'cases.jsonl.gz', parts)
+    for part, members in parts.items():
       kept = capped(members, name, given.cap)
       text = ''.join(json.dumps(row(case), ensure_ascii=False) + '\n' for case in kept)
       (given.to / name / f'{part}.jsonl').write_text(text, encoding='utf-8')

@@ -14,7 +14,11 @@ The rules, the same for every system that is compared:
 
 What is trained on are copies of the train cases with findings shuffled and dropped at random, so
 that what a publication happens to list is not learnt by heart. A gene of n cases gets copies in
-proportion to the square root of n. The warm-up's target is the true gene, then the nine best of
+proportion to the square root of n. train.jsonl is for the warm-up; train_few.jsonl, for
+reinforcement, shows two to six findings of a case, since a policy that has warmed up on a case
+knows it by heart when it sees more: its samples are then all right, and teach nothing.
+
+The warm-up's target is the true gene, then the nine best of
 the others by a naive Bayes that has not seen the case's publication, read from the same prompt.
 """
 import argparse
@@ -22,7 +26,6 @@ import collections
 import gzip
 import hashlib
 import json
-import math
 import pathlib
 import sys
 from typing import Any, NamedTuple
@@ -34,6 +37,7 @@ from rft_jax.records import atomic
 RANKS = 10
 ABSENT_SHOWN = 30
 COPIED_FINDINGS = 24  # at most so many in a training copy: a bound on its length
+FEW_FINDINGS = (2, 6)  # in a copy for reinforcement: from, to
 DROPPED = (0.2, 0.5, 0.8)  # a copy leaves out each finding with one of these probabilities
 ROWS_PER_GENE = 12  # of a fold's held-out rows, as in valid.jsonl
 ASK = 'Rank ten genes as JSON.\n'
@@ -48,7 +52,7 @@ class Cases(NamedTuple):
   held_out: list[dict[str, Any]]
 
 
-# --- the cases -------------------------------------------------------------------------------------
+# --- the cases ------------------------------------------------------------------------------------
 def read(directory: pathlib.Path) -> tuple[list[dict], list[dict]]:
   """Returns the train cases of pmid_split and those that valid.jsonl lists.
 
@@ -113,7 +117,7 @@ def _hash(text):
   return int(hashlib.sha256(text.encode()).hexdigest()[:8], 16)
 
 
-# --- naive Bayes -----------------------------------------------------------------------------------
+# --- naive Bayes ----------------------------------------------------------------------------------
 class NaiveBayes:
   """Genes by how often their train cases show the findings.
 
@@ -170,7 +174,7 @@ class NaiveBayes:
     return counts, number
 
 
-# --- rows ------------------------------------------------------------------------------------------
+# --- rows -----------------------------------------------------------------------------------------
 def prompt(findings: list[str]) -> list[dict[str, str]]:
   return [{'role': 'user', 'content': '\n'.join([*findings, ASK])}]
 
@@ -191,7 +195,8 @@ def held_out_rows(task: Cases, bayes: NaiveBayes) -> list[dict[str, Any]]:
   return rows
 
 
-def train_rows(task: Cases, bayes: NaiveBayes, *, count: int, seed: int) -> list[dict[str, Any]]:
+def train_rows(task: Cases, bayes: NaiveBayes, *, count: int, seed: int,
+               few: bool = False) -> list[dict[str, Any]]:
   """Returns about `count` training copies in random order, none with a held-out row's findings."""
   rng = np.random.default_rng(seed)
   known = set(task.findings)
@@ -204,7 +209,7 @@ def train_rows(task: Cases, bayes: NaiveBayes, *, count: int, seed: int) -> list
   for index in copies.tolist():
     case = task.train[index]
     findings = [finding for finding in listed(case) if finding in known]
-    findings = _dropped(findings, rng)
+    findings = _few(findings, rng) if few else _dropped(findings, rng)
     if frozenset(findings) in held_out:
       continue
     others = [gene for gene in honest[case['pmid']].ranking(findings, absent=False)
@@ -222,7 +227,13 @@ def _dropped(findings, rng):
   return [finding for finding, keep in zip(shuffled, kept) if keep][:COPIED_FINDINGS]
 
 
-# --- the stand-in for a base checkpoint ------------------------------------------------------------
+def _few(findings, rng):
+  """Returns some of the findings, in random order."""
+  low, high = FEW_FINDINGS
+  return [findings[i] for i in rng.permutation(len(findings))[:rng.integers(low, high + 1)]]
+
+
+# --- the stand-in for a base checkpoint -----------------------------------------------------------
 def make_tokenizer(task: Cases):
   """Returns a tokenizer with one token for each finding, line and all, and for each gene.
 
@@ -312,7 +323,7 @@ def _put(embed, tokenizer, texts, vectors):
   return embed
 
 
-# --- the command -----------------------------------------------------------------------------------
+# --- the command ----------------------------------------------------------------------------------
 def main():
   parser = argparse.ArgumentParser(description=__doc__,
                                    formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -322,6 +333,7 @@ def main():
   parser.add_argument('--fold', type=int, choices=range(4),
                       help='hold out this quarter of the train publications instead of valid')
   parser.add_argument('--copies', type=int, default=45_000, help='training rows')
+  parser.add_argument('--few_copies', type=int, default=10_000, help='rows for reinforcement')
   parser.add_argument('--dim', type=int, default=128)
   parser.add_argument('--layers', type=int, default=1)
   parser.add_argument('--seed', type=int, default=0)
@@ -335,6 +347,8 @@ def main():
   bayes = NaiveBayes(task.genes, task.train)
   args.to.mkdir(parents=True, exist_ok=True)
   _write(args.to / 'train.jsonl', train_rows(task, bayes, count=args.copies, seed=args.seed))
+  _write(args.to / 'train_few.jsonl',
+         train_rows(task, bayes, count=args.few_copies, seed=args.seed + 1, few=True))
   _write(args.to / 'valid.jsonl', held_out_rows(task, bayes))
   for name, absent in (('naive_bayes', True), ('naive_bayes_present', False)):
     _write(args.to / f'{name}.jsonl', [
