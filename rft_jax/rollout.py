@@ -68,32 +68,37 @@ def make(chat, grader, config: RolloutConfig, *, seed: int, mesh, response_forma
 
 
 def _episode(chat, example, occurrence, index, sample, step) -> Episode:
+  """Returns the episode of a sample, not graded yet."""
   text = chat.decode(sample.tokens)
   answer = chat.answer(text, sample.tokens)
-  grade = None
-  if answer.output_text is None:
-    grade = {'unresponsive_reward_error': True}
   return Episode(example.item, occurrence, index, example.prompt_ids, sample, text,
-                 answer.output_text or '', answer.reasoning_tokens, Grade(None, {}, grade or {}),
-                 step)
+                 answer.output_text, answer.reasoning_tokens, Grade(None, {}, {}), step)
 
 
 def _graded(episodes, grader, config, response_format):
-  """Grades what has an answer; what was cut off or has none is a policy fault, ungraded."""
+  """Grades what can be graded; what was cut off or has no answer is the policy's own fault."""
   grades, waiting = {}, []
   for number, episode in enumerate(episodes):
-    errors = dict(episode.grade.errors)
-    if episode.sample.stop_reason == 'length' and not config.grade_truncated:
-      errors['truncated_observation_error'] = True
-    sample, problems = graders.make_sample(episode.output_text, response_format)
-    errors |= problems if not errors else {}
+    sample, errors = _answer(episode, config, response_format)
     if errors:
       grades[number] = Grade(config.ungradable_reward, {}, errors)
     else:
       waiting.append((number, (episode.item.row, sample)))
   results = graders.grade_many(grader, [pair for _, pair in waiting])
   grades |= {number: grade for (number, _), grade in zip(waiting, results)}
-  return [episode._replace(grade=grades[n]) for n, episode in enumerate(episodes)]
+  return [episode._replace(grade=grades[number]) for number, episode in enumerate(episodes)]
+
+
+def _answer(episode, config, response_format):
+  """Returns (what the grader sees as `sample`, the policy faults that leave nothing to grade)."""
+  errors = {}
+  if episode.output_text is None:
+    errors['unresponsive_reward_error'] = True
+  if episode.sample.stop_reason == 'length' and not config.grade_truncated:
+    errors['truncated_observation_error'] = True
+  if errors:
+    return None, errors
+  return graders.make_sample(episode.output_text, response_format)
 
 
 def _check_faults(episodes, config, step):

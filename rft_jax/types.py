@@ -63,7 +63,7 @@ class Episode(NamedTuple):
   prompt_ids: list[int]
   sample: Sample
   text: str  # the completion decoded whole, reasoning included
-  output_text: str  # the answer: what follows the end marker of the reasoning
+  output_text: str | None  # the answer, after the end marker of the reasoning; None: no marker
   reasoning_tokens: int
   grade: Grade
   policy_step: int  # the step whose weights sampled it

@@ -20,7 +20,7 @@ SCHEMA = pa.schema([
     ('logprobs', pa.list_(pa.float32())),  # nats
     ('filtered_logprobs', pa.list_(pa.float32())),  # null unless sampling was filtered
     ('text', pa.string()),
-    ('output_text', pa.string()),
+    ('output_text', pa.string()),  # null: the reasoning never ended
     ('reward', pa.float64()),  # null: grader fault, not trained on
     ('components', pa.string()),
     ('errors', pa.string()),
