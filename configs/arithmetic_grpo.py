@@ -14,7 +14,8 @@ from rft_jax.rollout import RolloutConfig
 
 DATA = 'runs/arithmetic/data'
 MAKE = ('python -m rft_jax.tasks arithmetic --largest_term=9 --largest_factor=9 '
-        '--train_rows=1100')
+        '--train_rows=1158')
+WARM_UP_ROWS = 500
 
 
 def get_config(directory: str = DATA) -> configs.Config:
@@ -23,20 +24,23 @@ def get_config(directory: str = DATA) -> configs.Config:
   Raises:
     ValueError: nothing has been made there yet.
   """
-  made = pathlib.Path(directory)
+  made, warm_up = pathlib.Path(directory), f'{directory}/warm_up.jsonl'
   if not (made / 'base').is_dir() or not (made / 'train.jsonl').is_file():
     raise ValueError(f'{directory} holds no task yet: make base checkpoint and rows with `{MAKE} '
                      f'--to={directory}`, once')
+  rows = (made / 'train.jsonl').read_text().splitlines(keepends=True)
+  for name, part in (('warm_up', rows[:WARM_UP_ROWS]), ('answers', rows[WARM_UP_ROWS:])):
+    (made / f'{name}.jsonl').write_text(''.join(part))
   return configs.Config(
       model=configs.ModelConfig(source=f'{directory}/base'),
-      data=DataConfig(train=f'{directory}/train.jsonl',
+      data=DataConfig(train=f'{directory}/answers.jsonl',
                       validation=f'{directory}/validation.jsonl'),
       chat=ChatConfig(reasoning=('<think>', '</think>')),
       grader=f'{directory}/grader.json',
       stages=(
-          configs.Stage(algorithm='sft', steps=600, optim=OptimConfig(
+          configs.Stage(algorithm='sft', steps=300, data=warm_up, optim=OptimConfig(
               learning_rate=3e-3, schedule='cosine', warmup_steps=10, final_fraction=0.1)),
-          configs.Stage(algorithm='grpo', steps=80, optim=OptimConfig(
+          configs.Stage(algorithm='grpo', steps=140, optim=OptimConfig(
               learning_rate=2e-4, warmup_steps=3)),
       ),
       sft=SftConfig(target='{{ item.solution }}', rows_per_step=32),

@@ -83,14 +83,14 @@ def test_clipped_surrogate_golden(jit):
 def test_gradient_stops_where_a_bound_binds_and_only_there():
   ratio = jnp.array([1.5, 0.5, 0.5, 1.5])
   advantages = jnp.array([1.0, -1.0, 1.0, -1.0])
-  gradient = jax.grad(lambda l: clipped_surrogate(l, jnp.zeros(4), advantages)[0].sum())(
+  gradient = jax.grad(lambda x: clipped_surrogate(x, jnp.zeros(4), advantages)[0].sum())(
       jnp.log(ratio))
   np.testing.assert_allclose(gradient, [0, 0, -0.5, 1.5], rtol=1e-6)
 
 
 def test_on_policy_gradient_is_minus_advantage():
   logprobs, advantages = jnp.array([-1.0, -2.0]), jnp.array([0.3, -0.7])
-  gradient = jax.grad(lambda l: clipped_surrogate(l, jax.lax.stop_gradient(l), advantages)[0].sum()
+  gradient = jax.grad(lambda x: clipped_surrogate(x, jax.lax.stop_gradient(x), advantages)[0].sum()
                      )(logprobs)
   np.testing.assert_allclose(gradient, -advantages, rtol=1e-6)
 

@@ -1,4 +1,4 @@
-"""From prompts to graded episodes: what is the answer's fault, what is the grader's, what is told."""
+"""From prompts to graded episodes: whose fault a missing grade is, and what is told of it."""
 import json
 
 import pytest

@@ -35,7 +35,8 @@ def test_an_unmatched_leaf_is_an_error_that_names_it():
 
 def test_an_axis_that_does_not_divide_is_named():
   mesh = sharding.make_mesh(1, 8, 1)
-  with pytest.raises(ValueError, match=r'head/kernel \(12, 64\): 12 is not a multiple of mesh.fsdp=8'):
+  words = r'head/kernel \(12, 64\): 12 is not a multiple of mesh.fsdp=8'
+  with pytest.raises(ValueError, match=words):
     sharding.shardings_for({'head': {'kernel': jnp.zeros((12, 64))}}, mesh)
 
 

@@ -126,7 +126,9 @@ def _mark_levels(axes, levels):
   """Draws dashed lines, each named above itself, or below if the next is close above."""
   values = sorted(value for _, value in levels)
   low, high = axes.get_ylim()
-  low, high = min([low, *(value - 0.04 * (high - low) for value in values)]), max([high, *values])
+  size = high - low
+  low = min([low, *(value - 0.04 * size for value in values)])
+  high = max([high, *(value + 0.12 * size for value in values)])  # the label fits inside
   axes.set_ylim(low, high)
   for label, value in levels:
     above = next((other for other in values if other > value), math.inf)
