@@ -1,6 +1,53 @@
-"""A story stays with its cast: GRPO on a real trained model of 260,000 parameters.
+"""A story stays with its cast: GRPO on a real trained model of 260,032 parameters.
 
-NOTEBOOK
+  python -m rft_jax.main --config=configs/stories260k_grpo.py:DIR --workdir=runs/stories260k/run
+
+DIR is stories260K, a Llama trained on TinyStories (karpathy/tinyllamas), as a Hugging Face
+directory. It writes English, but forgets whom it writes about: after "a boy named Jack had a dog
+named Max" there come Lily, Nemo and Tom. The grader `cast_kept` below asks for the two friends of
+the opening and for no strangers. It cuts the story into stretches of equal length and takes their
+mean, so that a longer story scores no higher, and repeating words or stopping early costs.
+
+Hardware and time: one core of an AMD EPYC, 2 min 05 s of processor time with what is compiled the
+first time; 3.5 to 5 min by the clock, as the core was shared with other work.
+
+Held-out: 64 openings with names, animals and places that training never sees; 4 samples each at
+temperature 0.7 and one greedy, 96 tokens; 95 % intervals.
+
+  step                          0       8      16      24      32
+  grade, sampled              0.225   0.321   0.344   0.356   0.340  [0.306, 0.372]
+  grade, greedy               0.279   0.387   0.389   0.413   0.417  [0.374, 0.462]
+  tokens                       96.0    96.0    96.0    96.0    96.0
+  words                        38.7    40.0    38.9    39.0    39.2
+
+Paired over the openings, step 32 - step 0: +0.115 [0.077, 0.153] sampled, +0.14 [0.08, 0.20]
+greedy. Length did not drive it: tokens are the same, and a word more is worth +0.01 by the slope
+of grade on words within an evaluation (0.007 before, 0.012 after). Stories with a stranger in them:
+61 % before, 42 % after; with both friends: 15 % before, 23 % after.
+
+The KL term (k3, to the base model). Readable: log-prob a token of the sampled stories under the
+base model, -0.89 before.
+
+  kl_coef   sampled   paired gain              greedy   words   readable
+  0.0        0.328    +0.103 [0.062, 0.142]    0.339    40.8     -1.00
+  0.02       0.344    +0.119 [0.078, 0.160]    0.337    40.8     -1.01
+  0.05       0.340    +0.115 [0.077, 0.153]    0.417    39.2     -1.00   <- kept
+
+With all three the text reads as before. An earlier grader showed why the term is here: it saw
+names inside sentences only. Without KL its grade rose from 0.25 to 0.49 in the same 32 steps, at
+-1.23 readable: "Sue started to cry. Sue wanted to", and strangers had moved to the beginning of
+sentences (41 % of the stories before, 58 % after; 42 % with kl_coef 0.05). The grader now looks
+there too. At temperature 1 and a learning rate of 5e-4 the spelling fell apart (-1.3 to -1.7).
+
+Before, 0.0: (Molly had a frog named Teddy. One day, they went to the hill.) Teddy saw a big ball
+  and wanted to see what happened. She asked her friend, a dog named Max, "What are you doing?"
+  Max said, "I have a frog and I am too excited to play with you." ...
+After, 0.73, the same draw: Teddy saw a big ball and wanted to see what happened. She put it on
+  her toys and jumped on the ball. Suddenly, Molly ran back to the ball. Molly saw a big tree. She
+  got an idea.
+
+Export (best step, 24) in transformers 5.23: logits of 64 stories differ by 3.9e-5 at most, where
+they reach 23; tests/oracles/test_live_stories260k.py does the same after two steps.
 """
 import dataclasses
 import itertools
@@ -15,7 +62,6 @@ from rft_jax.data.rows import DataConfig
 from rft_jax.optim import OptimConfig
 from rft_jax.rollout import RolloutConfig
 from rft_jax.tasks import files
-from rft_jax.update import UpdateConfig
 
 DATA = pathlib.Path('runs/stories260k/data')
 WHERE_FROM = (
@@ -100,7 +146,7 @@ def openings(words: dict[str, tuple[str, ...]], count: int, seed: int) -> list[d
 
 @dataclasses.dataclass(slots=True, kw_only=True)
 class Stories(configs.ModelConfig):
-  """The base checkpoint, which nobody else's message could tell you how to get."""
+  """The base checkpoint; where it is not, the error says where it comes from."""
 
   def validate(self) -> list[str]:
     if not (pathlib.Path(self.source) / 'config.json').is_file():

@@ -112,7 +112,7 @@ def _where(error, file):
   lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__)
            if os.path.basename(frame.filename) == os.path.basename(file)]
   # ml_collections wraps some errors in a text that holds a whole traceback.
-  text = str(error).strip().split('\n')[-1]
+  text = str(error).strip().split('\n')[-1].removeprefix(f'{type(error).__name__}: ')
   inside = re.findall(rf'{re.escape(os.path.basename(file))}", line (\d+)', str(error))
   line = lines[-1] if lines else inside[-1] if inside else None
   return (f'line {line}: ' if line else '') + f'{type(error).__name__}: {text}'

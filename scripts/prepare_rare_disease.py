@@ -18,8 +18,8 @@ proportion to the square root of n. train.jsonl is for the warm-up; train_few.js
 reinforcement, shows two to six findings of a case, since a policy that has warmed up on a case
 knows it by heart when it sees more: its samples are then all right, and teach nothing.
 
-The warm-up's target is the true gene, then the nine best of
-the others by a naive Bayes that has not seen the case's publication, read from the same prompt.
+The warm-up's target is the true gene, then the nine best of the others by a naive Bayes that has
+not seen the case's publication, read from the same prompt.
 """
 import argparse
 import collections
@@ -286,8 +286,9 @@ def save_base(task: Cases, to: pathlib.Path, *, dim: int, layers: int, seed: int
   """Writes a Llama with that tokenizer as an HF directory; returns its number of parameters.
 
   Untrained but for the embeddings: those of findings and genes are the factors of `evidence`,
-  the truncated singular value decomposition, so that the warm-up need not find out from
-  nothing which tokens belong together.
+  the truncated singular value decomposition, and the value and output projections hold a
+  multiple of the identity, so that attention begins as a sum of evidence. The warm-up need not
+  find out from nothing which tokens belong together.
   """
   import jax
   import jax.numpy as jnp
