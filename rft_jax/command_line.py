@@ -30,7 +30,7 @@ def parser(doc: str):
     if _HELP & set(argv[1:]):
       print(doc.strip())
       sys.exit(0)
-    path = next((arg.partition('=')[2] for arg in argv if arg.startswith('--config=')), None)
+    path = _config_path(argv)
     if path is None:
       refuse('--config=FILE.py is missing; see configs/, or --help')
     problems = _problems(path, argv)
@@ -47,6 +47,16 @@ def parser(doc: str):
     return rest
 
   return parse
+
+
+def _config_path(argv):
+  """Returns what --config is set to, with '=' or as the next word; None without one."""
+  for arg, following in zip(argv, [*argv[1:], '']):
+    if re.match(r'--?config=', arg):
+      return arg.partition('=')[2]
+    if arg in ('--config', '-config'):
+      return following
+  return None
 
 
 def overrides(argv) -> list[str]:
@@ -99,8 +109,8 @@ def _unknown(config, dotted):
     value, walked = getattr(value, name), f'{walked}.{name}'
     for index in indices:
       if not index.isdecimal() or not isinstance(value, (tuple, list)) or int(index) >= len(value):
-        size = len(value) if isinstance(value, (tuple, list)) else 'no'
-        return f'{walked}[{index}]: {walked} has {size} elements'
+        size = len(value) if isinstance(value, (tuple, list)) else 0
+        return f'{walked}[{index}]: {walked} has {size} element{"" if size == 1 else "s"}'
       value, walked = value[int(index)], f'{walked}[{index}]'
   return None
 

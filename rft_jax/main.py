@@ -42,7 +42,7 @@ def main(argv):
   del argv
   from rft_jax import build, rollout  # here, since --help and misspelt flags need no jax
   if not (_WORKDIR.value or (_MODE.value == 'evaluate' and _MODEL.value)):
-    command_line.refuse(f'--workdir=DIR is missing: where --mode={_MODE.value} works')
+    command_line.refuse('--workdir=DIR is missing: the folder in which the run lives')
   try:
     _dispatch(_CONFIG.value)
   except build.Refused as refusal:

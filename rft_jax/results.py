@@ -20,9 +20,15 @@ def finish(config: Config, workdir, tell=lambda _: None):
 
 
 def write_report(config: Config, workdir) -> pathlib.Path:
-  """Writes report.html from what lies in the workdir, finished or not."""
+  """Writes report.html from what lies in the workdir, finished or not.
+
+  Raises:
+    build.Refused: there is no run in it, or one of its files is damaged.
+  """
+  if build.refusing(manifest.read, workdir) is None:
+    raise build.Refused(f'{workdir} holds no run (no {manifest.FILE}); train first')
   title = pathlib.Path(workdir).resolve().name.replace('_', ' ')
-  return report.write(workdir, title=title, config=config.report)
+  return build.refusing(report.write, workdir, title=title, config=config.report)
 
 
 def export_checkpoint(config: Config, workdir, *, which: int | str = 'best', to='',

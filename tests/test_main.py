@@ -61,6 +61,7 @@ def test_help_needs_no_jax_and_exits_with_0():
     (['--config={made}', '--workdir=x', '--config.data.train=absent.jsonl'], ['absent.jsonl']),
     (['--config={made}', '--workdir=x', '--config.grader=absent.json'], ['absent.json']),
     (['--config={made}', '--workdir=x', '--mode=export'], ['holds no checkpoint']),
+    (['--config', '{made}', '--workdir=x', '--mode=report'], ['holds no run']),
 ])
 def test_a_mistake_is_said_in_words_with_exit_code_2(made, tmp_path, arguments, words):
   result = run(*[a.format(made=made).replace('--workdir=x', f'--workdir={tmp_path}/x')
