@@ -1,6 +1,40 @@
 """Rare-disease cases from a simulator: a warm-up on rationales, then reinforcement on grades.
 
-NOTEBOOK
+  make demo
+
+which is, after installation:
+
+  python -m rft_jax.tasks rare_disease --to=runs/rare_disease_demo/data
+  python -m rft_jax.main --config=configs/rare_disease_demo.py:continued \\
+      --workdir=runs/rare_disease_demo/continued
+  python -m rft_jax.main --config=configs/rare_disease_demo.py --workdir=runs/rare_disease_demo
+
+The cases: 12 invented genes, 4000 cases to learn from, 400 held out; see
+rft_jax/tasks/rare_disease.py. The warm-up imitates a reader with a rule of thumb, who reads two or
+three findings and counts votes; he never knows the gene. Reinforcement sees the grade of the ranked
+list alone, 0.7 ** (rank - 1). The model: a Llama of two layers of 128, 0.44 M parameters, untrained.
+
+Hardware and time: two cores of an AMD EPYC, 5 min 17 s for all three commands, compilation and
+evaluations included (7.7 min of processor time).
+
+Held-out grade, 95 % intervals over the 400 cases; sampled: mean of 4 at temperature 1:
+
+                                  tokens trained    sampled              greedy
+  warmed up, step 360             683,318           .435 [.410, .460]    .453 [.413, .491]
+  warm-up continued, step 920     1,746,669         .484 [.458, .512]    .563 [.528, .597]
+  reinforced, step 480            1,652,619         .680 [.645, .715]    .681 [.644, .719]
+  Bayes-optimal (exact)                             .879 [.867, .891]
+
+  reinforced - continued, paired: sampled +.20 [.16, .23], greedy +.12 [.07, .16]
+  step          360    420    480
+  sampled      .435   .580   .680
+  greedy       .453   .609   .681
+  unreadable   .039   .014   .004
+
+Equal tokens here are tokens trained on; the sampling of the reinforced arm comes on top (43 s of
+its 137 s of steps). One seed. What the grade does not ask for, it does not get: after
+reinforcement the rationales read one telling finding several times over, and name genes that the
+textbook does not list under it. The ranking became better, the written reasons less faithful.
 """
 from rft_jax.algorithms.sft import SftConfig
 from rft_jax.config import Config, EvaluateConfig, ModelConfig, Stage
