@@ -238,7 +238,9 @@ def _arithmetic(config, rooms, state) -> list[str]:
                        f'{config.update.updates_per_batch} update(s) of them')
     lines.append(f'stage {span.number} ({stage.algorithm}): steps {span.first + 1}..{span.end}, '
                  f'{what}, {stage.steps * each / count:.1f} epochs of {count} rows')
-  if state.step:
+  if state.step == config.total_steps():
+    lines.append(f'all {state.step} steps are done; nothing is left to train')
+  elif state.step:
     lines.append(f'continues from step {state.step}')
   return lines
 

@@ -30,7 +30,7 @@ class Progress:
     self.total_steps, self.quiet, self._clock = total_steps, quiet, clock
     self._stream = sys.stderr if stream is None else stream
     self._seconds = collections.deque(maxlen=_WINDOW)
-    self._stepped = clock()
+    self._stepped, self._last, self._stage = clock(), 0.0, None
     self._printed = None
     self._grade = None
     self._live = self._task = None
@@ -60,8 +60,12 @@ class Progress:
       values: its metrics; 'reward' (else 'loss') is shown, and the rate of its 'step_tokens'.
     """
     now = self._clock()
-    self._seconds.append(now - self._stepped)
-    self._stepped = now
+    self._last, self._stepped = now - self._stepped, now
+    if stage == self._stage:
+      self._seconds.append(self._last)
+    else:  # the first step of a stage compiles: it tells nothing of the others
+      self._stage = stage
+      self._seconds.clear()
     if self.quiet:
       return
     line = self._line(step, stage, values or {})
@@ -77,7 +81,10 @@ class Progress:
     self._stepped = self._clock()
 
   def seconds_left(self, step: int) -> float | None:
-    """Returns the estimated seconds to go after `step` steps, None before the first."""
+    """Returns the estimated seconds to go after `step` steps; None until a stage's second one.
+
+    The steps of later stages are taken to last as long as those of this one.
+    """
     if not self._seconds:
       return None
     return statistics.median(self._seconds) * max(self.total_steps - step, 0)
@@ -91,9 +98,11 @@ class Progress:
     if self._grade is not None:
       parts.append(f'held-out {self._grade:.3f}')
     tokens = values.get('step_tokens')
-    if tokens is not None and self._seconds[-1] > 0:
-      parts.append(f'{tokens / self._seconds[-1]:,.0f} tokens/s')
-    parts.append(f'{duration(self.seconds_left(step))} left')
+    if tokens is not None and self._last > 0:
+      parts.append(f'{tokens / self._last:,.0f} tokens/s')
+    left = self.seconds_left(step)
+    if left is not None:
+      parts.append(f'{duration(left)} left')
     return '  '.join(part for part in parts if part)
 
 
