@@ -76,8 +76,8 @@ Larger batches, tried afterwards on valid, from the warm_up checkpoint of step 5
   512 rows a step (1,241,728 tokens): sampled .717 [.664 .767] against .676 [.625 .725], paired
   +0.040 [0.016, 0.063], over publications [0.009, 0.070]; greedy .795 against .809, paired
   -0.014 [-0.053, 0.026]. So the noise of small batches was part of what held it back.
-Not tried: still larger batches, other seeds, credit that ends at the right gene, publications kept from
-  the warm-up for reinforcement.
+Not tried: still larger batches, other seeds, credit that ends at the right gene, publications
+  kept from the warm-up for reinforcement.
 """
 import dataclasses
 import functools
