@@ -127,8 +127,8 @@ def _step(algorithm: Algorithm, update, state: TrainState):
     for part in packing.split(batch, min(algorithm.updates_per_batch, len(batch.prompts))):
       state, one = update(state, part)
       learned.append(one)
-  values |= {name: float(np.mean([one[name] for one in learned])) for name in learned[:1] and
-             learned[0]}
+  if learned:
+    values |= {name: float(np.mean([one[name] for one in learned])) for name in learned[0]}
   values['seconds/collect'] = collected - began
   values['seconds/update'] = time.monotonic() - collected
   return state._replace(step=state.step + 1), values
@@ -170,8 +170,9 @@ def _evaluate(desk, state) -> float | None:
   """Evaluates the policy, puts it on record, and returns its held-out grade."""
   result = desk.evaluate(state.policy)
   desk.metrics.evaluation(state.step, 'validation', result.rows, result.values)
+  episodes = result.greedy + [episode for group in result.sampled for episode in group]
   ledger.write(desk.workdir / 'evaluations', state.step,
-               result.greedy + [e for group in result.sampled for e in group])
+               [episode._replace(policy_step=state.step) for episode in episodes])
   grade = result.values.get('grade', {}).get('mean')
   desk.progress.evaluated(grade)
   return grade

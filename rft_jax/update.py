@@ -129,7 +129,7 @@ def make_update(loss: Loss, tx: optax.GradientTransformation, *, config: UpdateC
   @functools.partial(jax.jit, donate_argnums=(1,))
   def accumulate(policy, gradients, batch, denominators):
     new, aux = jax.grad(objective, has_aux=True)(policy, batch, denominators)
-    return jax.tree.map(jnp.add, gradients, new), aux
+    return _like(jax.tree.map(jnp.add, gradients, new), mesh), aux
 
   @jax.jit
   def first(policy, batch, denominators):

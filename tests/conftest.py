@@ -2,6 +2,8 @@
 import os
 import pathlib
 
+import pytest
+
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 os.environ['XLA_FLAGS'] = (os.environ.get('XLA_FLAGS', '') +
                            ' --xla_force_host_platform_device_count=8').strip()
@@ -10,3 +12,15 @@ os.environ.setdefault('JAX_COMPILATION_CACHE_DIR',
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.2')
 os.environ.setdefault('HF_HUB_OFFLINE', '1')  # tests read nothing from the network
 os.environ.setdefault('TOKENIZERS_PARALLELISM', 'false')
+
+
+@pytest.fixture
+def base(tmp_path):
+  """Writes a tiny checkpoint of our own and returns its directory."""
+  import hf_forward  # imports jax: only after the settings above
+  record_oracles = hf_forward.record_oracles()
+
+  def write(family='qwen3', **changes):
+    record_oracles.write(family, tmp_path / family, **changes)
+    return tmp_path / family
+  return write

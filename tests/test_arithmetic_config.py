@@ -1,19 +1,14 @@
 """configs/arithmetic_grpo.py on rows that the task itself has made."""
-import importlib.util
 import pathlib
 
+import config_files
 import pytest
 from rft_jax.tasks import __main__ as tasks
-
-PATH = pathlib.Path(__file__).resolve().parents[1] / 'configs' / 'arithmetic_grpo.py'
 
 
 @pytest.fixture(scope='module')
 def file():
-  spec = importlib.util.spec_from_file_location(PATH.stem, PATH)
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module
+  return config_files.load('arithmetic_grpo')
 
 
 def make(file, to, *changes):

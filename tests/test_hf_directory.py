@@ -10,15 +10,6 @@ from rft_jax.hf import weights
 record_oracles = hf_forward.record_oracles()
 
 
-@pytest.fixture
-def base(tmp_path):
-  """Writes a tiny checkpoint and returns its directory."""
-  def write(family='qwen3', **changes):
-    record_oracles.write(family, tmp_path / family, **changes)
-    return tmp_path / family
-  return write
-
-
 # --- the exported directory ----------------------------------------------------------------------
 def test_tokenizer_template_and_generation_config_are_copied(base, tmp_path):
   directory = base()

@@ -18,15 +18,6 @@ from safetensors.numpy import save_file
 record_oracles = hf_forward.record_oracles()
 
 
-@pytest.fixture
-def base(tmp_path):
-  """Writes a tiny checkpoint and returns its directory."""
-  def write(family='qwen3', **changes):
-    record_oracles.write(family, tmp_path / family, **changes)
-    return tmp_path / family
-  return write
-
-
 def rewrite(directory, change):
   """Applies change to the dict of a checkpoint's tensors."""
   tensors = load_file(directory / 'model.safetensors')

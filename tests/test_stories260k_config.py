@@ -1,11 +1,8 @@
 """The grader and the openings of configs/stories260k_grpo.py; the run itself needs the model."""
-import importlib.util
-import pathlib
-
+import config_files
 import pytest
 from rft_jax import graders
 
-PATH = pathlib.Path(__file__).resolve().parents[1] / 'configs' / 'stories260k_grpo.py'
 CAST = {'cast': ['Mia', 'Pip']}
 STORY = ('Mia saw a big tree at the lake and wanted to climb it with Pip. They were happy and ate '
          'a red cake. Then the rain came. Pip ran home very fast and hid in the bed. Mia laughed '
@@ -14,10 +11,7 @@ STORY = ('Mia saw a big tree at the lake and wanted to climb it with Pip. They w
 
 @pytest.fixture(scope='module')
 def file():
-  spec = importlib.util.spec_from_file_location(PATH.stem, PATH)
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module
+  return config_files.load('stories260k_grpo')
 
 
 @pytest.fixture(scope='module')

@@ -61,6 +61,7 @@ def test_stopped_and_continued_equals_uninterrupted(directory, config, whole, st
     assert np.array_equal(ours[name], theirs[name]), name
   for step in (4, 5, 6):
     assert ledger.read(workdir, step) == ledger.read(whole, step)
+    assert {e['policy_step'] for e in ledger.read(whole, step)} == {step - 1}
   assert ledger.steps(workdir) == ledger.steps(whole) == [4, 5, 6]
   for file in ('metrics.jsonl', 'evaluation.jsonl'):
     rows = [[{k: v for k, v in row.items() if k not in CLOCKS}
@@ -78,6 +79,8 @@ def test_training_changes_the_policy_and_its_record_is_complete(whole, config):
   assert [row['step'] for row in rows] == [1, 2, 3, 4, 5, 6]
   assert rows[5]['num_tokens'] == sum(row['step_tokens'] for row in rows)
   assert abs(rows[3]['sampling/sampling_logp_difference/mean']) < 1e-5
+  held_out = ledger.read(whole / 'evaluations', 6)
+  assert {episode['policy_step'] for episode in held_out} == {6}
   manifest = json.loads((whole / 'manifest.json').read_text())
   assert manifest['config']['stages'][1]['algorithm'] == 'grpo'
   assert all(entry['sha256'] for entry in manifest['sha256']['data']['train'])

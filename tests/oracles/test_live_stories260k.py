@@ -2,8 +2,7 @@
 
 Needs torch and ../shared/data/models/stories260K; `make test-oracles` runs this folder.
 """
-import importlib.util
-
+import config_files
 import hf_forward
 import jax
 import numpy as np
@@ -20,14 +19,6 @@ transformers = pytest.importorskip('transformers')
 STORIES = hf_forward.SHARED / 'data' / 'models' / 'stories260K'
 
 
-def config_file():
-  path = hf_forward.ROOT / 'configs' / 'stories260k_grpo.py'
-  spec = importlib.util.spec_from_file_location(path.stem, path)
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module
-
-
 @pytest.fixture(scope='module')
 def run(tmp_path_factory):
   """A workdir after two steps, its config, and the policy of the exported checkpoint."""
@@ -36,7 +27,7 @@ def run(tmp_path_factory):
   workdir = tmp_path_factory.mktemp('stories') / 'run'
   with pytest.MonkeyPatch.context() as patch:
     patch.chdir(workdir.parent)  # the config writes its openings under runs/
-    config = config_file().get_config(str(STORIES))
+    config = config_files.load('stories260k_grpo').get_config(str(STORIES))
     config.stages[0].steps = 2
     config.stages[0].optim.schedule = 'constant'
     # Small, and of one shape in training and evaluation: nearly all of the time is compilation.

@@ -1,0 +1,13 @@
+"""The files under configs/ as modules: they are scripts of their users, not part of the package."""
+import importlib.util
+import pathlib
+
+CONFIGS = pathlib.Path(__file__).resolve().parents[1] / 'configs'
+
+
+def load(name):
+  """Returns configs/NAME.py, executed."""
+  spec = importlib.util.spec_from_file_location(name, CONFIGS / f'{name}.py')
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module
