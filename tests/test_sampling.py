@@ -38,6 +38,20 @@ def test_frequencies_match_the_tempered_distribution():
   np.testing.assert_allclose(found, expected, atol=4 * np.sqrt(0.25 / 20000))
 
 
+def test_frequencies_over_a_large_vocabulary_and_no_token_without_mass():
+  logits = np.random.default_rng(2).normal(size=1000).astype(np.float32)
+  logits[::7] = samplers.NEVER
+  logits[64:128] = samplers.NEVER  # more than one whole block of the search
+  drawn = _draw(np.tile(logits, (40_000, 1)), SamplingConfig())
+  found = np.bincount(drawn.tokens, minlength=1000)
+  assert (found[logits == samplers.NEVER] == 0).all()
+  expected = 40_000 * np.asarray(jax.nn.softmax(logits))
+  likely = expected > 5
+  statistic = ((found - expected)[likely]**2 / expected[likely]).sum()
+  degrees = likely.sum() - 1
+  assert abs(statistic - degrees) < 5 * np.sqrt(2 * degrees)
+
+
 def test_greedy_is_argmax_with_the_logprobs_of_temperature_one():
   logits = np.random.default_rng(0).normal(size=(50, 9)).astype(np.float32)
   drawn = _draw(logits, SamplingConfig(temperature=0.0))
@@ -59,7 +73,8 @@ def _reference_filter(logits, k, p, min_p):
 
 
 @pytest.mark.parametrize('k, p, min_p', [(3, 1.0, 0.0), (0, 0.7, 0.0), (0, 1.0, 0.2),
-                                         (5, 0.8, 0.1), (1, 1.0, 0.0), (0, 0.01, 0.0)])
+                                         (5, 0.8, 0.1), (1, 1.0, 0.0), (0, 0.01, 0.0),
+                                         (40, 1.0, 0.0), (0, 0.999, 0.0)])
 def test_filters_keep_the_tokens_they_should(k, p, min_p):
   logits = np.random.default_rng(1).normal(size=(40, 11)).astype(np.float32)
   config = SamplingConfig(top_k=k, top_p=p, min_p=min_p)

@@ -67,31 +67,87 @@ def draw(logits, keys, knobs: Knobs, *, valid_vocab: int, filtered: bool) -> Dra
     logits: f32[B, V], raw.
     keys: key[B], one for each row and position; used once.
     valid_vocab: ids from here on are padding of the embedding and never drawn.
-    filtered: static; False skips the sort that top-k and top-p need.
+    filtered: static; False skips the search that top-k, top-p and min-p need.
   """
   greedy = knobs.temperature == 0
   logits = temper(logits, jnp.where(greedy, 1.0, knobs.temperature), valid_vocab)
   kept = _filter(logits, knobs) if filtered else logits
-  noise = jax.vmap(lambda key: jax.random.gumbel(key, logits.shape[1:]))(keys)
-  tokens = jnp.argmax(kept + jnp.where(greedy, 0.0, noise), -1).astype(jnp.int32)
-  pick = lambda x: jnp.take_along_axis(jax.nn.log_softmax(x), tokens[:, None], 1)[:, 0]
-  logprobs = pick(logits)
-  return Drawn(tokens, logprobs, pick(kept) if filtered else logprobs)
+  top = logits.max(-1, keepdims=True)
+  mass = jnp.exp(kept - top)
+  tokens = jnp.where(greedy, _first(logits == top), _invert(mass, keys)).astype(jnp.int32)
+  of_token = lambda x, total: (jnp.take_along_axis(x - top, tokens[:, None], 1)[:, 0] -
+                               jnp.log(total))
+  filtered_logprobs = of_token(kept, mass.sum(-1))
+  return Drawn(tokens,
+               of_token(logits, jnp.exp(logits - top).sum(-1)) if filtered else filtered_logprobs,
+               filtered_logprobs)
+
+
+def _first(found):
+  """Returns the index of the first True of each row, i32[B]; several times faster than argmax."""
+  size = found.shape[-1]
+  return jnp.where(found, jnp.arange(size), size - 1).min(-1)
+
+
+def _invert(mass, keys):
+  """Returns one index a row, drawn in proportion to mass f32[B, V] by inverting its sum.
+
+  First a block of the vocabulary is drawn, then a token within it, each with a uniform number of
+  its own. Two numbers a row where the Gumbel trick takes V: on two CPU cores, at 32 x 4096,
+  0.26 ms against 2.7. The second number also resolves tails that one float32 could not.
+  """
+  B, V = mass.shape
+  size = 1 << max(V.bit_length() // 2, 1)
+  blocks = jnp.pad(mass, [(0, 0), (0, -V % size)]).reshape(B, -1, size)
+  uniform = jax.vmap(lambda key: jax.random.uniform(key, (2,)))(keys)
+  block = _step_over(blocks.sum(-1), uniform[:, 0])
+  inside = jnp.take_along_axis(blocks, block[:, None, None], 1)[:, 0]
+  return block * size + _step_over(inside, uniform[:, 1])
+
+
+def _step_over(mass, uniform):
+  """Returns the first index whose running sum passes uniform [B] times the whole; never one of
+  mass 0, also where rounding puts the product at the very end."""
+  running = jnp.cumsum(mass, -1)
+  whole = running[:, -1:]
+  return jnp.minimum((running <= uniform[:, None] * whole).sum(-1), (running < whole).sum(-1))
 
 
 def _filter(logits, knobs):
   """Returns logits with the tokens that the filters drop at NEVER; the best always stays.
 
   As in transformers, top-k is applied first, then top-p on what is left, then min-p on what
-  the others left; the sort is in descending order and ties at a threshold stay in.
+  the others left; ties at a threshold stay in. No sort: a threshold is searched instead.
   """
   V = logits.shape[-1]
-  ordered = -jnp.sort(-logits, -1)
-  kth = jnp.take(ordered, jnp.where(knobs.top_k > 0, jnp.minimum(knobs.top_k, V), V) - 1, axis=-1)
-  inside = ordered >= kth[:, None]
-  probabilities = jax.nn.softmax(jnp.where(inside, ordered, NEVER))
-  before = jnp.cumsum(probabilities, -1) - probabilities  # mass of the tokens ahead
-  nucleus = inside & (before < knobs.top_p)
-  smallest = jnp.min(jnp.where(nucleus, ordered, jnp.inf), -1)
-  floor = jnp.where(knobs.min_p > 0, ordered[:, 0] + jnp.log(knobs.min_p), -jnp.inf)
-  return jnp.where(logits >= jnp.maximum(smallest, floor)[:, None], logits, NEVER)
+  k = jnp.where(knobs.top_k > 0, jnp.minimum(knobs.top_k, V), V)
+  kth = _smallest(lambda x: (logits > x).sum(-1) < k, len(logits))
+  inside = jnp.where(logits >= kth, logits, NEVER)
+  probabilities = jax.nn.softmax(inside)
+  nucleus = _smallest(
+      lambda x: jnp.where(inside > x, probabilities, 0.0).sum(-1) < knobs.top_p, len(logits))
+  best = logits.max(-1, keepdims=True)  # stays, also where rounding says that it is not needed
+  floor = jnp.where(knobs.min_p > 0, best + jnp.log(knobs.min_p), -jnp.inf)
+  return jnp.where(inside >= jnp.maximum(jnp.minimum(nucleus, best), floor), inside, NEVER)
+
+
+def _smallest(enough, rows: int):
+  """Returns the smallest float32 of each row that is enough, f32[B, 1].
+
+  Args:
+    enough: f32[B, 1] -> bool[B], False below some number and True from it on.
+
+  A search over the 32 bits of a float32 from the highest on: 32 passes over the logits, whatever
+  they are, where sorting a row of V takes the longer the larger V is (and CPUs sort badly).
+  """
+
+  def number(bits):  # in the order of the bits as an unsigned integer
+    magnitude = jnp.where(bits >> 31 == 1, bits ^ jnp.uint32(1 << 31), ~bits)
+    return jax.lax.bitcast_convert_type(magnitude, jnp.float32)[:, None]
+
+  def body(i, bits):  # bits: the largest prefix so far of which all numbers are not enough
+    larger = bits | (jnp.uint32(1) << (31 - i).astype(jnp.uint32))
+    return jnp.where(enough(number(larger - 1)), bits, larger)
+
+  found = number(jax.lax.fori_loop(0, 32, body, jnp.zeros(rows, jnp.uint32)))
+  return jnp.where(jnp.isnan(found), -jnp.inf, found)  # below -inf stand NaNs: all is enough
