@@ -45,7 +45,6 @@ from rft_jax.optim import OptimConfig
 from rft_jax.records.checkpoint import CheckpointConfig
 from rft_jax.records.report import ReportConfig
 from rft_jax.rollout import RolloutConfig
-from rft_jax.update import UpdateConfig
 
 DEMO = 'runs/rare_disease_demo'  # `make demo` writes its cases to data/ in it
 
@@ -74,7 +73,6 @@ def get_config(arm: str = 'reinforced') -> Config:
       stages=(warm_up, second[arm]),
       sft=SftConfig(target='{{ item.solution }}', rows_per_step=32),
       rollout=RolloutConfig(prompts_per_step=32, samples_per_prompt=8, max_new_tokens=40),
-      update=UpdateConfig(remat=True),
       evaluate=EvaluateConfig(every=0 if arm == 'continued' else 60, samples_per_prompt=4),
       checkpoints=CheckpointConfig(every=0),
       report=ReportConfig(

@@ -1,5 +1,6 @@
 """P prompts x G samples -> graded Episodes: sample, decode, find the answer, grade."""
 import collections
+import concurrent.futures
 import dataclasses
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ class RolloutConfig(SamplingConfig):
   """How many completions are drawn in a training step, how, and what their faults cost."""
   prompts_per_step: int = 16
   samples_per_prompt: int = 8  # the group; sequences per step = prompts x samples
+  slots: int = 0  # completions decoded side by side on each part of the mesh; 0: chosen
   # The reward of a policy fault: the answer does not parse, lacks a field or was cut off.
   ungradable_reward: float = 0.0
   # Grade what was cut off as it stands, for open-ended text that has no natural end.
@@ -28,6 +30,7 @@ class RolloutConfig(SamplingConfig):
     checks = (
         (self.prompts_per_step >= 1, f'prompts_per_step={self.prompts_per_step}, need >= 1'),
         (self.samples_per_prompt >= 1, f'samples_per_prompt={self.samples_per_prompt}, need >= 1'),
+        (self.slots >= 0, f'slots={self.slots}, need >= 0 (0: chosen)'),
         (0 <= self.max_grader_faults <= 1,
          f'max_grader_faults={self.max_grader_faults}, need 0 to 1'),
     )
@@ -48,23 +51,61 @@ def make(chat, grader, config: RolloutConfig, *, seed: int, mesh, response_forma
   """Returns rollout(policy, examples, occurrences, step) -> Rollout."""
 
   def rollout(policy, examples: list[Example], occurrences: list[int], step: int) -> Rollout:
-    samples = engine.generate(
-        policy, [example.prompt_ids for example in examples],
-        samples_per_prompt=config.samples_per_prompt, max_new_tokens=config.max_new_tokens,
-        temperature=config.temperature, top_k=config.top_k, top_p=config.top_p,
-        min_p=config.min_p, seed=seed, stop_ids=chat.stop_ids, step=step,
-        occurrences=occurrences, mesh=mesh)
-    episodes = [
-        _episode(chat, example, occurrence, index, sample, step)
-        for example, occurrence, group in zip(examples, occurrences, samples)
-        for index, sample in enumerate(group)]
-    episodes = _graded(episodes, grader, config, response_format)
-    G = config.samples_per_prompt
-    groups = [episodes[start:start + G] for start in range(0, len(episodes), G)]
-    _check_faults(episodes, config, step)
-    return Rollout(groups, metrics(groups))
+    groups = [[None] * config.samples_per_prompt for _ in examples]
+    with _Desk(grader) as desk:
+
+      def finished(p, g, sample):  # graded while the others are still being sampled
+        episode = _episode(chat, examples[p], occurrences[p], g, sample, step)
+        groups[p][g] = episode
+        given, errors = _answer(episode, config, response_format)
+        if errors:
+          desk.grades[p, g] = Grade(config.ungradable_reward, {}, errors)
+        else:
+          desk.hand_in((p, g), (episode.item.row, given))
+
+      statistics = []
+      engine.generate(
+          policy, [example.prompt_ids for example in examples],
+          samples_per_prompt=config.samples_per_prompt, max_new_tokens=config.max_new_tokens,
+          temperature=config.temperature, top_k=config.top_k, top_p=config.top_p,
+          min_p=config.min_p, seed=seed, stop_ids=chat.stop_ids, step=step,
+          occurrences=occurrences, mesh=mesh, slots_per_part=config.slots, finished=finished,
+          report=statistics.append)
+    groups = [[episode._replace(grade=desk.grades[p, g]) for g, episode in enumerate(group)]
+              for p, group in enumerate(groups)]
+    _check_faults([episode for group in groups for episode in group], config, step)
+    overhead = statistics[0].decoded / statistics[0].tokens
+    return Rollout(groups, metrics(groups) | {'sampling/slot_overhead': overhead})
 
   return rollout
+
+
+class _Desk:
+  """Grades what is handed in, in a thread of its own, everything that waits at a time."""
+
+  def __init__(self, grader):
+    self.grader, self.grades = grader, {}
+    self._waiting, self._work = collections.deque(), []
+    self._thread = concurrent.futures.ThreadPoolExecutor(1, 'grading')
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, kind, *_):
+    self._thread.shutdown(cancel_futures=kind is not None)
+    if kind is None:
+      for work in self._work:
+        work.result()
+
+  def hand_in(self, key, pair):
+    self._waiting.append((key, pair))
+    self._work.append(self._thread.submit(self._grade))
+
+  def _grade(self):
+    some = [self._waiting.popleft() for _ in range(len(self._waiting))]
+    if some:
+      grades = graders.grade_many(self.grader, [pair for _, pair in some])
+      self.grades.update(zip([key for key, _ in some], grades))
 
 
 def _episode(chat, example, occurrence, index, sample, step) -> Episode:
@@ -73,20 +114,6 @@ def _episode(chat, example, occurrence, index, sample, step) -> Episode:
   answer = chat.answer(text, sample.tokens)
   return Episode(example.item, occurrence, index, example.prompt_ids, sample, text,
                  answer.output_text, answer.reasoning_tokens, Grade(None, {}, {}), step)
-
-
-def _graded(episodes, grader, config, response_format):
-  """Grades what can be graded; what was cut off or has no answer is the policy's own fault."""
-  grades, waiting = {}, []
-  for number, episode in enumerate(episodes):
-    sample, errors = _answer(episode, config, response_format)
-    if errors:
-      grades[number] = Grade(config.ungradable_reward, {}, errors)
-    else:
-      waiting.append((number, (episode.item.row, sample)))
-  results = graders.grade_many(grader, [pair for _, pair in waiting])
-  grades |= {number: grade for (number, _), grade in zip(waiting, results)}
-  return [episode._replace(grade=grades[number]) for number, episode in enumerate(episodes)]
 
 
 def _answer(episode, config, response_format):

@@ -16,6 +16,12 @@ def bucket(length: int) -> int:
   return round_up(max(length, 1), max(8, 2**octave // 8))
 
 
+def few(size: int) -> int:
+  """Returns the smallest of 1 2 3 4 6 8 12 16 24 32 48 64 ... that is at least `size`."""
+  whole = power_of_two(max(size, 1))
+  return whole * 3 // 4 if whole >= 4 and whole * 3 // 4 >= size else whole
+
+
 def power_of_two(count: int) -> int:
   """Returns the smallest power of two that is at least `count`."""
   return 1 << max(count - 1, 0).bit_length()

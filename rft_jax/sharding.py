@@ -124,6 +124,40 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, P(BATCH))
 
 
+def rows_sharding(mesh: Mesh, dimensions: int) -> NamedSharding:
+  """The first axis over data and fsdp; numbers and keys that all rows share are replicated."""
+  return NamedSharding(mesh, P(BATCH) if dimensions else P())
+
+
+DECODING_RULES = (  # of models.decoding.Layer: split over tensor alone
+    (r'qkv/weight$', P(None, 'tensor')),  # [D, K, M + 2, H]
+    (r'qkv/bias$', P('tensor')),
+    (r'gate_up/weight$', P(None, None, 'tensor')),  # [D, 2, F]
+    (r'gate_up/bias$', P(None, 'tensor')),
+    (r'(output|down)/weight$', P('tensor')),  # [in, D]
+    (r'(output|down)/bias$', P()),
+    (r'norm/scale$', P()),
+)
+
+
+def decoding_shardings(layers, mesh: Mesh):
+  """Returns where the layers of a decoding loop live, which reads every weight for every token.
+
+  What RULES split over fsdp would be gathered each time, so it is gathered once, and whole. Where
+  tensor does not divide the key-value heads, each device has them all.
+  """
+
+  def split(leaf, spec):
+    return all(axis is None or size % mesh.shape[axis] == 0
+               for size, axis in zip(leaf.shape, spec))
+
+  def one(path, leaf):
+    spec = next(spec for pattern, spec in DECODING_RULES if re.search(pattern, name_of(path)))
+    return NamedSharding(mesh, spec if split(leaf, spec) else P())
+
+  return jax.tree_util.tree_map_with_path(one, layers)
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, P())
 

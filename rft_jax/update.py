@@ -15,8 +15,11 @@ import numpy as np
 import optax
 
 from rft_jax import sharding
-from rft_jax.data import packing
+from rft_jax.data import microbatches
+from rft_jax.data.microbatches import Microbatch
+from rft_jax.data.packing import ROW_FIELDS
 from rft_jax.objectives.logprobs import TokenStatistics, token_statistics
+from rft_jax.models import REMAT
 from rft_jax.objectives.masked import Weighted, means, over_tokens
 from rft_jax.types import Batch, TrainState
 
@@ -25,12 +28,21 @@ from rft_jax.types import Batch, TrainState
 class UpdateConfig:
   """How a step's batch becomes parameter updates."""
   updates_per_batch: int = 1  # optimizer steps per rollout; from 2 on, old log-probs are computed
-  microbatch_tokens: int = 16384  # at once in memory, prompts (once a group) and completions
-  remat: bool = False  # recompute each layer in the backward pass instead of keeping it
+  # Positions at once in memory, prompts (once a group) and completions. 0: chosen; 2048 on a CPU,
+  # whose caches want little at a time, 16384 elsewhere.
+  microbatch_tokens: int = 0
+  # What the backward pass computes again instead of keeping it: 'none', 'dots' (all but the
+  # projections: seldom slower, a third of the memory), 'full' (each layer: least memory).
+  remat: str = 'dots'
 
   def validate(self) -> list[str]:
-    return [f'{name}={getattr(self, name)}, need >= 1'
-            for name in ('updates_per_batch', 'microbatch_tokens') if getattr(self, name) < 1]
+    checks = (
+        (self.updates_per_batch >= 1, f'updates_per_batch={self.updates_per_batch}, need >= 1'),
+        (self.microbatch_tokens >= 0,
+         f'microbatch_tokens={self.microbatch_tokens}, need >= 0 (0: chosen)'),
+        (self.remat in REMAT, f'remat={self.remat!r}, need one of {tuple(REMAT)}'),
+    )
+    return [problem for good, problem in checks if not good]
 
 
 class Term(NamedTuple):
@@ -42,17 +54,21 @@ class Term(NamedTuple):
 Loss = Callable[[TokenStatistics, Batch], tuple[dict[str, Term], dict[str, Weighted]]]
 
 
-def completion_statistics(model, batch: Batch, *, temperature, remat=False) -> TokenStatistics:
-  """Returns log-prob, entropy and rank of every completion token, prompts computed once."""
-  hidden = model.completion_hidden(batch.prompts, batch.prompt_lengths, batch.completions,
+def completion_statistics(model, piece: Microbatch, *, temperature,
+                          remat='none') -> TokenStatistics:
+  """Returns log-prob, entropy and rank of every completion token [B, T], prompts computed once."""
+  batch = piece.batch
+  hidden = model.completion_hidden(batch.prompts, batch.prompt_lengths, piece.packed, piece.begins,
                                    remat=remat)
-  return token_statistics(hidden, model.head(), batch.completions, temperature=temperature,
-                          valid_vocab=model.config.valid_vocab)
+  packed = token_statistics(hidden, model.head(), piece.packed, temperature=temperature,
+                            valid_vocab=model.config.valid_vocab)
+  unpack = lambda x: jnp.take_along_axis(x.reshape(len(piece.places), -1), piece.places, axis=1)
+  return jax.tree.map(lambda x: unpack(x).reshape(batch.completions.shape), packed)
 
 
-@functools.partial(jax.jit, static_argnames=('remat',))
-def _logprobs(model, batch, temperature, *, remat=False):
-  return completion_statistics(model, batch, temperature=temperature, remat=remat).logprobs
+@jax.jit
+def _logprobs(model, piece, temperature):
+  return completion_statistics(model, piece, temperature=temperature).logprobs
 
 
 def score_batch(model, batch: Batch, config: UpdateConfig, *, temperature, mesh) -> np.ndarray:
@@ -60,7 +76,7 @@ def score_batch(model, batch: Batch, config: UpdateConfig, *, temperature, mesh)
   pieces = _pieces(batch, config, mesh)
   parts = [_logprobs(model, _put(_inputs_only(piece), mesh), jnp.float32(temperature))
            for piece, _ in pieces]
-  return packing.scatter(jax.device_get(parts), pieces, batch.completions.shape) * (
+  return microbatches.scatter(jax.device_get(parts), pieces, batch.completions.shape) * (
       np.arange(batch.completions.shape[1]) < batch.completion_lengths[:, None])
 
 
@@ -110,8 +126,9 @@ def make_update(loss: Loss, tx: optax.GradientTransformation, *, config: UpdateC
   """
   temperature = jnp.float32(temperature)
 
-  def objective(policy, batch, denominators):
-    statistics = completion_statistics(policy, batch, temperature=temperature,
+  def objective(policy, piece, denominators):
+    batch = piece.batch
+    statistics = completion_statistics(policy, piece, temperature=temperature,
                                        remat=config.remat)
     terms, metrics = loss(statistics, batch)
     value = sum(term.coefficient * term.sum.total / jnp.maximum(denominators[name], 1e-9)
@@ -127,13 +144,13 @@ def make_update(loss: Loss, tx: optax.GradientTransformation, *, config: UpdateC
     return {name: term.sum.weight for name, term in terms.items()}
 
   @functools.partial(jax.jit, donate_argnums=(1,))
-  def accumulate(policy, gradients, batch, denominators):
-    new, aux = jax.grad(objective, has_aux=True)(policy, batch, denominators)
+  def accumulate(policy, gradients, piece, denominators):
+    new, aux = jax.grad(objective, has_aux=True)(policy, piece, denominators)
     return _like(jax.tree.map(jnp.add, gradients, new), mesh), aux
 
   @jax.jit
-  def first(policy, batch, denominators):
-    gradients, aux = jax.grad(objective, has_aux=True)(policy, batch, denominators)
+  def first(policy, piece, denominators):
+    gradients, aux = jax.grad(objective, has_aux=True)(policy, piece, denominators)
     return _like(gradients, mesh), aux
 
   @functools.partial(jax.jit, donate_argnums=(0, 1))
@@ -150,7 +167,7 @@ def make_update(loss: Loss, tx: optax.GradientTransformation, *, config: UpdateC
   def update(state: TrainState, batch: Batch):
     pieces = _pieces(batch, config, mesh)
     placed = [_put(piece, mesh) for piece, _ in pieces]
-    denominators = _added([weights(piece) for piece in placed])
+    denominators = _added([weights(piece.batch) for piece in placed])
     gradients, outputs = None, []
     for piece in placed:
       gradients, aux = (first(state.policy, piece, denominators) if gradients is None else
@@ -161,7 +178,7 @@ def make_update(loss: Loss, tx: optax.GradientTransformation, *, config: UpdateC
     values, sums = zip(*outputs)
     metrics = means(_added(list(sums))) | {'loss': sum(values)} | applied | rate
     metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
-    metrics['token_efficiency'] = packing.token_efficiency(pieces)
+    metrics['token_efficiency'] = microbatches.token_efficiency(pieces)
     return TrainState(state.step, policy, optimizer), metrics
 
   update.traces = lambda: sum(f._cache_size() for f in (first, accumulate, apply))
@@ -185,15 +202,15 @@ def _like(tree, mesh):
 
 
 def _pieces(batch, config, mesh):
-  return packing.microbatches(batch, tokens=config.microbatch_tokens,
-                              shards=sharding.batch_shards(mesh))
+  chosen = 2048 if jax.default_backend() == 'cpu' else 16384
+  return microbatches.plan(batch, tokens=config.microbatch_tokens or chosen,
+                           shards=sharding.batch_shards(mesh))
 
 
-def _put(batch, mesh):
-  return jax.device_put(batch, sharding.batch_sharding(mesh))
+def _put(piece, mesh):
+  return jax.device_put(piece, sharding.batch_sharding(mesh))
 
 
-def _inputs_only(batch):
+def _inputs_only(piece):
   """Drops what scoring does not read, so that its program has one signature."""
-  return batch._replace(weights=None, advantages=None, old_logprobs=None,
-                        reference_logprobs=None, sampler_logprobs=None)
+  return piece._replace(batch=piece.batch._replace(**dict.fromkeys(ROW_FIELDS)))

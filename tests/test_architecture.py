@@ -11,7 +11,7 @@ PACKAGE = ROOT / 'rft_jax'
 TIERS = (
     ('types', 'shapes', 'command_line'),
     ('objectives', 'models', 'sharding', 'data.chat', 'data.templates', 'data.tokenizers',
-     'data.packing'),
+     'data.packing', 'data.microbatches'),
     ('hf', 'sampling', 'graders', 'optim', 'records'),
     ('data', 'update', 'envs', 'tasks'),
     ('rollout',),

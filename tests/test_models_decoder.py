@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rft_jax import models
-from rft_jax.models import attention
+from rft_jax.models import attention, decoding
 from rft_jax.sharding import name_of
 
 V = 61
@@ -103,21 +103,51 @@ def test_completion_hidden_equals_full_forward_in_value_and_gradient(config, G):
 
 
 @pytest.mark.parametrize('config', [TINY, RICH], ids=['tiny', 'rich'])
-def test_prefill_and_decode_equal_the_full_forward(config):
+@pytest.mark.parametrize('width', [3, 8])  # in stretches, and at once
+def test_prefill_and_decode_equal_the_full_forward(config, width):
   model, (prompts, n, completions, _) = make(config), ragged()
-  B, T = completions.shape
-  decode = jax.jit(lambda m, *args: m.decode(*args))
-  prefix = jax.jit(lambda m, *args: m.prefill(*args))(model, prompts, n)
-  cache = model.empty_cache(B, T)
+  (P, S), (B, T) = prompts.shape, completions.shape
+  layers = jax.jit(decoding.layers_of)(model)
+  kept = decoding.empty(config, P, -(-S // width) * width)
+  read = jax.jit(decoding.prefill, static_argnames='first')
+  wide = np.pad(prompts, [(0, 0), (0, -S % width)])
+  for offset in range(0, S, width):
+    kept = read(model, layers, kept, np.arange(P)[None], wide[None, :, offset:offset + width],
+                np.int32(offset), first=offset == 0)
+
+  members = decoding.Members(np.arange(B).reshape(1, P, B // P), np.arange(B)[None])
+  own, columns = decoding.empty(config, B, T), np.arange(T)
+  decode = jax.jit(lambda *args: decoding.decode(*args))  # with a count of its own
   last = np.repeat(prompts[np.arange(len(n)), n - 1], B // len(n))
+  start = np.repeat(n - 1, B // len(n))
   found = []
   for t in range(T):
     tokens = last if t == 0 else completions[:, t - 1]
-    hidden, cache = decode(model, tokens, np.int32(t), prefix, n, cache)
+    hidden, own = decode(model, layers, tokens, start + t, own, np.int32(t),
+                         np.broadcast_to(columns <= t, (B, T)), kept, n - 1, members)
     found.append(hidden)
   batch = prompts, n, completions, np.full(B, T)
   assert_close(np.stack(found, 1), jax.jit(lambda m: full_forward_states(m, batch))(model))
   assert decode._cache_size() == 1
+
+
+def test_completions_packed_in_one_row_are_those_of_separate_rows():
+  model, (prompts, n, completions, lengths) = make(RICH), ragged(G=3)
+  apart = np.array(jax.jit(lambda m: m.completion_hidden(prompts, n, completions))(model))
+  P, T = len(n), completions.shape[1]
+  W = 3 * T
+  packed, begins = np.zeros((P, W), int), np.broadcast_to(np.arange(W), (P, W)).copy()
+  places = {}
+  for p in range(P):
+    column = 0
+    for b in range(3 * p, 3 * p + 3):
+      packed[p, column:column + lengths[b]] = completions[b, :lengths[b]]
+      begins[p, column:column + lengths[b]] = column
+      places[b] = p, column
+      column += lengths[b]
+  together = np.array(jax.jit(lambda m: m.completion_hidden(prompts, n, packed, begins))(model))
+  for b, (p, column) in places.items():
+    assert_close(together[p, column:column + lengths[b]], apart[b, :lengths[b]])
 
 
 def test_a_completion_sees_neither_its_siblings_nor_other_prompts():
@@ -173,7 +203,8 @@ def test_empty_rows_have_finite_values_and_gradients():
 
 
 # --- equivalences of execution --------------------------------------------------------------------
-def test_remat_gives_the_same_gradients():
+@pytest.mark.parametrize('remat', sorted(set(models.REMAT) - {'none'}))
+def test_remat_gives_the_same_gradients(remat):
   model, batch = make(TINY), ragged()
 
   def gradient(remat):
@@ -183,7 +214,7 @@ def test_remat_gives_the_same_gradients():
       return (model.logits(hidden)**2).sum() + (model.logits(alone)**2).sum()
     return jax.jit(jax.grad(loss))(model)
 
-  assert_trees_close(gradient(True), gradient(False))
+  assert_trees_close(gradient(remat), gradient('none'))
 
 
 def test_scan_equals_a_loop_over_layers():
@@ -196,7 +227,7 @@ def test_scan_equals_a_loop_over_layers():
     x = model.embed[...][prompts]
     for layer in range(RICH.layers):
       block = jax.tree.map(lambda leaf: leaf[layer], model.blocks)
-      x, _ = block(x, rope, attention.causal_mask(7, n))
+      x, _ = block(x, rope)
     return model.final_norm(x)
 
   scanned = jax.jit(lambda m: m.hidden(prompts, lengths=n))(model)
@@ -232,23 +263,20 @@ def test_bfloat16_compute_keeps_float32_weights_and_gradients():
   assert 0 < difference.mean() < 0.03 * full.std()
 
 
-@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
-def test_for_decoding_changes_the_bytes_and_not_the_numbers(dtype):
-  config = dataclasses.replace(RICH, dtype=dtype)
-  model, (prompts, n, completions, _) = make(config), ragged()
-  light = model.for_decoding()
-  forward = jax.jit(lambda m: m.logits(m.completion_hidden(prompts, n, completions)))
-  np.testing.assert_array_equal(forward(light), forward(model))
-  by_name = {name_of(p): x.dtype for p, x in jax.tree_util.tree_leaves_with_path(light)}
-  kept = {name for name, found in by_name.items() if found == jnp.float32}
-  if dtype == 'bfloat16':
-    assert kept == {'embed', 'head/kernel', 'final_norm/scale', 'blocks/attention_norm/scale',
-                    'blocks/mlp_norm/scale', 'blocks/attention/q_norm/scale',
-                    'blocks/attention/k_norm/scale'}
+def test_layers_for_decoding_hold_kernels_alone_in_the_compute_dtype():
+  config = dataclasses.replace(RICH, dtype='bfloat16')
+  layers = decoding.layers_of(make(config))
+  assert len(layers) == config.layers
+  kinds = {(name_of(p).rsplit('/')[-1], str(x.dtype)) for p, x in
+           jax.tree_util.tree_leaves_with_path(layers)}
+  assert kinds == {('weight', 'bfloat16'), ('bias', 'bfloat16'), ('scale', 'float32')}
 
 
 # --- attention and rope ---------------------------------------------------------------------------
-def test_attend_equals_numpy_on_each_row():
+@pytest.mark.parametrize('at_once', [1, 10**6])
+@pytest.mark.parametrize('implementation', sorted(attention.IMPLEMENTATIONS))
+def test_attend_equals_numpy_on_each_row(implementation, at_once, monkeypatch):
+  monkeypatch.setattr(attention, 'SCORES_AT_ONCE', at_once)
   rng = np.random.default_rng(0)
   P, G, T, S, K, M, H = 2, 2, 3, 5, 2, 3, 4
   q = rng.normal(size=(P * G, T, K, M, H)).astype(np.float32)
@@ -256,23 +284,47 @@ def test_attend_equals_numpy_on_each_row():
   prefix_k, prefix_v = rng.normal(size=(2, P, S, K, H)).astype(np.float32)
   lengths = np.array([0, 4], np.int32)
   prefix = attention.SharedPrefix(prefix_k, prefix_v, lengths)
-  found = np.array(attention.attend(q, k, v, attention.causal_mask(T), prefix))
+  begins = np.array([[0, 0, 0], [0, 1, 1], [0, 0, 2], [0, 1, 2]])
+  found = np.array(attention.attend(q, k, v, prefix, begins, implementation=implementation))
+  alone = np.array(attention.attend(q, k, v, implementation=implementation))
   for b, t, kv, m in np.ndindex(P * G, T, K, M):
-    p = b // G
-    keys = np.concatenate([prefix_k[p, :lengths[p], kv], k[b, :t + 1, kv]])
-    values = np.concatenate([prefix_v[p, :lengths[p], kv], v[b, :t + 1, kv]])
+    p, own = b // G, slice(begins[b, t], t + 1)
+    keys = np.concatenate([prefix_k[p, :lengths[p], kv], k[b, own, kv]])
+    values = np.concatenate([prefix_v[p, :lengths[p], kv], v[b, own, kv]])
     scores = np.exp(keys @ q[b, t, kv, m] / np.sqrt(H))
     np.testing.assert_allclose(found[b, t, kv, m], scores @ values / scores.sum(), atol=1e-5)
+    scores = np.exp(k[b, :t + 1, kv] @ q[b, t, kv, m] / np.sqrt(H))
+    np.testing.assert_allclose(alone[b, t, kv, m], scores @ v[b, :t + 1, kv] / scores.sum(),
+                               atol=1e-5)
+
+
+@pytest.mark.parametrize('implementation', sorted(set(attention.IMPLEMENTATIONS) - {'batched'}))
+def test_every_implementation_has_the_gradient_of_the_plain_one(implementation, monkeypatch):
+  monkeypatch.setattr(attention, 'SCORES_AT_ONCE', 100)
+  q = jax.random.normal(jax.random.key(0), (6, 4, 2, 3, 8))
+  k, v = jax.random.normal(jax.random.key(1), (2, 6, 4, 2, 8))
+  prefix_k, prefix_v = jax.random.normal(jax.random.key(2), (2, 3, 5, 2, 8))
+  begins = jnp.array([[0, 1, 1, 3]] * 6)
+
+  def gradient(implementation):
+    def f(q, k, v, prefix_k, prefix_v):
+      prefix = attention.SharedPrefix(prefix_k, prefix_v, jnp.array([5, 0, 3]))
+      out = attention.attend(q, k, v, prefix, begins, implementation=implementation)
+      return (out * jnp.cos(jnp.arange(out.size).reshape(out.shape))).sum()
+    return jax.grad(f, argnums=range(5))(q, k, v, prefix_k, prefix_v)
+
+  for found, expected in zip(gradient(implementation), gradient('batched')):
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_a_fully_masked_row_is_finite_in_value_and_gradient():
   q, k, v = jax.random.normal(jax.random.key(0), (3, 2, 3, 2, 1, 4))
   k, v = k[:, :, :, 0], v[:, :, :, 0]
   prefix = attention.SharedPrefix(k[:1], v[:1], jnp.zeros(1, jnp.int32))
-  mask = jnp.zeros((1, 3, 3), bool)
+  nothing = jnp.full((2, 3), 9)
 
   def f(q, k, v):
-    return (attention.attend(100 * q, k, v, mask, prefix)**2).sum()
+    return (attention.attend(100 * q, k, v, prefix, nothing)**2).sum()
 
   gradients = jax.grad(f, argnums=(0, 1, 2))(q, k, v)
   assert np.isfinite(f(q, k, v)) and all(np.isfinite(g).all() for g in gradients)
@@ -282,8 +334,7 @@ def test_a_fully_masked_row_is_finite_in_value_and_gradient():
 def test_large_scores_neither_overflow_nor_lose_the_prefix():
   ones = jnp.ones((1, 1, 1, 1))
   prefix = attention.SharedPrefix(300 * ones, 5 * ones, jnp.ones(1, jnp.int32))
-  out = attention.attend(10 * ones[..., None], 299.9 * ones, ones, jnp.ones((1, 1, 1), bool),
-                         prefix)
+  out = attention.attend(10 * ones[..., None], 299.9 * ones, ones, prefix)
   weight = 1 / (1 + np.exp(-1.0))  # scores 3000 and 2999: a softmax over 1 and 0
   np.testing.assert_allclose(float(out.squeeze()), 5 * weight + 1 - weight, rtol=1e-3)
 

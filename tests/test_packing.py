@@ -2,8 +2,8 @@
 import numpy as np
 import pytest
 
-from rft_jax.data import packing
-from rft_jax.shapes import bucket
+from rft_jax.data import microbatches, packing
+from rft_jax.shapes import bucket, few
 from rft_jax.types import Episode, Example, Grade, Item, Sample
 
 ITEM = Item({'messages': []}, 'made:1')
@@ -49,13 +49,15 @@ def test_what_was_sampled_is_what_is_trained(groups):
 @pytest.mark.parametrize('shards', [1, 4])
 def test_microbatches_hold_every_row_once_in_few_regular_shapes(groups, tokens, shards):
   batch = packing.from_groups(groups, np.zeros((7, 3)))
-  pieces = packing.microbatches(batch, tokens=tokens, shards=shards)
+  pieces = microbatches.plan(batch, tokens=tokens, shards=shards)
   seen = []
-  for piece, rows in pieces:
+  for micro, rows in pieces:
+    piece = micro.batch
     P, B = len(piece.prompt_lengths), len(piece.completion_lengths)
-    assert B == 3 * P and P % shards == 0
+    assert B == 3 * P and P % shards == 0 and len(micro.packed) % P == 0
     assert (piece.group == np.arange(B) // 3).all()
     assert piece.prompts.shape[1] == bucket(piece.prompts.shape[1])
+    assert micro.packed.shape[1] == few(micro.packed.shape[1])
     for number, row in enumerate(rows):
       n = piece.completion_lengths[number]
       if row < 0:
@@ -68,18 +70,47 @@ def test_microbatches_hold_every_row_once_in_few_regular_shapes(groups, tokens, 
       assert piece.prompt_lengths[piece.group[number]] == m
       assert (piece.prompts[piece.group[number], :m] == batch.prompts[batch.group[row], :m]).all()
   assert sorted(seen) == list(range(21))
-  whole = packing.scatter([piece.completions for piece, _ in pieces], pieces,
-                          batch.completions.shape)
+  whole = microbatches.scatter([piece.batch.completions for piece, _ in pieces], pieces,
+                               batch.completions.shape)
   assert (whole == batch.completions).all()
+
+
+def test_packed_rows_hold_each_completion_in_one_piece(groups):
+  batch = packing.from_groups(groups, np.zeros((7, 3)))
+  for micro, _ in microbatches.plan(batch, tokens=400):
+    piece = micro.batch
+    P, (rows, W) = len(piece.prompt_lengths), micro.packed.shape
+    taken = np.zeros((P, rows // P * W), int)
+    packed, begins = (x.reshape(P, -1) for x in (micro.packed, micro.begins))
+    places = micro.places.reshape(len(piece.completions), -1)
+    for b, n in enumerate(piece.completion_lengths):
+      p, where = piece.group[b], places[b, :n]
+      assert packed[p, where].tolist() == piece.completions[b, :n].tolist()
+      if n:
+        assert (np.diff(where) == 1).all() and where[0] // W == where[-1] // W
+        assert (begins[p, where] == where[0] % W).all()
+      taken[p, where] += 1
+    assert taken.max() == 1
+    assert (begins[taken == 0] == np.tile(np.arange(W), taken.size // W).reshape(
+        taken.shape)[taken == 0]).all()
+
+
+def test_long_tails_are_packed_well():
+  rng = np.random.default_rng(3)
+  lengths = np.clip(np.exp(rng.normal(np.log(40), 0.7, (8, 8))), 1, 128).astype(int)
+  groups = [[_episode(o, g, [5] * 64, [4] * n) for g, n in enumerate(row)]
+            for o, row in enumerate(lengths)]
+  batch = packing.from_groups(groups, np.zeros((8, 8)))
+  assert microbatches.token_efficiency(microbatches.plan(batch, tokens=4096)) > 0.75
 
 
 def test_groups_of_unequal_size_are_filled_with_empty_completions(groups):
   groups[2] = groups[2][:1]
   rows = sum(map(len, groups))
   batch = packing.from_groups(groups, np.zeros(rows))
-  (piece, numbers), = packing.microbatches(batch, tokens=10**6)
+  (piece, numbers), = microbatches.plan(batch, tokens=10**6)
   assert sorted(n for n in numbers if n >= 0) == list(range(rows))
-  assert piece.completion_lengths[numbers < 0].sum() == 0
+  assert piece.batch.completion_lengths[numbers < 0].sum() == 0
 
 
 def test_parts_of_a_batch_are_whole_groups(groups):

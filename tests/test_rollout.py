@@ -28,9 +28,15 @@ def graded(rooms, monkeypatch):
 
   def run(texts, *, stop='stop', grader=EQUAL, response_format=None, **changes):
     eos = list(made.chat.stop_ids[:1]) if stop == 'stop' else []
-    groups = [[Sample(ids + eos, [-1.0] * (len(ids) + len(eos)), None, stop)
-               for ids in made.chat.encode(texts)]]
-    monkeypatch.setattr(engine, 'generate', lambda *args, **kwargs: groups)
+    group = [Sample(ids + eos, [-1.0] * (len(ids) + len(eos)), None, stop)
+             for ids in made.chat.encode(texts)]
+
+    def generate(*args, finished, report, **kwargs):
+      for g, sample in enumerate(group):
+        finished(0, g, sample)
+      report(engine.Statistics(tokens=1, decoded=1, prompt_tokens=1, runs=1))
+
+    monkeypatch.setattr(engine, 'generate', generate)
     settings = rollout.RolloutConfig(prompts_per_step=1, samples_per_prompt=len(texts), **changes)
     run_it = rollout.make(made.chat, graders.make(
         grader, ungradable_reward=settings.ungradable_reward), settings, seed=0, mesh=None,

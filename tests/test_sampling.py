@@ -3,10 +3,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import simple_engine
 
 import rft_jax
 from rft_jax import models, sharding
-from rft_jax.sampling import engine, samplers
+from rft_jax.models import decoding
+from rft_jax.sampling import engine, samplers, slots
 from rft_jax.sampling.samplers import SamplingConfig
 
 PROMPTS = [[5, 6, 7, 8, 9], [3], [4, 4, 4]]
@@ -99,6 +101,62 @@ def _flat(samples):
   return [sample for group in samples for sample in group]
 
 
+@pytest.mark.parametrize('settings', [
+    dict(), dict(temperature=0.7, top_k=20, top_p=0.9), dict(temperature=0.0)],
+    ids=['plain', 'filtered', 'greedy'])
+@pytest.mark.parametrize('count', [2, 16])
+def test_samples_are_those_of_the_simple_engine(model, settings, count):
+  limits = np.random.default_rng(0).integers(1, 13, (3, 5)).tolist()
+  given = dict(samples_per_prompt=5, max_new_tokens=12, stop_ids=(1, 2), seed=3, step=4,
+               occurrences=[7, 9, 8], limits=limits, **settings)
+  for ours, simple in zip(
+      _flat(engine.generate(model, PROMPTS, slots_per_part=count, **given)),
+      _flat(simple_engine.generate(model, PROMPTS, **given))):
+    assert (ours.tokens, ours.stop_reason) == (simple.tokens, simple.stop_reason)
+    np.testing.assert_allclose(ours.logprobs, simple.logprobs, atol=1e-4)
+    if simple.filtered_logprobs is not None:
+      np.testing.assert_allclose(ours.filtered_logprobs, simple.filtered_logprobs, atol=1e-4)
+
+
+def test_long_prompts_are_read_in_stretches(model, monkeypatch):
+  prompts = [list(range(3, 40)), [5, 6], list(range(3, 12))]
+  whole = rft_jax.generate(model, prompts, samples_per_prompt=2, max_new_tokens=8)
+  monkeypatch.setattr(engine, 'PREFILL_WIDTH', 16)
+  monkeypatch.setattr(engine, 'PREFILL_TOKENS', 32)
+  for a, b in zip(_flat(whole), _flat(rft_jax.generate(model, prompts, samples_per_prompt=2,
+                                                       max_new_tokens=8))):
+    assert a.tokens == b.tokens
+    np.testing.assert_allclose(a.logprobs, b.logprobs, atol=1e-5)
+
+
+def test_finished_samples_are_handed_on_while_others_decode(model):
+  limits, seen, statistics = [[1, 9, 2], [9, 1, 1], [3, 1, 12]], [], []
+  samples = engine.generate(
+      model, PROMPTS, samples_per_prompt=3, max_new_tokens=12, stop_ids=(), limits=limits,
+      slots_per_part=4, finished=lambda p, g, sample: seen.append((p, g, len(sample.tokens))),
+      report=statistics.append)
+  assert sorted(seen) == [(p, g, limits[p][g]) for p in range(3) for g in range(3)]
+  assert seen.index((0, 0, 1)) < seen.index((0, 1, 9))
+  assert statistics[0].tokens == sum(map(sum, limits)) <= statistics[0].decoded
+  assert [[len(s.tokens) for s in group] for group in samples] == limits
+
+
+def test_a_token_costs_no_copy_of_the_cache(model):
+  """What the loop needs beside its inputs and outputs does not grow with the cache."""
+  def scratch(T):
+    N, config = 8, model.config
+    layers = decoding.layers_of(model)
+    members = decoding.Members(np.zeros((1, 1, N), np.int32), np.zeros((1, N), np.int32))
+    lowered = slots.run.lower(
+        slots.make(config, N, T, False), model, layers, decoding.empty(config, 1, 8),
+        np.zeros(1, np.int32), members, samplers.knobs(SamplingConfig()), np.array([1], np.int32),
+        np.int32(4), np.int32(9), np.int32(0), filtered=False)
+    cache = 2 * 4 * config.layers * N * config.kv_heads * config.head_dim * T
+    return lowered.compile().memory_analysis().temp_size_in_bytes, cache
+  (small, _), (large, cache) = scratch(64), scratch(1024)
+  assert large - small < cache / 4
+
+
 def test_sampler_logprobs_match_scorer_logprobs(model):
   for temperature in (1.0, 0.6):
     samples = rft_jax.generate(model, PROMPTS, samples_per_prompt=4, max_new_tokens=20,
@@ -131,11 +189,15 @@ def test_samples_do_not_depend_on_their_company(model):
   assert [s.tokens for s in alone] == [s.tokens for s in together[1]]
 
 
-def test_samples_do_not_depend_on_how_calls_are_cut(model, monkeypatch):
-  whole = rft_jax.generate(model, PROMPTS, samples_per_prompt=2, max_new_tokens=10)
-  monkeypatch.setattr(engine, 'ROWS_PER_CALL', 2)
-  cut = rft_jax.generate(model, PROMPTS, samples_per_prompt=2, max_new_tokens=10)
-  assert [s.tokens for s in _flat(whole)] == [s.tokens for s in _flat(cut)]
+@pytest.mark.parametrize('count', [1, 3, 8])
+def test_samples_do_not_depend_on_the_number_of_slots(model, count):
+  few = engine.generate(model, PROMPTS, samples_per_prompt=4, max_new_tokens=10,
+                        slots_per_part=count)
+  many = engine.generate(model, PROMPTS, samples_per_prompt=4, max_new_tokens=10,
+                         slots_per_part=64)
+  assert [s.tokens for s in _flat(few)] == [s.tokens for s in _flat(many)]
+  for a, b in zip(_flat(few), _flat(many)):
+    np.testing.assert_allclose(a.logprobs, b.logprobs, atol=1e-5)
 
 
 def test_every_part_of_the_key_matters(model):
@@ -175,9 +237,9 @@ def test_padded_vocabulary_is_never_sampled(model):
 
 def test_new_settings_and_stop_ids_do_not_compile_again(model):
   rft_jax.generate(model, PROMPTS, max_new_tokens=9, temperature=1.0, stop_ids=[3])
-  before = engine._decode_loop._cache_size()
+  before = engine.compilations()
   samples = rft_jax.generate(model, PROMPTS, max_new_tokens=10, temperature=0.5, stop_ids=[4])
-  assert engine._decode_loop._cache_size() == before
+  assert engine.compilations() == before
   assert all(s.tokens[-1] == 4 or len(s.tokens) == 10 for s in _flat(samples))
 
 

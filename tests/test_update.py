@@ -127,9 +127,10 @@ def test_eight_devices_match_one(model, batch, axes):
   _assert_close(eight, one)
 
 
-def test_rematerialisation_does_not_change_the_gradient(model, batch):
-  _assert_close(_gradient(model, batch, loss=_loss(), remat=True),
-                _gradient(model, batch, loss=_loss()))
+@pytest.mark.parametrize('remat', ['dots', 'full'])
+def test_rematerialisation_does_not_change_the_gradient(model, batch, remat):
+  _assert_close(_gradient(model, batch, loss=_loss(), remat=remat),
+                _gradient(model, batch, loss=_loss(), remat='none'))
 
 
 def test_supervised_loss_is_the_mean_over_target_tokens(model, batch):

@@ -3,10 +3,9 @@ from rft_jax.models.config import DecoderConfig
 from rft_jax.models.config import Llama3Rope
 from rft_jax.models.config import WeightRule
 from rft_jax.models.decoder import abstract
-from rft_jax.models.decoder import Cache
 from rft_jax.models.decoder import Decoder
 from rft_jax.models.decoder import init
 from rft_jax.models.decoder import make
-from rft_jax.models.decoder import Prefix
+from rft_jax.models.decoder import REMAT
 from rft_jax.models.families import FAMILIES
 from rft_jax.models.families import family_of

@@ -106,10 +106,12 @@ class Block(nnx.Module):
     self.mlp_norm = RMSNorm(config.dim, config.norm_epsilon)
     self.mlp = MLP(config, rngs=rngs)
 
-  def __call__(self, x, rope, mask, prefix=None):
+  def __call__(self, x, rope, prefix=None, begins=None):
     """Returns (x, (k, v)): the layer's output and the keys and values of its own tokens."""
     q, k, v = self.qkv(x, rope)
-    return self.finish(x, attention.attend(q, k, v, mask, prefix)), (k, v)
+    attended = attention.attend(q, k, v, prefix, begins,
+                                implementation=self.attention.config.attention)
+    return self.finish(x, attended), (k, v)
 
   def qkv(self, x, rope):
     return self.attention.qkv(self.attention_norm(x), rope)

@@ -48,6 +48,7 @@ class DecoderConfig:
   bos_id: int | None = None
   valid_vocab: int | None = None  # ids the tokenizer has, <= vocab_size; None means vocab_size
   dtype: str = 'float32'  # of the matrix products; the weights themselves are float32
+  attention: str = 'auto'  # how it is computed, see attention.IMPLEMENTATIONS
 
   def __post_init__(self):
     if self.valid_vocab is None:

@@ -1,40 +1,41 @@
-"""Completions from a policy: one prefill a prompt, then one jitted decode loop for all samples.
+"""Completions from a policy, by continuous batching: ids in, ids out.
 
-The engine knows nothing about text or tokenizers: prompts come as ids and samples go as ids. The
-key of a sampled token depends on (seed, step, occurrence, sample, position) alone, so that a
-sample does not depend on what else was in its batch, on the mesh, or on a restart.
+A prompt is read once and its keys and values serve all of its samples. Samples decode in slots;
+when one ends, the next takes its slot, and when none waits any more the slots shrink with what is
+left. The key of a sampled token depends on (seed, step, occurrence, sample, position) alone, so
+that a sample does not depend on what else was in its batch, on the mesh, or on a restart.
 """
 import functools
-from typing import NamedTuple
+from typing import Callable, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from rft_jax import sharding
-from rft_jax.sampling import samplers
+from rft_jax.models import decoding
+from rft_jax.sampling import samplers, slots
 from rft_jax.sampling.samplers import SamplingConfig
-from rft_jax.shapes import bucket, round_up
+from rft_jax.sampling.schedule import Schedule, places_for
+from rft_jax.shapes import bucket, power_of_two, round_up
 from rft_jax.types import Sample
 
-ROWS_PER_CALL = 1024  # samples decoded side by side; more are done in turns
+PREFILL_WIDTH = 1024  # a longer prompt is read in stretches of so many tokens
+PREFILL_TOKENS = 8192  # read at once, on each part of the mesh
+TOKENS_PER_RUN = 64  # decoded at most before the host looks: finished samples wait no longer
 
 
-class _Loop(NamedTuple):
-  """What the decode loop carries."""
-  t: jax.Array  # i32[], the position that is drawn next
-  inputs: jax.Array  # i32[B], the tokens fed next
-  done: jax.Array  # bool[B]
-  tokens: jax.Array  # i32[B, T]
-  logprobs: jax.Array  # f32[B, T]
-  filtered_logprobs: jax.Array  # f32[B, T]
-  lengths: jax.Array  # i32[B]
-  cache: tuple
+class Statistics(NamedTuple):
+  """How well the slots were used; see generate's `report`."""
+  tokens: int  # that were wanted: all that the samples have
+  decoded: int  # that were computed: slots times steps
+  prompt_tokens: int  # prefilled, padding not counted
+  runs: int  # how often the host looked
 
 
 def generate(model, prompts, *, samples_per_prompt=1, max_new_tokens=128, temperature=1.0,
              top_k=0, top_p=1.0, min_p=0.0, seed=0, stop_ids=None, step=0, occurrences=None,
-             mesh=None) -> list[list[Sample]]:
+             mesh=None, limits=None, slots_per_part=0, finished: Callable | None = None,
+             report: Callable | None = None) -> list[list[Sample]]:
   """Samples completions.
 
   Args:
@@ -47,6 +48,11 @@ def generate(model, prompts, *, samples_per_prompt=1, max_new_tokens=128, temper
     stop_ids: a sample ends with the first of these; None: every EOS id of the checkpoint.
     occurrences: P integers that name the prompts in the data order; None: 0 .. P-1.
     mesh: the mesh on which the model lies; None: one device.
+    limits: P lists of G token budgets, each at most max_new_tokens; None: max_new_tokens.
+    slots_per_part: samples decoded side by side on each part of the mesh; 0: chosen, see
+      slots_for.
+    finished: called as finished(prompt, sample, Sample) when each ends, in that order.
+    report: called in the end with the Statistics of the call.
 
   Returns:
     P lists of G Samples. Their log-probs are in nats, of the tempered distribution before
@@ -57,93 +63,181 @@ def generate(model, prompts, *, samples_per_prompt=1, max_new_tokens=128, temper
   """
   settings = SamplingConfig(max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k,
                             top_p=top_p, min_p=min_p)
-  occurrences = range(len(prompts)) if occurrences is None else occurrences
-  _check(model.config, prompts, settings, samples_per_prompt, occurrences)
+  occurrences = list(range(len(prompts)) if occurrences is None else occurrences)
+  _check(model.config, prompts, settings, samples_per_prompt, occurrences, limits)
   if not prompts:
     return []
-  stop_ids = sorted(model.config.eos_ids if stop_ids is None else stop_ids)
+  stop_ids = sorted(model.config.eos_ids if stop_ids is None else stop_ids) or [-1]
+  room = _Room(model, prompts, samples_per_prompt, settings, mesh, slots_per_part)
   key = jax.random.fold_in(jax.random.key(seed), step)
-  shards = sharding.batch_shards(mesh) if mesh else 1
-  per_call = max(ROWS_PER_CALL // samples_per_prompt // shards, 1) * shards
-  results = []
-  for start in range(0, len(prompts), per_call):
-    some = prompts[start:start + per_call]
-    # Full calls have one shape; the last, shorter one gets a shape of its own, also rounded.
-    P = per_call if len(prompts) > per_call else round_up(len(some), shards)
-    results += _generate_some(model, some, occurrences[start:start + per_call], P,
-                              samples_per_prompt, settings, stop_ids, key, mesh)
-  return results
+  knobs, stop_ids = samplers.knobs(settings), np.asarray(stop_ids, np.int32)
+  samples = [[None] * samples_per_prompt for _ in prompts]
+  began, tokens, decoded, runs = {}, 0, 0, 0
+  clock = 0
+
+  schedule = room.schedule
+  while schedule.waiting or schedule.live:
+    room.read(schedule.read())
+    admissions = schedule.admit()
+    room.admit(admissions, occurrences, limits, key)
+    began |= {(prompt, sample): clock for _, prompt, sample in admissions}
+    ended = room.run(knobs, stop_ids, settings.filtered)
+    decoded += (int(ended.clock) - clock) * schedule.size * schedule.parts
+    clock, runs = int(ended.clock), runs + 1
+    for slot, prompt, index in schedule.running():
+      if not ended.live[slot]:
+        sample = _sample(ended, slot, began.pop((prompt, index)), settings.filtered)
+        samples[prompt][index] = sample
+        tokens += len(sample.tokens)
+        schedule.end(slot)
+        if finished:
+          finished(prompt, index, sample)
+    room.shrink(schedule.shrink())
+  if report:
+    report(Statistics(tokens, decoded, sum(map(len, prompts)), runs))
+  return samples
 
 
-def _generate_some(model, prompts, occurrences, P, G, settings, stop_ids, key, mesh):
-  """Runs the jitted loop on prompts padded to P rows, and cuts the samples out of its arrays."""
-  S = bucket(max(map(len, prompts)))
-  ids = np.zeros((P, S), np.int32)
-  lengths = np.ones(P, np.int32)  # rows of padding: one token, done from the start
-  for row, prompt in enumerate(prompts):
-    ids[row, :len(prompt)] = prompt
-    lengths[row] = len(prompt)
-  rows = np.zeros(P, np.uint32)
-  rows[:len(prompts)] = occurrences
-  real = np.arange(P) < len(prompts)
-  inputs = (ids, lengths, rows, real)
-  if mesh:
-    inputs = jax.device_put(inputs, sharding.batch_sharding(mesh))
-  out = _decode_loop(model, *inputs, key, samplers.knobs(settings),
-                     np.asarray(stop_ids or [-1], np.int32),
-                     jnp.int32(settings.max_new_tokens), G=G,
-                     T=bucket(settings.max_new_tokens), filtered=settings.filtered)
-  tokens, logprobs, filtered, n, stopped = jax.device_get(out)
-  filtered = filtered if settings.filtered else None
+def slots_for(config, length: int, samples: int, backend: str) -> int:
+  """Returns how many slots a part of the mesh decodes with: a power of two, at most 256 or 1024.
 
-  def sample(b):
-    return Sample(tokens[b, :n[b]].tolist(), logprobs[b, :n[b]].tolist(),
-                  None if filtered is None else filtered[b, :n[b]].tolist(),
-                  'stop' if stopped[b] else 'length')
-  return [[sample(p * G + g) for g in range(G)] for p in range(len(prompts))]
+  An accelerator wants enough rows to be worth a reading of the weights. A CPU wants products of
+  half a GFLOP a token or more, as each has its overhead, and keys and values that stay near 32 MiB,
+  about what its caches hold.
+
+  Args:
+    config: the model's.
+    length: T, positions of a completion.
+    samples: that there are to decode.
+    backend: of jax.default_backend().
+  """
+  if backend != 'cpu':
+    return min(256, power_of_two(samples))
+  layer = config.dim * config.head_dim * 2 * (config.heads + config.kv_heads)
+  weights = config.layers * (layer + 3 * config.dim * config.mlp_dim)
+  flops = 2 * (weights + config.dim * config.vocab_size)
+  cache = 2 * 4 * config.layers * config.kv_heads * config.head_dim * length
+  wanted = min(max(2**29 // flops, 16), max(2**25 // cache, 16), 1024)
+  return min(1 << (wanted.bit_length() - 1), power_of_two(samples))
 
 
-@functools.partial(jax.jit, static_argnames=('G', 'T', 'filtered'))
-def _decode_loop(model, prompts, lengths, occurrences, real, key, knobs, stop_ids, limit, *, G, T,
-                 filtered):
-  """Prefills P prompts once and decodes B = P*G samples in lock-step until all have stopped."""
-  P, B = prompts.shape[0], prompts.shape[0] * G
-  model = model.for_decoding()
-  with jax.named_scope('prefill'):
-    prefix = model.prefill(prompts, lengths)
-  row_keys = jax.vmap(jax.random.fold_in)(
-      jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.repeat(occurrences, G)),
-      jnp.tile(jnp.arange(G), P))
-  last = jnp.take_along_axis(prompts, lengths[:, None] - 1, 1)[:, 0]
+class _Room:
+  """The device's side of one call: what lies there, and the programs that are run on it."""
 
-  def body(loop):
-    hidden, cache = model.decode(loop.inputs, loop.t, prefix, lengths, loop.cache)
-    keys = jax.vmap(jax.random.fold_in, (0, None))(row_keys, loop.t)
-    drawn = samplers.draw(model.logits(hidden), keys, knobs,
-                          valid_vocab=model.config.valid_vocab, filtered=filtered)
-    put = lambda array, column: jax.lax.dynamic_update_slice(array, column[:, None], (0, loop.t))
-    stopped = jnp.isin(drawn.tokens, stop_ids)
-    return _Loop(loop.t + 1, drawn.tokens, loop.done | stopped, put(loop.tokens, drawn.tokens),
-                 put(loop.logprobs, drawn.logprobs),
-                 put(loop.filtered_logprobs, drawn.filtered_logprobs) if filtered
-                 else loop.filtered_logprobs,
-                 loop.lengths + ~loop.done, cache)
+  def __init__(self, model, prompts, samples, settings, mesh, slots_per_part):
+    self.model, self.prompts, self.mesh = model, prompts, mesh
+    self.settings = settings
+    self.parts = sharding.batch_shards(mesh) if mesh else 1
+    longest = max(map(len, prompts))
+    self.width = min(bucket(longest), PREFILL_WIDTH)
+    T = bucket(settings.max_new_tokens)
+    each = -(-len(prompts) // self.parts)
+    N = slots_per_part or slots_for(model.config, T, each * samples, jax.default_backend())
+    places = places_for(each, samples, N)
+    self.schedule = Schedule(len(prompts), samples, parts=self.parts, slots=N, places=places)
+    self.layers = _layers_of(model, mesh)
+    self.slots, self.kept_prompts = _empty(
+        model.config, mesh, self.parts * N, T, self.parts * places,
+        round_up(bucket(longest), self.width), settings.filtered)
+    self.lengths = np.zeros(self.parts * places, np.int32)
 
-  zeros = jnp.zeros((B, T), jnp.float32)
-  loop = jax.lax.while_loop(
-      lambda loop: (loop.t < limit) & ~loop.done.all(), body,
-      _Loop(jnp.int32(0), jnp.repeat(last, G), jnp.repeat(~real, G), jnp.zeros((B, T), jnp.int32),
-            zeros, zeros if filtered else jnp.zeros((), jnp.float32), jnp.zeros(B, jnp.int32),
-            model.empty_cache(B, T)))
-  return loop.tokens, loop.logprobs, loop.filtered_logprobs, loop.lengths, loop.done
+  def read(self, readings):
+    """Prefills prompts without their last token, a stretch of all of them at a time."""
+    of_part = [[r for r in readings if r.part == part] for part in range(self.parts)]
+    most = max(1, PREFILL_TOKENS // self.width)
+    for start in range(0, max(map(len, of_part)), most):
+      batch = [some[start:start + most] for some in of_part]
+      self._read_some(batch, power_of_two(max(map(len, batch))))
+
+  def _read_some(self, batch, rows):
+    places = np.full((self.parts, rows), self.schedule.places, np.int32)
+    longest = max(len(self.prompts[r.prompt]) for some in batch for r in some)
+    tokens = np.zeros((self.parts, rows, round_up(longest, self.width)), np.int32)
+    for part, some in enumerate(batch):
+      for row, (_, place, prompt) in enumerate(some):
+        places[part, row] = place
+        ids = self.prompts[prompt]
+        tokens[part, row, :len(ids)] = ids
+        self.lengths[part * self.schedule.places + place] = len(ids) - 1
+    for offset in range(0, max(longest - 1, 1), self.width):
+      stretch = tokens[:, :, offset:offset + self.width]
+      self.kept_prompts = _prefill(self.kept_prompts, self.model, self.layers, places, stretch,
+                                   np.int32(offset), first=offset == 0)
+
+  def admit(self, admissions, occurrences, limits, key):
+    if not admissions:
+      return
+    rows = power_of_two(len(admissions))
+    N = self.schedule.size * self.parts
+    columns = np.full((6, rows), N, np.int64)  # beyond what is admitted: slot N, which is none
+    for row, (slot, p, g) in enumerate(admissions):
+      limit = self.settings.max_new_tokens if limits is None else limits[p][g]
+      columns[:, row] = (slot, self.prompts[p][-1], len(self.prompts[p]) - 1, limit,
+                         occurrences[p], g)
+    self.slots = slots.admit(self.slots, *columns[:4].astype(np.int32),
+                             *columns[4:].astype(np.uint32), key)
+
+  def run(self, knobs, stop_ids, filtered) -> slots.Ended:
+    """Decodes until samples end whose slots are wanted."""
+    ends = 1 if self.schedule.waiting else np.iinfo(np.int32).max
+    self.slots, ended = slots.run(
+        self.slots, self.model, self.layers, self.kept_prompts, self.lengths,
+        self.schedule.members(), knobs, stop_ids, np.int32(TOKENS_PER_RUN), np.int32(ends),
+        np.int32(self.schedule.floor()), filtered=filtered)
+    return jax.device_get(ended)
+
+  def shrink(self, kept):
+    if kept is not None:
+      self.slots = slots.keep(self.slots, kept)
 
 
-def _check(config, prompts, settings, samples_per_prompt, occurrences):
+def _sample(ended, slot, began, filtered) -> Sample:
+  """Reads a completion out of its slot's columns, from the one in which it began."""
+  T = ended.tokens.shape[1]
+  columns = (began + np.arange(ended.ages[slot])) % T
+  of = lambda array: array[slot, columns].tolist()
+  return Sample(of(ended.tokens), of(ended.logprobs),
+                of(ended.filtered_logprobs) if filtered else None,
+                'stop' if ended.stopped[slot] else 'length')
+
+
+# --- programs and where their arrays live ---------------------------------------------------------
+@functools.partial(jax.jit, static_argnames=('first',), donate_argnums=0)
+def _prefill(prompts, model, layers, places, tokens, offset, *, first):
+  return decoding.prefill(model, layers, prompts, places, tokens, offset, first=first)
+
+
+@functools.partial(jax.jit, static_argnames=('mesh',))
+def _layers_of(model, mesh):
+  layers = decoding.layers_of(model)
+  return layers if mesh is None else jax.lax.with_sharding_constraint(
+      layers, sharding.decoding_shardings(layers, mesh))
+
+
+@functools.partial(jax.jit, static_argnums=range(7))
+def _empty(config, mesh, N, T, places, S, filtered):
+  """Returns (N free slots, nothing in `places` places of S columns), split over the mesh."""
+  made = slots.make(config, N, T, filtered), decoding.empty(config, places, S)
+  return made if mesh is None else jax.lax.with_sharding_constraint(
+      made, jax.tree.map(lambda x: sharding.rows_sharding(mesh, x.ndim), made))
+
+
+def compilations() -> int:
+  """Returns how many programs the engine has compiled so far, in this process."""
+  return sum(program._cache_size() for program in (_prefill, slots.run, slots.admit, slots.keep))
+
+
+def _check(config, prompts, settings, samples_per_prompt, occurrences, limits):
   problems = settings.validate()
   if samples_per_prompt < 1:
     problems.append(f'samples_per_prompt={samples_per_prompt}, need >= 1')
   if len(occurrences) != len(prompts):
     problems.append(f'{len(occurrences)} occurrences for {len(prompts)} prompts')
+  if limits is not None and (
+      len(limits) != len(prompts) or any(len(row) != samples_per_prompt for row in limits) or
+      not all(1 <= limit <= settings.max_new_tokens for row in limits for limit in row)):
+    problems.append(f'limits: need {len(prompts)} x {samples_per_prompt} numbers in '
+                    f'1..max_new_tokens={settings.max_new_tokens}')
   for number, prompt in enumerate(prompts):
     if not prompt:
       problems.append(f'prompt {number} is empty; give it at least one token, such as BOS')
