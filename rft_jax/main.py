@@ -17,7 +17,10 @@ Reinforcement fine-tuning: from cases, a grader and an open checkpoint to a bett
 
 Exit code: 0 done; 2 something given is not fit, said in words, nothing lost; 1 failed on the way.
 """
+import hashlib
 import json
+import os
+import platform
 import sys
 
 from absl import app, flags
@@ -43,6 +46,7 @@ def main(argv):
   from rft_jax import build, rollout  # here, since --help and misspelt flags need no jax
   if not (_WORKDIR.value or (_MODE.value == 'evaluate' and _MODEL.value)):
     command_line.refuse('--workdir=DIR is missing: the folder in which the run lives')
+  _keep_compilations()
   try:
     _dispatch(_CONFIG.value)
   except build.Refused as refusal:
@@ -50,6 +54,26 @@ def main(argv):
   except rollout.GraderFaults as faults:
     print(f'rft_jax: {faults}', file=sys.stderr)
     sys.exit(1)
+
+
+def _keep_compilations():
+  """Keeps compiled programs for later runs, under ~/.cache unless JAX_COMPILATION_CACHE_DIR says.
+
+  Apart for each kind of processor: a program for another one's instructions must not be loaded.
+  """
+  import jax
+  if jax.config.jax_compilation_cache_dir:
+    return
+  cache = os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')
+  try:
+    with open('/proc/cpuinfo', encoding='utf-8') as file:
+      kind = next((line for line in file if line.startswith(('flags', 'Features'))), '')
+  except OSError:
+    kind = platform.processor()
+  kind = hashlib.sha256(kind.encode()).hexdigest()[:8]
+  jax.config.update('jax_compilation_cache_dir', os.path.join(
+      cache, 'rft_jax', 'compilations', f'{platform.machine()}-{kind}'))
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.3)
 
 
 def _dispatch(config):

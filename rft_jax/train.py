@@ -53,7 +53,7 @@ def train(config: Config, workdir, *, stop_at_step: int | None = None, overrides
     build.Refused: something given is not fit, or the workdir belongs to another run.
     rollout.GraderFaults: the grader failed too often; the run can be continued once mended.
   """
-  workdir = pathlib.Path(workdir)
+  began, workdir = time.monotonic(), pathlib.Path(workdir)
   with contextlib.ExitStack() as stack:
     rooms = stack.enter_context(build.rooms(config))
     tell = (lambda *_: None) if quiet else _tell
@@ -73,7 +73,7 @@ def train(config: Config, workdir, *, stop_at_step: int | None = None, overrides
     ledger.truncate(workdir / 'evaluations', state.step + 1)
     metrics = stack.enter_context(Metrics(workdir, resume_step=state.step + 1,
                                           resume_evaluation=state.step + 1 if state.step else 0))
-    progress = stack.enter_context(Progress(config.total_steps(), quiet))
+    progress = stack.enter_context(Progress(config.total_steps(), quiet, began=began))
     desk = Desk(config, workdir, rooms, checkpoints, metrics, progress,
                 lambda policy: evaluate(policy, rooms.validation))
     last = min(config.total_steps(), stop_at_step or config.total_steps())
@@ -102,6 +102,7 @@ def _run_stage(desk, span, state, tokens, last, *, fresh):
     state = state._replace(optimizer=sharding.place(tx.init, mesh, state.policy))
   update = make_update(algorithm.loss, tx, config=config.update, mesh=mesh,
                        temperature=algorithm.temperature,
+                       skip_zero_advantages=algorithm.zero_advantages_teach_nothing,
                        schedule=optim.make_schedule(stage.optim, steps))
   while state.step < min(span.end, last):
     state, values = _step(algorithm, update, state)

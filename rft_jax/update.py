@@ -15,7 +15,7 @@ import numpy as np
 import optax
 
 from rft_jax import sharding
-from rft_jax.data import microbatches
+from rft_jax.data import microbatches, packing
 from rft_jax.data.microbatches import Microbatch
 from rft_jax.data.packing import ROW_FIELDS
 from rft_jax.objectives.logprobs import TokenStatistics, token_statistics
@@ -112,7 +112,7 @@ def score(model, tokens, lengths, temperature=1.0) -> jax.Array:
 
 
 def make_update(loss: Loss, tx: optax.GradientTransformation, *, config: UpdateConfig,
-                temperature: float, mesh, schedule=None):
+                temperature: float, mesh, schedule=None, skip_zero_advantages=False):
   """Returns update(state, batch) -> (state, metrics): one optimizer step.
 
   The state given is donated: its buffers become the new state's. A step whose gradient is not
@@ -122,6 +122,8 @@ def make_update(loss: Loss, tx: optax.GradientTransformation, *, config: UpdateC
     loss: see Term; called while traced.
     tx: the optax chain, global-norm clip included.
     temperature: what the sampler divided the logits by.
+    skip_zero_advantages: leave out groups of which every advantage is 0, for losses in which they
+      have no gradient. Their tokens stay in the denominators; metrics are then of the others.
     schedule: optimizer step -> learning rate, for the metrics; None: not reported.
   """
   temperature = jnp.float32(temperature)
@@ -165,9 +167,13 @@ def make_update(loss: Loss, tx: optax.GradientTransformation, *, config: UpdateC
         'grad_norm': norm, 'skipped_nonfinite': 1.0 - finite}
 
   def update(state: TrainState, batch: Batch):
-    pieces = _pieces(batch, config, mesh)
+    learnt, idle = _split_idle(batch) if skip_zero_advantages else (batch, None)
+    pieces = _pieces(learnt, config, mesh)
     placed = [_put(piece, mesh) for piece, _ in pieces]
-    denominators = _added([weights(piece.batch) for piece in placed])
+    counted = list(placed)
+    if idle is not None:
+      counted += [_put(piece, mesh) for piece, _ in _pieces(idle, config, mesh)]
+    denominators = _added([weights(piece.batch) for piece in counted])
     gradients, outputs = None, []
     for piece in placed:
       gradients, aux = (first(state.policy, piece, denominators) if gradients is None else
@@ -183,6 +189,15 @@ def make_update(loss: Loss, tx: optax.GradientTransformation, *, config: UpdateC
 
   update.traces = lambda: sum(f._cache_size() for f in (first, accumulate, apply))
   return update
+
+
+def _split_idle(batch):
+  """Returns (the groups that have an advantage, the others or None); all of them if none has."""
+  groups = np.arange(len(batch.prompt_lengths))
+  moved = np.bincount(batch.group, np.abs(batch.advantages).sum(1), len(groups)) != 0
+  if moved.all() or not moved.any():
+    return batch, None
+  return packing.select(batch, groups[moved]), packing.select(batch, groups[~moved])
 
 
 def _added(trees):

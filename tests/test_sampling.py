@@ -8,7 +8,7 @@ import simple_engine
 import rft_jax
 from rft_jax import models, sharding
 from rft_jax.models import decoding
-from rft_jax.sampling import engine, samplers, slots
+from rft_jax.sampling import engine, samplers, schedule, slots
 from rft_jax.sampling.samplers import SamplingConfig
 
 PROMPTS = [[5, 6, 7, 8, 9], [3], [4, 4, 4]]
@@ -241,6 +241,19 @@ def test_new_settings_and_stop_ids_do_not_compile_again(model):
   samples = rft_jax.generate(model, PROMPTS, max_new_tokens=10, temperature=0.5, stop_ids=[4])
   assert engine.compilations() == before
   assert all(s.tokens[-1] == 4 or len(s.tokens) == 10 for s in _flat(samples))
+
+
+def test_lengths_that_vary_compile_a_bounded_number_of_programs(model):
+  rng, before = np.random.default_rng(5), engine.compilations()
+  most = 16
+  for seed in range(12):
+    prompts = [rng.integers(3, 40, rng.integers(1, 9)).tolist() for _ in range(rng.integers(5, 9))]
+    limits = rng.integers(1, 14, (len(prompts), 3)).tolist()
+    engine.generate(model, prompts, samples_per_prompt=3, max_new_tokens=13, limits=limits,
+                    seed=seed, slots_per_part=most)
+  sizes = len(schedule.sizes(most))
+  # run and keep for each size, for each number of places; admit and prefill for powers of two
+  assert engine.compilations() - before <= 4 * sizes + (sizes - 1) + 5 + 4 * 4
 
 
 def test_eight_devices_sample_what_one_does(model):

@@ -30,8 +30,7 @@ def _serve(prompts, samples, *, parts=1, slots, places, lengths):
         if queue.waiting or len(left) <= target:
           break
     before = {(p, g): left[slot] for slot, p, g in queue.running()}
-    kept = queue.shrink()
-    if kept is not None:
+    while (kept := queue.shrink()) is not None:
       assert kept.shape == (parts, queue.size)
       left = {slot: before[p, g] for slot, p, g in queue.running()}
   return begun, decoded / sum(map(sum, lengths))

@@ -46,12 +46,12 @@ def _loss(**changes):
                            max_new_tokens=20)
 
 
-def _gradient(model, batch, *, loss, mesh=None, **settings):
+def _gradient(model, batch, *, loss, mesh=None, skip_zero_advantages=False, **settings):
   """Returns (minus the change of the weights at learning rate 1, metrics) of one update."""
   mesh = mesh or sharding.make_mesh(devices=jax.devices()[:1])
   tx = optax.sgd(1.0)
   update = updates.make_update(loss, tx, config=UpdateConfig(**settings), temperature=0.8,
-                               mesh=mesh)
+                               mesh=mesh, skip_zero_advantages=skip_zero_advantages)
   place = lambda tree: jax.device_put(jax.tree.map(jnp.copy, tree),
                                       sharding.shardings_for(tree, mesh))
   state, metrics = update(TrainState(0, place(model), tx.init(model)), batch)
@@ -150,6 +150,19 @@ def test_a_zero_variance_group_keeps_its_tokens_in_the_denominator(model, batch)
   dropped, _ = _gradient(model, packing.select(batch, np.arange(1, 8)), loss=loss)
   share = batch.weights[G:].sum() / batch.weights.sum()
   _assert_close((kept, {}), (jax.tree.map(lambda x: share * x, dropped), {}))
+
+
+def test_groups_without_advantage_are_left_out_and_counted(model, batch):
+  advantages = batch.advantages.copy()
+  advantages[:2 * G] = advantages[5 * G:6 * G] = 0
+  loss = functools.partial(grpo.loss, config=grpo.GrpoConfig(), max_new_tokens=20)
+  given = batch._replace(advantages=advantages)
+  skipped, metrics = _gradient(model, given, loss=loss, skip_zero_advantages=True)
+  whole, _ = _gradient(model, given, loss=loss)
+  _assert_close((skipped, {}), (whole, {}))
+  none, _ = _gradient(model, batch._replace(advantages=0 * advantages), loss=loss,
+                      skip_zero_advantages=True)
+  assert not any(x.any() for x in jax.tree.leaves(none)) and np.isfinite(metrics['loss'])
 
 
 def test_old_logprobs_left_out_are_those_of_the_policy_itself(model, batch):

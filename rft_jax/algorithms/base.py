@@ -14,6 +14,8 @@ class Algorithm(NamedTuple):
   loss: Callable
   temperature: float = 1.0  # by which the logits are divided in the loss
   updates_per_batch: int = 1
+  # Whether groups of which all advantages are 0 have no gradient, whatever their tokens are.
+  zero_advantages_teach_nothing: bool = False
 
 
 class Room(NamedTuple):

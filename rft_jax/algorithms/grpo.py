@@ -82,7 +82,8 @@ def make(room: Room) -> Algorithm:
 
   return Algorithm(
       collect, functools.partial(loss, config=config, max_new_tokens=rollout.max_new_tokens),
-      temperature=rollout.temperature, updates_per_batch=updates_per_batch)
+      temperature=rollout.temperature, updates_per_batch=updates_per_batch,
+      zero_advantages_teach_nothing=not config.kl_coef)
 
 
 def loss(statistics, batch, *, config: GrpoConfig, max_new_tokens: int):

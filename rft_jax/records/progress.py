@@ -18,12 +18,15 @@ class Progress:
         progress.update(step, stage='grpo', values=metrics)
   """
 
-  def __init__(self, total_steps: int, quiet: bool = False, *, stream=None, clock=time.monotonic):
+  def __init__(self, total_steps: int, quiet: bool = False, *, began: float | None = None,
+               stream=None, clock=time.monotonic):
     """Starts the clock.
 
     Args:
       total_steps: of all stages.
       quiet: show nothing.
+      began: when the work began, by the clock: the first line tells how long the first step took
+        to come; None: it does not.
       stream: where to, standard error by default; a terminal gets the live line.
       clock: seconds, monotonic.
     """
@@ -34,6 +37,7 @@ class Progress:
     self._printed = None
     self._grade = None
     self._live = self._task = None
+    self._began = began
 
   def __enter__(self):
     if not self.quiet and self._stream.isatty():
@@ -103,6 +107,9 @@ class Progress:
     left = self.seconds_left(step)
     if left is not None:
       parts.append(f'{duration(left)} left')
+    if self._began is not None:  # loading and compiling, most of it
+      parts.append(f'first step after {duration(self._clock() - self._began)}')
+      self._began = None
     return '  '.join(part for part in parts if part)
 
 

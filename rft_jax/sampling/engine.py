@@ -92,7 +92,8 @@ def generate(model, prompts, *, samples_per_prompt=1, max_new_tokens=128, temper
         schedule.end(slot)
         if finished:
           finished(prompt, index, sample)
-    room.shrink(schedule.shrink())
+    while (kept := schedule.shrink()) is not None:
+      room.shrink(kept)
   if report:
     report(Statistics(tokens, decoded, sum(map(len, prompts)), runs))
   return samples
@@ -187,8 +188,7 @@ class _Room:
     return jax.device_get(ended)
 
   def shrink(self, kept):
-    if kept is not None:
-      self.slots = slots.keep(self.slots, kept)
+    self.slots = slots.keep(self.slots, kept)
 
 
 def _sample(ended, slot, began, filtered) -> Sample:

@@ -125,14 +125,16 @@ class Schedule:
 
   def floor(self) -> int:
     """Returns with how many live slots in every part shrink() is worth a pause; 0: with none."""
-    below = [size for size in sizes(self.size) if size < self.size]
-    return below[0] if below and not self.waiting else 0
+    return 0 if self.waiting else next((n for n in sizes(self.size) if n < self.size), 0)
 
   def shrink(self) -> np.ndarray | None:
-    """Moves what runs to fewer slots, once nothing waits; returns which to keep, i32[A, n]."""
-    most = max(map(len, self._running))
-    size = min(size for size in sizes(self.size) if size >= most)
-    if self.waiting or not most or size == self.size:
+    """Moves what runs to the next smaller number of slots, if nothing waits and it fits there.
+
+    One size at a time, so that there are few pairs of sizes to compile for. Returns which slots
+    to keep, i32[A, n], or None: it is as small as it can be.
+    """
+    size, most = self.floor(), max(map(len, self._running))
+    if not 0 < most <= size:
       return None
     kept = np.zeros((self.parts, size), np.int32)
     for part, slots in enumerate(self._running):
