@@ -14,6 +14,7 @@ from rft_jax.algorithms.sft import SftConfig
 from rft_jax.data.chat import ChatConfig
 from rft_jax.data.rows import DataConfig
 from rft_jax.graders.sandbox import SandboxConfig
+from rft_jax.models.attention import IMPLEMENTATIONS
 from rft_jax.objectives.advantages import AdvantageConfig
 from rft_jax.optim import OptimConfig
 from rft_jax.records.checkpoint import CheckpointConfig
@@ -30,6 +31,7 @@ class ModelConfig:
   """The base checkpoint."""
   source: str = ''  # HF directory or hub id; required
   dtype: str = 'float32'  # of matrix products; weights and optimizer are always float32
+  attention: str = 'auto'  # how it is computed: batched, chunked, or chosen for the backend
 
   def validate(self) -> list[str]:
     problems = []
@@ -38,6 +40,9 @@ class ModelConfig:
                       'makes runs/rare_disease_demo/data/base')
     if self.dtype not in DTYPES:
       problems.append(f'dtype={self.dtype!r}, need one of {DTYPES}')
+    if self.attention not in ('auto', *IMPLEMENTATIONS):
+      problems.append(f'attention={self.attention!r}, need one of '
+                      f'{("auto", *IMPLEMENTATIONS)}')
     return problems
 
 

@@ -131,7 +131,8 @@ def evaluate(config: Config, model: str = '') -> dict[str, dict[str, float]]:
   """
   source = model or config.model.source
   with build.rooms(config, source=source, training=False) as rooms:
-    policy, _ = build.refusing(hf.load, source, dtype=config.model.dtype, mesh=rooms.mesh)
+    policy, _ = build.refusing(hf.load, source, dtype=config.model.dtype,
+                               attention=config.model.attention, mesh=rooms.mesh)
     run = make(rooms.chat, rooms.grader, config, mesh=rooms.mesh,
                response_format=rooms.response_format)
     return run(policy, rooms.validation).values

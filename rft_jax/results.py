@@ -68,7 +68,7 @@ def _checkpoint(config, workdir, which):
   mesh = build.refusing(sharding.make_mesh, config.mesh.data, config.mesh.fsdp,
                         config.mesh.tensor)
   decoder = build.refusing(hf.read_config, build.refusing(hf.resolve, config.model.source),
-                           dtype=config.model.dtype)
+                           dtype=config.model.dtype, attention=config.model.attention)
   checkpoints = Checkpoints(workdir / 'checkpoints', config.checkpoints)
   step = build.refusing(checkpoints.resolve, which)
   like = sharding.abstract(models.abstract(decoder), mesh)

@@ -15,6 +15,7 @@ from rft_jax.algorithms import ALGORITHMS, Algorithm, Room
 from rft_jax.config import Config
 from rft_jax.data import packing, rows
 from rft_jax.evaluate import make as make_evaluate
+from rft_jax.models import attention
 from rft_jax.records import ledger, manifest
 from rft_jax.records.checkpoint import Checkpoints
 from rft_jax.records.metrics import Metrics
@@ -208,10 +209,11 @@ def _state(config, rooms, checkpoints) -> tuple[TrainState, int, int]:
   if newest is None:
     checkpoints.clear()  # a start that died before its first checkpoint may have left a reference
     policy, _ = build.refusing(hf.load, config.model.source, dtype=config.model.dtype,
-                               mesh=rooms.mesh)
+                               attention=config.model.attention, mesh=rooms.mesh)
     return TrainState(0, policy, None), -1, 0
   about = checkpoints.metadata(newest)
-  decoder = hf.read_config(hf.resolve(config.model.source), dtype=config.model.dtype)
+  decoder = hf.read_config(hf.resolve(config.model.source), dtype=config.model.dtype,
+                           attention=config.model.attention)
   policy = sharding.abstract(models.abstract(decoder), rooms.mesh)
   tokens = about['position']['num_tokens']
   span = config.spans()[about['stage']]
@@ -230,7 +232,8 @@ def _arithmetic(config, rooms, state) -> list[str]:
   P, G = config.rollout.prompts_per_step, config.rollout.samples_per_prompt
   parameters = sum(leaf.size for leaf in jax.tree.leaves(state.policy))
   lines = [f'{config.model.source}: {parameters:,} parameters, mesh {dict(rooms.mesh.shape)}, '
-           f'{len(rooms.validation)} held-out rows']
+           f'{len(rooms.validation)} held-out rows, '
+           f'{attention.chosen(config.model.attention)} attention']
   for span, stage in zip(config.spans(), config.stages):
     count = len(rooms.train[span.number])
     if stage.algorithm == 'sft':

@@ -47,7 +47,7 @@ def resolve(source) -> pathlib.Path:
         'copy a checkpoint here and give its directory.') from error
 
 
-def load(source, *, dtype: str = 'float32', mesh=None):
+def load(source, *, dtype: str = 'float32', attention: str = 'auto', mesh=None):
   """Returns (Decoder, DecoderConfig) of a checkpoint; the weights are float32.
 
   Each leaf is read, put on its devices and let go before the next, so that the host never holds
@@ -56,6 +56,7 @@ def load(source, *, dtype: str = 'float32', mesh=None):
   Args:
     source: a directory or hub id.
     dtype: of the matrix products, 'float32' or 'bfloat16'.
+    attention: how it is computed, see models.attention.IMPLEMENTATIONS.
     mesh: leaves are split over it by the rules of `sharding`; None: the default device.
 
   Raises:
@@ -64,7 +65,7 @@ def load(source, *, dtype: str = 'float32', mesh=None):
       that are missing, extra or mis-shaped: all of them, with file, found and expected shape.
   """
   directory = resolve(source)
-  config = read_config(directory, dtype=dtype)
+  config = read_config(directory, dtype=dtype, attention=attention)
   rules = models.FAMILIES[config.model_type].weights(config)
   model = models.abstract(config)
   shapes = {name: leaf.shape for name, leaf in leaves(model).items()}
@@ -115,7 +116,7 @@ def _drop_tied_head(found, config):
 
 
 # --- config --------------------------------------------------------------------------------------
-def read_config(directory: pathlib.Path, *, dtype: str = 'float32'):
+def read_config(directory: pathlib.Path, *, dtype: str = 'float32', attention: str = 'auto'):
   """Returns the DecoderConfig of a directory: config.json, with what other files know better.
 
   eos_ids: every end-of-sequence id, those of generation_config.json first, then config.json's.
@@ -137,7 +138,7 @@ def read_config(directory: pathlib.Path, *, dtype: str = 'float32'):
   eos_ids = [] if eos_ids is None else eos_ids if isinstance(eos_ids, list) else [eos_ids]
   pad_id = config.pad_id if config.pad_id is not None else generation.get('pad_token_id')
   config = dataclasses.replace(
-      config, dtype=dtype, pad_id=pad_id,
+      config, dtype=dtype, attention=attention, pad_id=pad_id,
       eos_ids=tuple(dict.fromkeys([*eos_ids, *config.eos_ids])),
       valid_vocab=min(tokenizer_size(directory) or config.vocab_size, config.vocab_size))
   problems = config.validate()

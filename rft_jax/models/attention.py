@@ -46,8 +46,6 @@ def attend(q, k, v, prefix: SharedPrefix | None = None, begins=None, *, implemen
       holds several; None: 0.
     implementation: a name in IMPLEMENTATIONS, or 'auto': chosen for the backend.
   """
-  if implementation == 'auto':
-    implementation = 'chunked' if jax.default_backend() == 'cpu' else 'batched'
   B, T, K, M, H = q.shape
   P = B if prefix is None else len(prefix.k)
   begins = jnp.zeros((B, T), jnp.int32) if begins is None else begins
@@ -61,7 +59,7 @@ def attend(q, k, v, prefix: SharedPrefix | None = None, begins=None, *, implemen
     if prefix is not None:
       prefix = SharedPrefix(prefix.k.transpose(0, 2, 3, 1), prefix.v.transpose(0, 2, 1, 3),
                             prefix.lengths)
-    out = IMPLEMENTATIONS[implementation](rows, prefix)  # f32[P, G, K, X, H]
+    out = IMPLEMENTATIONS[chosen(implementation)](rows, prefix)  # f32[P, G, K, X, H]
     return out.reshape(B, K, T, M, H).transpose(0, 2, 1, 3, 4).astype(q.dtype)
 
 
@@ -125,6 +123,13 @@ def chunked(rows: Rows, prefix: SharedPrefix | None):
 
 
 IMPLEMENTATIONS = {'batched': batched, 'chunked': chunked}
+
+
+def chosen(implementation: str) -> str:
+  """Returns the name of the implementation that is used: 'auto' depends on the backend."""
+  if implementation != 'auto':
+    return implementation
+  return 'chunked' if jax.default_backend() == 'cpu' else 'batched'
 
 
 def _product(x, y):
