@@ -184,7 +184,7 @@ def make_update(loss: Loss, tx: optax.GradientTransformation, *, config: UpdateC
     values, sums = zip(*outputs)
     metrics = means(_added(list(sums))) | {'loss': sum(values)} | applied | rate
     metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
-    metrics['token_efficiency'] = microbatches.token_efficiency(pieces)
+    metrics['token_efficiency'] = microbatches.token_efficiency(learnt, pieces)
     return TrainState(state.step, policy, optimizer), metrics
 
   update.traces = lambda: sum(f._cache_size() for f in (first, accumulate, apply))

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from rft_jax.data.packing import ROW_FIELDS
-from rft_jax.shapes import bucket, few, power_of_two
+from rft_jax.shapes import few, power_of_two
 from rft_jax.types import Array, Batch
 
 # A row twice as wide costs more than two rows, as attention grows with its square: by this share
@@ -19,10 +19,12 @@ COLUMN_COST = 1 / 2000
 
 
 class Microbatch(NamedTuple):
-  """Some groups of a Batch as the device reads them.
+  """Some completions of a Batch as the device reads them.
 
   `batch` holds P prompts with G completions each, in prompt order; missing ones are empty, with
-  weights of 0. The completions' tokens are read from R packed rows of W columns for each prompt.
+  weights of 0. The completions' tokens are read from R packed rows of W columns for each prompt. A
+  group that needs more rows than R stands there several times, each time with some of its
+  completions.
   """
   batch: Batch
   packed: Array  # i32[P * R, W], the rows of a prompt next to each other
@@ -35,32 +37,56 @@ class Microbatch(NamedTuple):
     return self.batch.prompts.size + self.packed.size
 
 
-def plan(batch: Batch, *, tokens: int, shards: int = 1) -> list[tuple[Microbatch, np.ndarray]]:
-  """Cuts a Batch into microbatches of at most about `tokens` positions, of few shapes.
+class _Shape(NamedTuple):
+  S: int
+  R: int
+  W: int
 
-  Groups stay whole and are taken in the order of their tokens, so that like ones stand together.
-  P is `shards` times a power of two, R and W come from short lists.
+  @property
+  def size(self) -> int:
+    return self.S + self.R * self.W
+
+
+def plan(batch: Batch, *, tokens: int, shards: int = 1) -> list[tuple[Microbatch, np.ndarray]]:
+  """Cuts a Batch into microbatches of at most about `tokens` positions, of very few shapes.
+
+  Each shape is a program to compile, and lengths differ from step to step; so all groups of about
+  the same longest completion share one shape, whatever the others' lengths are, with P `shards`
+  times a power of two, or half of that for the last one. Everything follows from the batch alone.
 
   Returns:
     (microbatch, rows) pairs; rows i32[B] says which row of the batch each row of the microbatch
     is, -1 for padding. See scatter().
   """
-  P = len(batch.prompt_lengths)
-  members = [np.flatnonzero(batch.group == group) for group in range(P)]
-  lengths = [batch.completion_lengths[rows] for rows in members]
+  members = [np.flatnonzero(batch.group == group) for group in range(len(batch.prompt_lengths))]
   G, T = max(map(len, members)), power_of_two(max(8, int(batch.completion_lengths.max())))
-  order = sorted(range(P), key=lambda group: (-lengths[group].sum(), -lengths[group].max()))
-  pieces, start = [], 0
-  while start < P:
-    left = order[start:]
-    S = bucket(int(batch.prompt_lengths[left].max()))
-    R, W = _shape([lengths[group] for group in left[:1]])
-    count = shards * _count(max(tokens // (S + R * W) // shards, 1), -(-len(left) // shards))
-    chosen = left[:count]
-    R, W = _shape([lengths[group] for group in chosen])
-    pieces.append(_microbatch(batch, chosen, members, (count, G, S, T, R, W)))
-    start += count
+  pieces = []
+  for groups in _classes(batch, members):
+    lengths = [batch.completion_lengths[members[group]] for group in groups]
+    shape = _shape(few(int(batch.prompt_lengths[groups].max())), lengths)
+    parts = [(group, members[group][part], places) for group, of in zip(groups, lengths)
+             for part, places in _parts(of, shape)]
+    most = shards * (1 << (max(tokens // shape.size // shards, 1).bit_length() - 1))
+    for start in range(0, len(parts), most):
+      some = parts[start:start + most]
+      half = most // 2 if most >= 2 * shards else most
+      count = half if len(some) <= half else most
+      pieces.append(_microbatch(batch, some, count, G, T, shape))
   return pieces
+
+
+def _classes(batch, members):
+  """Returns lists of groups that are alike, the longest completions first.
+
+  Groups of several samples mix long and short completions in their rows anyway: they are one
+  class. Single completions are put with others of their own length.
+  """
+  if max(map(len, members)) > 1:
+    return [list(range(len(members)))]
+  widths = {}
+  for group, rows in enumerate(members):
+    widths.setdefault(few(max(int(batch.completion_lengths[rows].max()), 8)), []).append(group)
+  return [widths[width] for width in sorted(widths, reverse=True)]
 
 
 def scatter(parts, pieces, shape) -> np.ndarray:
@@ -73,29 +99,31 @@ def scatter(parts, pieces, shape) -> np.ndarray:
   return whole
 
 
-def token_efficiency(pieces) -> float:
-  """Returns the share of computed positions that hold a real token."""
-  real = sum(int(piece.batch.prompt_lengths[piece.batch.prompt_lengths > 1].sum() +
-                 piece.batch.completion_lengths.sum()) for piece, _ in pieces)
+def token_efficiency(batch: Batch, pieces) -> float:
+  """Returns the share of computed positions that hold a token, prompts counted once a group."""
+  real = int(batch.prompt_lengths[batch.prompt_lengths > 1].sum() + batch.completion_lengths.sum())
   return real / sum(piece.size for piece, _ in pieces)
 
 
-def _count(fits: int, left: int) -> int:
-  """Returns a power of two, at most `fits`: how many groups to take of those that are left."""
-  whole = power_of_two(left)
-  if whole > fits or left < 0.75 * whole:
-    return 1 << (min(fits, left).bit_length() - 1)
-  return whole
-
-
-def _shape(lengths) -> tuple[int, int]:
-  """Returns the (R, W) that hold every group's completions at the least cost."""
-  longest = few(max(int(group.max()) for group in lengths))
-  shapes = []
+def _shape(S: int, lengths) -> _Shape:
+  """Returns the shape that holds every completion at the least cost, all groups together."""
+  longest = few(max(8, max(int(group.max()) for group in lengths)))
+  costs = []
   for W in sorted({longest, few(longest + 1), few(few(longest + 1) + 1)}):
-    R = few(max(max(row for row, _ in _first_fit(group, W)) + 1 for group in lengths))
-    shapes.append((R * W * (1 + W * COLUMN_COST), R, W))
-  return min(shapes)[1:]
+    rows = [max(row for row, _ in _first_fit(group, W)) + 1 for group in lengths]
+    for R in sorted({few(row) for row in rows}):
+      shape = _Shape(S, R, W)
+      times = sum(-(-row // R) for row in rows)
+      costs.append((times * (S + R * W * (1 + W * COLUMN_COST)), shape))
+  return min(costs)[1]
+
+
+def _parts(lengths, shape):
+  """Yields (which completions, the (row, column) of each) for each time the prompt stands there."""
+  places = _first_fit(lengths, shape.W)
+  for first in range(0, max(row for row, _ in places) + 1, shape.R):
+    part = [index for index, (row, _) in enumerate(places) if first <= row < first + shape.R]
+    yield part, [(places[index][0] - first, places[index][1]) for index in part]
 
 
 def _first_fit(lengths, W) -> list[tuple[int, int]]:
@@ -111,18 +139,17 @@ def _first_fit(lengths, W) -> list[tuple[int, int]]:
   return places
 
 
-def _microbatch(batch, chosen, members, shape):
-  P, G, S, T, R, W = shape
+def _microbatch(batch, parts, P, G, T, shape):
+  S, R, W = shape
   rows = np.full((P, G), -1)
   packed = np.zeros((P, R, W), np.int32)
   begins = np.broadcast_to(np.arange(W, dtype=np.int32), (P, R, W)).copy()  # padding sees itself
   places = np.zeros((P, G, T), np.int32)
-  for number, group in enumerate(chosen):
-    rows[number, :len(members[group])] = members[group]
-    lengths = batch.completion_lengths[members[group]]
-    for g, (row, column) in enumerate(_first_fit(lengths, W)):
-      n = lengths[g]
-      packed[number, row, column:column + n] = batch.completions[members[group][g], :n]
+  for number, (_, members, where) in enumerate(parts):
+    rows[number, :len(members)] = members
+    for g, (member, (row, column)) in enumerate(zip(members, where)):
+      n = batch.completion_lengths[member]
+      packed[number, row, column:column + n] = batch.completions[member, :n]
       begins[number, row, column:column + n] = column
       places[number, g, :n] = row * W + column + np.arange(n)
   rows = rows.reshape(-1)
@@ -137,10 +164,11 @@ def _microbatch(batch, chosen, members, shape):
       out[rows >= 0] = array[rows[rows >= 0]]
     return out
 
+  groups = [group for group, _, _ in parts]
   prompts = np.zeros((P, S), np.int32)
-  prompts[:len(chosen), :batch.prompts.shape[1]] = batch.prompts[chosen, :S]
+  prompts[:len(groups), :batch.prompts.shape[1]] = batch.prompts[groups, :S]
   prompt_lengths = np.ones(P, np.int32)  # an empty prompt has one token, whatever it is
-  prompt_lengths[:len(chosen)] = batch.prompt_lengths[chosen]
+  prompt_lengths[:len(groups)] = batch.prompt_lengths[groups]
   piece = Batch(prompts, prompt_lengths, completions_of(batch.completions),
                 completions_of(batch.completion_lengths),
                 np.repeat(np.arange(P, dtype=np.int32), G),
