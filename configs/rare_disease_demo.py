@@ -15,25 +15,26 @@ three findings and counts votes; he never knows the gene. Reinforcement sees the
 ranked list alone, 0.7 ** (rank - 1). The model: a Llama of two layers of 128, 0.47 M parameters,
 untrained.
 
-Hardware and time: two cores of an AMD EPYC, 5 min 17 s for all three commands, compilation and
-evaluations included (7.7 min of processor time).
+Hardware and time: two cores of an AMD EPYC, 8 min 2 s for all three commands, compilation and
+evaluations included (12.8 min of processor time).
 
 Held-out grade, 95 % intervals over the 400 cases; sampled: mean of 4 at temperature 1:
 
                                   tokens trained    sampled              greedy
-  warmed up, step 360             683,318           .435 [.410, .460]    .453 [.413, .491]
-  warm-up continued, step 920     1,746,669         .484 [.458, .512]    .563 [.528, .597]
-  reinforced, step 480            1,652,619         .680 [.645, .715]    .681 [.644, .719]
+  warmed up, step 360             683,318           .445 [.419, .470]    .470 [.429, .507]
+  warm-up continued, step 920     1,746,669         .496 [.470, .524]    .545 [.510, .579]
+  reinforced, step 480            1,620,176         .634 [.599, .671]    .646 [.609, .687]
   Bayes-optimal (exact)                             .879 [.867, .891]
 
-  reinforced - continued, paired: sampled +.20 [.16, .23], greedy +.12 [.07, .16]
+  With the first sampler (another stream of random numbers): continued .484 and .563, reinforced
+  .680 and .681, in 5 min 17 s. So runs differ by some .05.
   step          360    420    480
-  sampled      .435   .580   .680
-  greedy       .453   .609   .681
-  unreadable   .039   .014   .004
+  sampled      .445   .578   .634
+  greedy       .470   .630   .646
+  unreadable   .033   .033   .006
 
-Equal tokens here are tokens trained on; the sampling of the reinforced arm comes on top (43 s of
-its 137 s of steps). One seed. What the grade does not ask for, it does not get: after
+Equal tokens here are tokens trained on; the sampling of the reinforced arm comes on top (50 s of
+its 156 s of steps). One seed. What the grade does not ask for, it does not get: after
 reinforcement the rationales read one telling finding several times over, and name genes that the
 textbook does not list under it. The ranking became better, the written reasons less faithful.
 """

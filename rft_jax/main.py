@@ -62,6 +62,7 @@ def _keep_compilations():
   Apart for each kind of processor: a program for another one's instructions must not be loaded.
   """
   import jax
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.3)
   if jax.config.jax_compilation_cache_dir:
     return
   cache = os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')
@@ -73,7 +74,6 @@ def _keep_compilations():
   kind = hashlib.sha256(kind.encode()).hexdigest()[:8]
   jax.config.update('jax_compilation_cache_dir', os.path.join(
       cache, 'rft_jax', 'compilations', f'{platform.machine()}-{kind}'))
-  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.3)
 
 
 def _dispatch(config):

@@ -71,5 +71,6 @@ def test_long_tails_leave_few_slots_idle():
 
 def test_slots_shrink_by_few_sizes():
   assert schedule.sizes(64) == [64, 56, 48, 40, 32, 24, 16, 12, 8, 6, 4, 2, 1]
+  assert schedule.sizes(512) == [512, 384, 256, 192, 128, 96, 64]
   assert schedule.sizes(20) == [20, 16, 12, 8, 6, 4, 2, 1]
   assert schedule.sizes(1) == [1]

@@ -44,13 +44,17 @@ def places_for(prompts: int, samples: int, slots: int) -> int:
 def sizes(slots: int) -> list[int]:
   """Returns the numbers of slots that are decoded with: `slots`, then what it shrinks to.
 
-      ... 64 56 48 40 32 24 16 12 8 6 4 2 1
+      64 56 48 40 32 24 16 12 8 6 4 2 1
+      512 384 256 192 128 96 64
 
   Few programs to compile, and seldom more than a quarter of the slots idle in the end.
   """
   powers = [1 << exponent for exponent in range(slots.bit_length())]
   steps = {slots, *powers, *(3 * power for power in powers if power > 1)}
-  steps |= {odd * power for power in powers if power >= 8 for odd in (5, 7)}
+  if slots <= 64:
+    steps |= {odd * power for power in powers if power >= 8 for odd in (5, 7)}
+  else:  # what is left when so few still run is little beside what has been done
+    steps = {size for size in steps if size >= slots // 8}
   return sorted((size for size in steps if size <= slots), reverse=True)
 
 
