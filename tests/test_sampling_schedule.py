@@ -74,3 +74,13 @@ def test_slots_shrink_by_few_sizes():
   assert schedule.sizes(512) == [512, 384, 256, 192, 128, 96, 64]
   assert schedule.sizes(20) == [20, 16, 12, 8, 6, 4, 2, 1]
   assert schedule.sizes(1) == [1]
+  queue = Schedule(512, 1, parts=1, slots=512, places=512)
+  queue.read()
+  seen = [queue.size]
+  for slot in range(512, 1, -1):
+    for admission in queue.admit():
+      assert admission.slot < 512
+    queue.end(max(running.slot for running in queue.running()))
+    while queue.shrink() is not None:
+      seen.append(queue.size)
+  assert seen == schedule.sizes(512)

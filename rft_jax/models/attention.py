@@ -53,7 +53,7 @@ def attend(q, k, v, prefix: SharedPrefix | None = None, begins=None, *, implemen
   with jax.named_scope('attention'):
     # Every product is a plain one, rows x inner times inner x columns for each key-value head:
     # of other forms XLA copies the scores into another order, the largest array there is.
-    queries = (q * H**-0.5).transpose(0, 2, 1, 3, 4).reshape(B, K, T * M, H)
+    queries = q.transpose(0, 2, 1, 3, 4).reshape(B, K, T * M, H)
     rows = Rows(*map(by_prompt, (queries, k.transpose(0, 2, 3, 1), v.transpose(0, 2, 1, 3),
                                  jnp.repeat(begins, M, axis=1))))
     if prefix is not None:
@@ -65,7 +65,7 @@ def attend(q, k, v, prefix: SharedPrefix | None = None, begins=None, *, implemen
 
 class Rows(NamedTuple):
   """G rows of each of P prompts, in the order in which they are multiplied."""
-  q: jax.Array  # [P, G, K, X, H], scaled
+  q: jax.Array  # [P, G, K, X, H]
   k: jax.Array  # [P, G, K, H, T]
   v: jax.Array  # [P, G, K, T, H]
   begins: jax.Array  # i32[P, G, X]
@@ -75,16 +75,18 @@ def batched(rows: Rows, prefix: SharedPrefix | None):
   """All scores at once, f32[P, G, K, X, H]: what an accelerator without a kernel wants."""
   P, G, K, X, H = rows.q.shape
   T = rows.v.shape[3]
+  scale = H**-0.5  # of the float32 scores: scaled queries would be rounded in bfloat16
   here = jnp.arange(T)
   query = jnp.arange(X)[:, None] // (X // T)
   mask = (here <= query) & (here >= rows.begins[..., None])  # [P, G, X, T]
-  scores = jnp.where(mask[:, :, None], _product(rows.q, rows.k), MASKED)
+  scores = jnp.where(mask[:, :, None], scale * _product(rows.q, rows.k), MASKED)
   top = scores.max(-1, keepdims=True)
   if prefix is not None:
     to_rows = lambda x: x.reshape(P, K, G, X, -1).swapaxes(1, 2)
     to_prompts = lambda x: x.swapaxes(1, 2).reshape(P, K, G * X, -1)
     seen = jnp.arange(prefix.k.shape[-1]) < prefix.lengths[:, None]
-    shared = jnp.where(seen[:, None, None], _product(to_prompts(rows.q), prefix.k), MASKED)
+    shared = scale * _product(to_prompts(rows.q), prefix.k)
+    shared = jnp.where(seen[:, None, None], shared, MASKED)
     top = jnp.maximum(top, to_rows(shared.max(-1, keepdims=True)))
   top = jax.lax.stop_gradient(top)  # it cancels, so its gradient is 0
   weights = jnp.exp(scores - top)

@@ -136,7 +136,8 @@ def prefill(model: Decoder, layers, prompts: tuple[KeysValues, ...], places, tok
     q, k, v = map(by_prompt, layer.heads(x, rope))
     prefix = None if first else attention.SharedPrefix(
         rows.k.transpose(0, 3, 1, 2), rows.v.transpose(0, 2, 1, 3), jnp.full(A * p, offset))
-    x = layer.finish(x, attention.attend(q, k, v, prefix).reshape(A * p * C, -1))
+    attended = attention.attend(q, k, v, prefix, implementation=model.config.attention)
+    x = layer.finish(x, attended.reshape(A * p * C, -1))
     rows = _write(rows, k, v, offset)
     written.append(jax.tree.map(lambda array, new: _put(array, places, new), kept, rows))
   return tuple(written)

@@ -65,6 +65,7 @@ class Schedule:
     """All numbers but `prompts` and `samples` (of each prompt) are those of one part."""
     self.samples, self.parts, self.size, self.places = samples, parts, slots, places
     self.rows = min(samples, slots)  # R, of a place at most at a time
+    self._sizes = sizes(slots)
     self._queues = [collections.deque((p, g) for p in range(part, prompts, parts)
                                       for g in range(samples)) for part in range(parts)]
     self._unread = [collections.deque(range(part, prompts, parts)) for part in range(parts)]
@@ -129,7 +130,7 @@ class Schedule:
 
   def floor(self) -> int:
     """Returns with how many live slots in every part shrink() is worth a pause; 0: with none."""
-    return 0 if self.waiting else next((n for n in sizes(self.size) if n < self.size), 0)
+    return 0 if self.waiting else next((n for n in self._sizes if n < self.size), 0)
 
   def shrink(self) -> np.ndarray | None:
     """Moves what runs to the next smaller number of slots, if nothing waits and it fits there.
