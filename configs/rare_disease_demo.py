@@ -62,7 +62,7 @@ def get_config(arm: str = 'reinforced') -> Config:
   second = {
       'reinforced': Stage(algorithm='grpo', steps=120, optim=OptimConfig(
           learning_rate=1.5e-3, warmup_steps=5, schedule='cosine', final_fraction=0.1, b2=0.99)),
-      'continued': Stage(algorithm='sft', steps=560, optim=OptimConfig(
+      'continued': Stage(algorithm='sft', steps=600, optim=OptimConfig(
           learning_rate=1.5e-3, schedule='cosine', final_fraction=0.1, weight_decay=0.01)),
   }
   return Config(

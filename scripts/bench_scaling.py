@@ -5,6 +5,7 @@
 Each row is a GRPO step; the last columns tell whether cost grows as the work does.
 """
 import argparse
+import dataclasses
 import json
 import statistics
 import time
@@ -43,7 +44,7 @@ def main():
   runs = [(f'{prompt} + {new}', given | dict(prompt=prompt, new=new)) for prompt, new in LENGTHS]
   runs += [(f'{count} samples', given | dict(samples=count)) for count in SAMPLES]
   for name, changes in SIZES.items():
-    benchmarks.MODELS[name] = benchmarks.scaled(benchmarks.SMALL, **changes)
+    benchmarks.MODELS[name] = dataclasses.replace(benchmarks.SMALL, **changes)
     runs.append((name, given | dict(model=name)))
   print(f'{"":<12}{"rollout":>9}{"score":>9}{"update":>9}{"step":>9}  s {"GFLOP":>8} '
         f'{"of peak":>8}')

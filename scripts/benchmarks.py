@@ -5,7 +5,6 @@ parameters, 8 prompts of 64 tokens, 8 samples each of up to 128, a reference mod
 AdamW, one update a rollout. With --model=1.5b it is shaped like Qwen2.5-1.5B, in bfloat16.
 """
 import argparse
-import dataclasses
 import functools
 import json
 import math
@@ -128,12 +127,6 @@ class Trainer:
 
 
 # --- counting -------------------------------------------------------------------------------------
-def matrix_parameters(config) -> int:
-  """Returns the weights that a token is multiplied with, the head included, embeddings not."""
-  heads = config.dim * config.head_dim * 2 * (config.heads + config.kv_heads)
-  return config.layers * (heads + 3 * config.dim * config.mlp_dim) + config.dim * config.vocab_size
-
-
 def forward_flops(config, prompt_lengths, completion_lengths, head=True) -> float:
   """Returns the FLOPs of one forward pass: each prompt once, each completion behind its own.
 
@@ -142,7 +135,7 @@ def forward_flops(config, prompt_lengths, completion_lengths, head=True) -> floa
     completion_lengths: P lists of the lengths of their completions.
   """
   head_flops = 2 * config.dim * config.vocab_size
-  token = 2 * matrix_parameters(config) - head_flops
+  token = 2 * config.matrix_parameters - head_flops
   pair = 4 * config.layers * config.heads * config.head_dim  # a query with a key that it may see
   total = 0.0
   for m, lengths in zip(prompt_lengths, completion_lengths):
@@ -156,7 +149,7 @@ def decode_bytes(config, rows: int, positions: float) -> float:
   """Returns what a decoding step must read: kernels, head, and the keys and values of its rows."""
   size = 2 if config.dtype == 'bfloat16' else 4
   head = 4 * config.dim * config.vocab_size  # logits are float32
-  kernels = size * (matrix_parameters(config) - config.dim * config.vocab_size)
+  kernels = size * (config.matrix_parameters - config.dim * config.vocab_size)
   return kernels + head + 2 * size * config.layers * config.kv_heads * config.head_dim * (
       rows * positions)
 
@@ -214,8 +207,3 @@ def report(title: str, args, rows: dict, **more) -> None:
   print(json.dumps({'benchmark': title, **vars(args), **rows, **more, 'jax': jax.__version__,
                     'device': jax.devices()[0].device_kind, 'peak_rss_mb': peak_rss_mb(),
                     'peak_device_mb': peak_device_mb(), 'load': os.getloadavg()[0]}))
-
-
-def scaled(config, **changes):
-  """Returns a config with some fields changed."""
-  return dataclasses.replace(config, **changes)

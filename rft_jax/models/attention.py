@@ -4,15 +4,18 @@ Letters beyond those of types.py: M query heads to a key-value head (N = K * M),
 of a key-value head. Queries are [B, T, K, M, H], so that no key is ever repeated for its M query
 heads. How the rule is computed is a choice of IMPLEMENTATIONS; what it gives is not.
 """
+import functools
 from typing import NamedTuple
 
 import jax
+from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 import numpy as np
 
 # Masked scores. Large and finite: -inf would make a fully masked row NaN, in its value and,
 # through 0 * NaN, in everybody's gradient, also where the loss masks that row.
 MASKED = -1e30
+ATTENDED = 'attended'  # names what rematerialisation keeps of attention, see decoder.REMAT
 SCORES_AT_ONCE = 2**20  # of the 'chunked' implementation: 4 MiB, about what a core's caches hold
 
 
@@ -59,8 +62,8 @@ def attend(q, k, v, prefix: SharedPrefix | None = None, begins=None, *, implemen
     if prefix is not None:
       prefix = SharedPrefix(prefix.k.transpose(0, 2, 3, 1), prefix.v.transpose(0, 2, 1, 3),
                             prefix.lengths)
-    out = IMPLEMENTATIONS[chosen(implementation)](rows, prefix)  # f32[P, G, K, X, H]
-    return out.reshape(B, K, T, M, H).transpose(0, 2, 1, 3, 4).astype(q.dtype)
+    out = IMPLEMENTATIONS[chosen(implementation)](rows, prefix)  # [P, G, K, X, H]
+    return out.reshape(B, K, T, M, H).transpose(0, 2, 1, 3, 4)
 
 
 class Rows(NamedTuple):
@@ -73,55 +76,15 @@ class Rows(NamedTuple):
 
 def batched(rows: Rows, prefix: SharedPrefix | None):
   """All scores at once, f32[P, G, K, X, H]: what an accelerator without a kernel wants."""
-  P, G, K, X, H = rows.q.shape
-  T = rows.v.shape[3]
-  scale = H**-0.5  # of the float32 scores: scaled queries would be rounded in bfloat16
-  here = jnp.arange(T)
-  query = jnp.arange(X)[:, None] // (X // T)
-  mask = (here <= query) & (here >= rows.begins[..., None])  # [P, G, X, T]
-  scores = jnp.where(mask[:, :, None], scale * _product(rows.q, rows.k), MASKED)
-  top = scores.max(-1, keepdims=True)
-  if prefix is not None:
-    to_rows = lambda x: x.reshape(P, K, G, X, -1).swapaxes(1, 2)
-    to_prompts = lambda x: x.swapaxes(1, 2).reshape(P, K, G * X, -1)
-    seen = jnp.arange(prefix.k.shape[-1]) < prefix.lengths[:, None]
-    shared = scale * _product(to_prompts(rows.q), prefix.k)
-    shared = jnp.where(seen[:, None, None], shared, MASKED)
-    top = jnp.maximum(top, to_rows(shared.max(-1, keepdims=True)))
-  top = jax.lax.stop_gradient(top)  # it cancels, so its gradient is 0
-  weights = jnp.exp(scores - top)
-  total = weights.sum(-1, keepdims=True)
-  mixed = _product(weights.astype(rows.v.dtype), rows.v)
-  if prefix is not None:
-    weights = jnp.exp(shared - to_prompts(top))
-    total += to_rows(weights.sum(-1, keepdims=True))
-    mixed += to_rows(_product(weights.astype(rows.v.dtype), prefix.v))
-  return mixed / total
+  return _attended(rows, prefix, None)
 
 
 def chunked(rows: Rows, prefix: SharedPrefix | None):
-  """A few rows after the other, so that their scores stay in a CPU's caches; and made again in the
-  backward pass, so that no more than these ever exist.
+  """A few rows after the other, so that no more than their scores ever exist, in a CPU's caches.
 
-  Measured on two cores (8 prompts of 64, 8 rows each of 128, 8 heads of 32): 27 ms for 60 batched,
-  with the gradient 58 for 124.
+  Measured on two cores (8 prompts of 64, 8 rows each of 128, 8 heads of 32): 27 ms for 60 batched.
   """
-  P, G, K, X, _ = rows.q.shape
-  columns = rows.v.shape[3] + (0 if prefix is None else prefix.v.shape[2])
-  fits = max(SCORES_AT_ONCE // (K * X * columns), 1)
-  g = _divisor(G, fits)
-  p = _divisor(P, fits // G) if fits >= G else 1
-  split = lambda x: x.reshape(P // p, p, G // g, g, *x.shape[2:]).swapaxes(1, 2)
-
-  def of_prompts(xs):
-    rows, prefix = xs
-    some = jax.checkpoint(lambda rows: batched(rows, prefix), prevent_cse=False)
-    return jax.lax.map(some, rows)
-
-  out = jax.lax.map(of_prompts, (
-      jax.tree.map(split, rows),
-      jax.tree.map(lambda x: x.reshape(P // p, p, *x.shape[1:]), prefix)))
-  return out.swapaxes(1, 2).reshape(P, G, *out.shape[4:])
+  return _attended(rows, prefix, SCORES_AT_ONCE)
 
 
 IMPLEMENTATIONS = {'batched': batched, 'chunked': chunked}
@@ -132,6 +95,147 @@ def chosen(implementation: str) -> str:
   if implementation != 'auto':
     return implementation
   return 'chunked' if jax.default_backend() == 'cpu' else 'batched'
+
+
+# --- plain products, forward and backward --------------------------------------------------------
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _attended(rows, prefix, scores_at_once):
+  """Returns [P, G, K, X, H]; at most about scores_at_once scores exist at a time (None: all)."""
+  return _attended_forward(rows, prefix, scores_at_once)[0]
+
+
+def _attended_forward(rows, prefix, scores_at_once):
+  p, g = _chunk(rows, prefix, scores_at_once)
+  of_prompts = lambda xs: jax.lax.map(lambda some: _attend_rows(some, xs[1]), xs[0])
+  parts = jax.lax.map(of_prompts, (_split(rows, p, g), _split(prefix, p)))
+  # Named, so that rematerialisation may keep them: all that the backward pass needs to know.
+  out, normaliser = checkpoint_name(_join(parts), ATTENDED)
+  return out, (rows, prefix, out, normaliser)
+
+
+def _attended_backward(scores_at_once, kept, gradient):
+  """As in FlashAttention, Dao et al. 2022, arXiv 2205.14135, section 3.1: the weights are made
+  again from the scores and their normaliser, a chunk at a time."""
+  rows, prefix, out, normaliser = kept
+  drift = (gradient.astype(jnp.float32) * out.astype(jnp.float32)).sum(-1)
+  p, g = _chunk(rows, prefix, scores_at_once)
+
+  def of_prompts(xs):
+    of_rows, prefix = xs
+
+    def some(total, xs):
+      of_rows, of_prefix = _gradients(*xs, prefix)
+      return jax.tree.map(jnp.add, total, of_prefix), of_rows
+
+    zeros = None if prefix is None else tuple(jnp.zeros(x.shape, jnp.float32) for x in prefix[:2])
+    return jax.lax.scan(some, zeros, of_rows)
+
+  of_prefix, of_rows = jax.lax.map(of_prompts, (
+      _split((rows, normaliser, drift, gradient), p, g), _split(prefix, p)))
+  of_rows = Rows(*_join(of_rows), None)
+  if prefix is None:
+    return of_rows, None
+  merge = lambda new, like: new.reshape(like.shape).astype(like.dtype)
+  return of_rows, SharedPrefix(*map(merge, of_prefix, prefix[:2]), None)
+
+
+_attended.defvjp(_attended_forward, _attended_backward)
+
+
+def _attend_rows(rows, prefix):
+  """Returns (the rule's result in q's dtype, log of the sum of exp(scores) f32[P, G, K, X])."""
+  scores, shared = _scores(rows, prefix)
+  top = scores.max(-1, keepdims=True)
+  if prefix is not None:
+    top = jnp.maximum(top, _to_rows(shared.max(-1, keepdims=True), rows))
+  weights = jnp.exp(scores - top)
+  total = weights.sum(-1, keepdims=True)
+  mixed = _product(weights.astype(rows.v.dtype), rows.v)
+  if prefix is not None:
+    weights = jnp.exp(shared - _to_prompts(top))
+    total += _to_rows(weights.sum(-1, keepdims=True), rows)
+    mixed += _to_rows(_product(weights.astype(rows.v.dtype), prefix.v), rows)
+  blind = top == MASKED  # sees nothing: gives 0, and has no gradient
+  out = jnp.where(blind, 0.0, mixed / total).astype(rows.q.dtype)
+  return out, jnp.where(blind, -MASKED, top + jnp.log(total))[..., 0]
+
+
+def _gradients(rows, normaliser, drift, gradient, prefix):
+  """Returns (those of rows.q, .k and .v, those of prefix.k and .v or None)."""
+  scale, dtype = rows.q.shape[-1]**-0.5, rows.q.dtype
+  scores, shared = _scores(rows, prefix)
+  turned = lambda x: x.swapaxes(-1, -2)
+
+  def block(q, k, v, scores, normaliser, drift, gradient):
+    weights = jnp.exp(scores - normaliser[..., None])
+    of_scores = (scale * weights * (_product(gradient, turned(v)) - drift[..., None])).astype(dtype)
+    return (_product(of_scores, turned(k)), _product(turned(q), of_scores),
+            _product(turned(weights.astype(dtype)), gradient))
+
+  of_q, of_k, of_v = block(*rows[:3], scores, normaliser, drift, gradient)
+  of_prefix = None
+  if prefix is not None:
+    q, normaliser, drift, gradient = map(
+        _to_prompts, (rows.q, normaliser[..., None], drift[..., None], gradient))
+    more, *of_prefix = block(q, *prefix[:2], shared, normaliser[..., 0], drift[..., 0], gradient)
+    of_q, of_prefix = of_q + _to_rows(more, rows), tuple(of_prefix)
+  return (of_q.astype(dtype), of_k.astype(dtype), of_v.astype(dtype)), of_prefix
+
+
+def _scores(rows, prefix):
+  """Returns the masked scores of own keys f32[P, G, K, X, T] and, by prompt, of the prefix's
+  f32[P, K, G * X, S] or None."""
+  X, H = rows.q.shape[3:]
+  T = rows.v.shape[3]
+  scale = H**-0.5  # of the float32 scores: scaled queries would be rounded in bfloat16
+  here = jnp.arange(T)
+  query = jnp.arange(X)[:, None] // (X // T)
+  mask = (here <= query) & (here >= rows.begins[..., None])  # [P, G, X, T]
+  scores = jnp.where(mask[:, :, None], scale * _product(rows.q, rows.k), MASKED)
+  if prefix is None:
+    return scores, None
+  seen = jnp.arange(prefix.k.shape[-1]) < prefix.lengths[:, None]
+  shared = scale * _product(_to_prompts(rows.q), prefix.k)
+  return scores, jnp.where(seen[:, None, None], shared, MASKED)
+
+
+def _to_prompts(x):
+  """[P, G, K, X, n] -> [P, K, G * X, n]: one product serves all rows of a prompt."""
+  P, G, K, X, n = x.shape
+  return x.swapaxes(1, 2).reshape(P, K, G * X, n)
+
+
+def _to_rows(x, rows):
+  P, G, K, X, _ = rows.q.shape
+  return x.reshape(P, K, G, X, -1).swapaxes(1, 2)
+
+
+def _chunk(rows, prefix, scores_at_once) -> tuple[int, int]:
+  """Returns how many prompts, and how many rows of each, are computed at a time."""
+  P, G, K, X, _ = rows.q.shape
+  if scores_at_once is None:
+    return P, G
+  columns = rows.v.shape[3] + (0 if prefix is None else prefix.v.shape[2])
+  fits = max(scores_at_once // (K * X * columns), 1)
+  g = _divisor(G, fits)
+  return (_divisor(P, fits // G) if fits >= G else 1), g
+
+
+def _split(tree, p, g=None):
+  """[P, G, ...] -> [P / p, G / g, p, g, ...]; without g, [P, ...] -> [P / p, p, ...]."""
+  def split(x):
+    x = x.reshape(len(x) // p, p, *x.shape[1:])
+    return x if g is None else x.reshape(
+        *x.shape[:2], x.shape[2] // g, g, *x.shape[3:]).swapaxes(1, 2)
+  return jax.tree.map(split, tree)
+
+
+def _join(tree):
+  """The inverse of _split with both."""
+  def join(x):
+    x = x.swapaxes(1, 2)
+    return x.reshape(x.shape[0] * x.shape[1], x.shape[2] * x.shape[3], *x.shape[4:])
+  return jax.tree.map(join, tree)
 
 
 def _product(x, y):

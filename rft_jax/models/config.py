@@ -54,6 +54,13 @@ class DecoderConfig:
     if self.valid_vocab is None:
       object.__setattr__(self, 'valid_vocab', self.vocab_size)
 
+  @property
+  def matrix_parameters(self) -> int:
+    """How many weights a token is multiplied with: every layer and the head, not the embedding."""
+    heads = self.dim * self.head_dim * 2 * (self.heads + self.kv_heads)
+    layer = heads + 3 * self.dim * self.mlp_dim
+    return self.layers * layer + self.dim * self.vocab_size
+
   def validate(self) -> list[str]:
     """Returns every problem as 'field=value, need ...'; [] if there is none."""
     sizes = ('vocab_size', 'dim', 'layers', 'heads', 'kv_heads', 'head_dim', 'mlp_dim',

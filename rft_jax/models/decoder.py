@@ -140,14 +140,16 @@ def _last_token(prompts, prompt_lengths):
   return jnp.take_along_axis(prompts, start[:, None], axis=1, mode='clip')[:, 0], start
 
 
-# What of a layer is kept for the backward pass: everything, the results of its projections (all
-# else is cheap to make again), or its input alone.
+# What of a layer is kept for the backward pass: everything, the results of its projections and of
+# attention (all else is cheap to make again), or its input alone.
 REMAT = {
     'none': lambda layer: layer,
     # prevent_cse guards what a scan's body needs no guarding from, and would cost fusions
     'dots': functools.partial(
         jax.checkpoint, prevent_cse=False,
-        policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable),
+        policy=jax.checkpoint_policies.save_from_both_policies(
+            jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+            jax.checkpoint_policies.save_only_these_names(attention.ATTENDED))),
     'full': functools.partial(jax.checkpoint, prevent_cse=False),
 }
 

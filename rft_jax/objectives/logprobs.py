@@ -40,28 +40,79 @@ def token_statistics(hidden, head, targets, *, temperature, valid_vocab: int) ->
     temperature: f32[], what the logits are divided by: the sampler's.
     valid_vocab: how many ids the tokenizer has.
   """
-  B, T, D = hidden.shape
-  columns = max(1, min(T, CHUNK_ELEMENTS // (B * head.shape[1])))
+  return _statistics(hidden, head, targets, temperature, valid_vocab)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _statistics(hidden, head, targets, temperature, valid_vocab):
+  return _forward(hidden, head, targets, temperature, valid_vocab)[0]
+
+
+def _forward(hidden, head, targets, temperature, valid_vocab):
+  split, join = _chunks(targets.shape, head.shape[1])
+
+  def some(_, xs):
+    hidden, targets = xs
+    logits = temper(_logits(hidden, head), temperature, valid_vocab)
+    chosen = jnp.take_along_axis(logits, targets[:, None], -1)[:, 0]
+    top = logits.max(-1)
+    weights = jnp.exp(logits - top[:, None])
+    total = weights.sum(-1)
+    normaliser = top + jnp.log(total)
+    entropy = normaliser - (weights * logits).sum(-1) / total
+    return None, (TokenStatistics(chosen - normaliser, entropy, chosen >= top), normaliser)
+
+  _, parts = jax.lax.scan(some, None, (split(hidden), split(targets)))
+  statistics, normaliser = jax.tree.map(join, parts)
+  return statistics, (hidden, head, targets, temperature, normaliser)
+
+
+def _backward(valid_vocab, kept, gradient):
+  """The gradient of log p(y) by the logits is 1 at y, less the probabilities."""
+  hidden, head, targets, temperature, normaliser = kept
+  split, join = _chunks(targets.shape, head.shape[1])
+
+  def some(of_head, xs):
+    hidden, targets, normaliser, gradient = xs
+    with jax.named_scope('head_gradient'):
+      logits = temper(_logits(hidden, head), temperature, valid_vocab)
+      probabilities = jnp.exp(logits - normaliser[:, None])
+      hit = jnp.arange(head.shape[1]) == targets[:, None]
+      of_logits = (hit - probabilities) * (gradient / temperature)[:, None]
+      of_hidden = _matmul(of_logits, head.T)
+      return of_head + _matmul(hidden.astype(jnp.float32).T, of_logits), of_hidden
+
+  of_head, of_hidden = jax.lax.scan(
+      some, jnp.zeros(head.shape, jnp.float32),
+      (split(hidden), split(targets), split(normaliser), split(gradient.logprobs)))
+  return join(of_hidden).astype(hidden.dtype), of_head, None, None
+
+
+_statistics.defvjp(_forward, _backward)
+
+
+def _chunks(shape, V):
+  """Returns (split, join): [B, T, ...] to [chunks, rows, ...] of few enough tokens, and back."""
+  B, T = shape
+  columns = max(1, min(T, CHUNK_ELEMENTS // (B * V)))
   chunks = -(-T // columns)
-  padded = [(0, 0), (0, chunks * columns - T)]
-  # [B, T, ...] -> [chunks, B, columns, ...]
-  split = lambda x: jnp.moveaxis(x.reshape(B, chunks, columns, *x.shape[2:]), 1, 0)
-  join = lambda x: jnp.moveaxis(x, 0, 1).reshape(B, chunks * columns)[:, :T]
 
-  @functools.partial(jax.checkpoint, prevent_cse=False)
-  def statistics(hidden, targets):
-    with jax.named_scope('head'):
-      logits = jnp.einsum('btd,dv->btv', hidden.astype(jnp.float32), head,
-                          precision=jax.lax.Precision.HIGHEST)
-    logits = temper(logits, temperature, valid_vocab)
-    chosen = jnp.take_along_axis(logits, targets[..., None], -1)[..., 0]
-    normaliser = jax.nn.logsumexp(logits, -1)
-    fixed = jax.lax.stop_gradient(logits)
-    probabilities = jnp.exp(fixed - jax.lax.stop_gradient(normaliser)[..., None])
-    entropy = jax.lax.stop_gradient(normaliser) - (probabilities * fixed).sum(-1)
-    return TokenStatistics(chosen - normaliser, entropy, chosen >= fixed.max(-1))
+  def split(x):
+    x = jnp.pad(x, [(0, 0), (0, chunks * columns - T)] + [(0, 0)] * (x.ndim - 2))
+    x = jnp.moveaxis(x.reshape(B, chunks, columns, *x.shape[2:]), 1, 0)
+    return x.reshape(chunks, B * columns, *x.shape[3:])
 
-  _, parts = jax.lax.scan(lambda _, xs: (None, statistics(*xs)), None,
-                          (split(jnp.pad(hidden, [*padded, (0, 0)])),
-                           split(jnp.pad(targets, padded))))
-  return jax.tree.map(join, parts)
+  def join(x):
+    x = jnp.moveaxis(x.reshape(chunks, B, columns, *x.shape[2:]), 0, 1)
+    return x.reshape(B, chunks * columns, *x.shape[3:])[:, :T]
+
+  return split, join
+
+
+def _logits(hidden, head):
+  with jax.named_scope('head'):
+    return _matmul(hidden.astype(jnp.float32), head)
+
+
+def _matmul(x, y):
+  return jnp.matmul(x, y, precision=jax.lax.Precision.HIGHEST)

@@ -114,9 +114,7 @@ def slots_for(config, length: int, samples: int, backend: str) -> int:
   """
   if backend != 'cpu':
     return min(256, power_of_two(samples))
-  layer = config.dim * config.head_dim * 2 * (config.heads + config.kv_heads)
-  weights = config.layers * (layer + 3 * config.dim * config.mlp_dim)
-  flops = 2 * (weights + config.dim * config.vocab_size)
+  flops = 2 * config.matrix_parameters
   cache = 2 * 4 * config.layers * config.kv_heads * config.head_dim * length
   wanted = min(max(2**29 // flops, 16), max(2**25 // cache, 16), 1024)
   return min(1 << (wanted.bit_length() - 1), power_of_two(samples))
