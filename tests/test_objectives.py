@@ -185,7 +185,7 @@ def _inputs(B=3, T=7, D=8, V=13):
 @pytest.mark.parametrize('temperature', [1.0, 0.7])
 def test_chunked_logprobs_and_gradients_match_the_plain_softmax(monkeypatch, chunk_elements,
                                                                 temperature):
-  monkeypatch.setattr('rft_jax.objectives.logprobs.CHUNK_ELEMENTS', chunk_elements)
+  monkeypatch.setattr('rft_jax.objectives.logprobs.CHUNK_ELEMENTS', {'cpu': chunk_elements})
   hidden, head, targets = _inputs()
   valid = head.shape[1] - 2
 
@@ -207,7 +207,7 @@ def test_chunked_logprobs_and_gradients_match_the_plain_softmax(monkeypatch, chu
 
 
 def test_no_array_over_tokens_and_vocabulary_is_made(monkeypatch):
-  monkeypatch.setattr('rft_jax.objectives.logprobs.CHUNK_ELEMENTS', 2 * 64)
+  monkeypatch.setattr('rft_jax.objectives.logprobs.CHUNK_ELEMENTS', {'cpu': 2 * 64})
   hidden, head, targets = _inputs(B=2, T=40, V=64)
   program = jax.jit(jax.grad(lambda h: token_statistics(
       h, head, targets, temperature=1.0, valid_vocab=64).logprobs.sum())).lower(hidden).as_text()

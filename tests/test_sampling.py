@@ -104,8 +104,10 @@ def _flat(samples):
 @pytest.mark.parametrize('settings', [
     dict(), dict(temperature=0.7, top_k=20, top_p=0.9), dict(temperature=0.0)],
     ids=['plain', 'filtered', 'greedy'])
-@pytest.mark.parametrize('count', [2, 16])
-def test_samples_are_those_of_the_simple_engine(model, settings, count):
+@pytest.mark.parametrize('count, least_columns', [(2, 64), (16, 64), (16, 4), (4, 8)])
+def test_samples_are_those_of_the_simple_engine(model, settings, count, least_columns,
+                                                monkeypatch):
+  monkeypatch.setattr(engine, 'LEAST_COLUMNS', least_columns)  # of 16; the slots grow from there
   limits = np.random.default_rng(0).integers(1, 13, (3, 5)).tolist()
   given = dict(samples_per_prompt=5, max_new_tokens=12, stop_ids=(1, 2), seed=3, step=4,
                occurrences=[7, 9, 8], limits=limits, **settings)

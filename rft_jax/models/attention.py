@@ -49,42 +49,22 @@ def attend(q, k, v, prefix: SharedPrefix | None = None, begins=None, *, implemen
       holds several; None: 0.
     implementation: a name in IMPLEMENTATIONS, or 'auto': chosen for the backend.
   """
-  B, T, K, M, H = q.shape
-  P = B if prefix is None else len(prefix.k)
-  begins = jnp.zeros((B, T), jnp.int32) if begins is None else begins
-  by_prompt = lambda x: x.reshape(P, B // P, *x.shape[1:])
+  begins = jnp.zeros(q.shape[:2], jnp.int32) if begins is None else begins
   with jax.named_scope('attention'):
-    # Every product is a plain one, rows x inner times inner x columns for each key-value head:
-    # of other forms XLA copies the scores into another order, the largest array there is.
-    queries = q.transpose(0, 2, 1, 3, 4).reshape(B, K, T * M, H)
-    rows = Rows(*map(by_prompt, (queries, k.transpose(0, 2, 3, 1), v.transpose(0, 2, 1, 3),
-                                 jnp.repeat(begins, M, axis=1))))
-    if prefix is not None:
-      prefix = SharedPrefix(prefix.k.transpose(0, 2, 3, 1), prefix.v.transpose(0, 2, 1, 3),
-                            prefix.lengths)
-    out = IMPLEMENTATIONS[chosen(implementation)](rows, prefix)  # [P, G, K, X, H]
-    return out.reshape(B, K, T, M, H).transpose(0, 2, 1, 3, 4)
+    return IMPLEMENTATIONS[chosen(implementation)](q, k, v, prefix, begins)
 
 
-class Rows(NamedTuple):
-  """G rows of each of P prompts, in the order in which they are multiplied."""
-  q: jax.Array  # [P, G, K, X, H]
-  k: jax.Array  # [P, G, K, H, T]
-  v: jax.Array  # [P, G, K, T, H]
-  begins: jax.Array  # i32[P, G, X]
+def batched(q, k, v, prefix, begins):
+  """All scores at once, f32[P, G, K, X, T]: what an accelerator without a kernel wants."""
+  return _plain(q, k, v, prefix, begins, None)
 
 
-def batched(rows: Rows, prefix: SharedPrefix | None):
-  """All scores at once, f32[P, G, K, X, H]: what an accelerator without a kernel wants."""
-  return _attended(rows, prefix, None)
-
-
-def chunked(rows: Rows, prefix: SharedPrefix | None):
+def chunked(q, k, v, prefix, begins):
   """A few rows after the other, so that no more than their scores ever exist, in a CPU's caches.
 
   Measured on two cores (8 prompts of 64, 8 rows each of 128, 8 heads of 32): 27 ms for 60 batched.
   """
-  return _attended(rows, prefix, SCORES_AT_ONCE)
+  return _plain(q, k, v, prefix, begins, SCORES_AT_ONCE)
 
 
 IMPLEMENTATIONS = {'batched': batched, 'chunked': chunked}
@@ -98,6 +78,30 @@ def chosen(implementation: str) -> str:
 
 
 # --- plain products, forward and backward --------------------------------------------------------
+class Rows(NamedTuple):
+  """G rows of each of P prompts, in the order in which they are multiplied."""
+  q: jax.Array  # [P, G, K, X, H]
+  k: jax.Array  # [P, G, K, H, T]
+  v: jax.Array  # [P, G, K, T, H]
+  begins: jax.Array  # i32[P, G, X]
+
+
+def _plain(q, k, v, prefix, begins, scores_at_once):
+  B, T, K, M, H = q.shape
+  P = B if prefix is None else len(prefix.k)
+  by_prompt = lambda x: x.reshape(P, B // P, *x.shape[1:])
+  # Every product is a plain one, rows x inner times inner x columns for each key-value head:
+  # of other forms XLA copies the scores into another order, the largest array there is.
+  queries = q.transpose(0, 2, 1, 3, 4).reshape(B, K, T * M, H)
+  rows = Rows(*map(by_prompt, (queries, k.transpose(0, 2, 3, 1), v.transpose(0, 2, 1, 3),
+                               jnp.repeat(begins, M, axis=1))))
+  if prefix is not None:
+    prefix = SharedPrefix(prefix.k.transpose(0, 2, 3, 1), prefix.v.transpose(0, 2, 1, 3),
+                          prefix.lengths)
+  out = _attended(rows, prefix, scores_at_once)  # [P, G, K, X, H]
+  return out.reshape(B, K, T, M, H).transpose(0, 2, 1, 3, 4)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _attended(rows, prefix, scores_at_once):
   """Returns [P, G, K, X, H]; at most about scores_at_once scores exist at a time (None: all)."""

@@ -21,6 +21,7 @@ from rft_jax.types import Sample
 
 PREFILL_WIDTH = 1024  # a longer prompt is read in stretches of so many tokens
 PREFILL_TOKENS = 8192  # read at once, on each part of the mesh
+LEAST_COLUMNS = 64  # narrower slots are not worth a program of their own
 TOKENS_PER_RUN = 64  # decoded at most before the host looks: finished samples wait no longer
 
 
@@ -81,7 +82,7 @@ def generate(model, prompts, *, samples_per_prompt=1, max_new_tokens=128, temper
     admissions = schedule.admit()
     room.admit(admissions, occurrences, limits, key)
     began |= {(prompt, sample): clock for _, prompt, sample in admissions}
-    ended = room.run(knobs, stop_ids, settings.filtered)
+    ended = room.run(knobs, stop_ids, clock)
     decoded += (int(ended.clock) - clock) * schedule.size * schedule.parts
     clock, runs = int(ended.clock), runs + 1
     for slot, prompt, index in schedule.running():
@@ -120,6 +121,12 @@ def slots_for(config, length: int, samples: int, backend: str) -> int:
   return min(1 << (wanted.bit_length() - 1), power_of_two(samples))
 
 
+def columns_for(T: int) -> list[int]:
+  """Returns the numbers of columns that slots have in turn, T first: each is a program more, so
+  there are at most three."""
+  return [T] + [T // part for part in (2, 4) if T // part >= LEAST_COLUMNS]
+
+
 class _Room:
   """The device's side of one call: what lies there, and the programs that are run on it."""
 
@@ -135,8 +142,9 @@ class _Room:
     places = places_for(each, samples, N)
     self.schedule = Schedule(len(prompts), samples, parts=self.parts, slots=N, places=places)
     self.layers = _layers_of(model, mesh)
+    self.columns = columns_for(T)  # the last of them is what the slots have
     self.slots, self.kept_prompts = _empty(
-        model.config, mesh, self.parts * N, T, self.parts * places,
+        model.config, mesh, self.parts * N, self.columns[-1], self.parts * places,
         round_up(bucket(longest), self.width), settings.filtered)
     self.lengths = np.zeros(self.parts * places, np.int32)
 
@@ -176,13 +184,19 @@ class _Room:
     self.slots = slots.admit(self.slots, *columns[:4].astype(np.int32),
                              *columns[4:].astype(np.uint32), key)
 
-  def run(self, knobs, stop_ids, filtered) -> slots.Ended:
-    """Decodes until samples end whose slots are wanted."""
-    ends = 1 if self.schedule.waiting else np.iinfo(np.int32).max
+  def run(self, knobs, stop_ids, clock) -> slots.Ended:
+    """Decodes until samples end whose slots are wanted, or the columns are used up."""
+    steps, ends = TOKENS_PER_RUN, 1 if self.schedule.waiting else np.iinfo(np.int32).max
+    if len(self.columns) > 1:
+      if clock == self.columns[-1]:
+        self.columns.pop()
+        self.slots = slots.widen(self.slots, self.columns[-1])
+      if len(self.columns) > 1:
+        steps = min(steps, self.columns[-1] - clock)
     self.slots, ended = slots.run(
         self.slots, self.model, self.layers, self.kept_prompts, self.lengths,
-        self.schedule.members(), knobs, stop_ids, np.int32(TOKENS_PER_RUN), np.int32(ends),
-        np.int32(self.schedule.floor()), filtered=filtered)
+        self.schedule.members(), knobs, stop_ids, np.int32(steps), np.int32(ends),
+        np.int32(self.schedule.floor()), filtered=self.settings.filtered)
     return jax.device_get(ended)
 
   def shrink(self, kept):

@@ -2,7 +2,8 @@
 
 All slots write their keys and values, and their tokens, in the same column: that of a clock that
 goes around an array of T columns. So a write is one slice in place, slots may begin and end when
-they like, and a slot sees the columns that are not older than its completion.
+they like, and a slot sees the columns that are not older than its completion. As long as the clock
+is young the arrays are narrower: attention reads every column there is.
 
 A slot that is free computes like the others; what comes of it is never read.
 """
@@ -73,6 +74,30 @@ def keep(slots: Slots, which) -> Slots:
   """Returns fewer slots: those of i32[A, n] `which`, numbered within each of A parts."""
   take = lambda array: decoding.take(array, which)
   return jax.tree.map(lambda x: take(x) if x.ndim else x, slots)
+
+
+def widen(slots: Slots, T: int) -> Slots:
+  """Returns slots with T columns, when the clock has filled the fewer ones; gives up the old ones,
+  a layer after the other, as two copies of all might not fit."""
+  completions = []
+  for layer in slots.completions:
+    completions.append(_widen_layer(layer, T))
+    jax.tree.map(lambda array: array.delete(), layer)
+  wide = lambda array: None if array is None else _widen(array, 1, T)
+  return slots._replace(
+      tokens=wide(slots.tokens), logprobs=wide(slots.logprobs),
+      filtered_logprobs=wide(slots.filtered_logprobs), completions=tuple(completions))
+
+
+@functools.partial(jax.jit, static_argnames=('T',))
+def _widen_layer(layer, T):
+  return decoding.KeysValues(_widen(layer.k, 3, T), _widen(layer.v, 2, T))
+
+
+@functools.partial(jax.jit, static_argnames=('axis', 'T'))
+def _widen(array, axis, T):
+  return jnp.pad(array, [(0, T - size if number == axis else 0)
+                         for number, size in enumerate(array.shape)])
 
 
 @functools.partial(jax.jit, donate_argnums=0, static_argnames=('filtered',))
