@@ -30,7 +30,8 @@ def make(chat, grader, config: Config, *, mesh, response_format=None):
   seed = int(np.random.SeedSequence([config.seed, STREAM]).generate_state(1)[0] >> 1)
   settings = dataclasses.replace(
       config.rollout, samples_per_prompt=config.evaluate.samples_per_prompt,
-      temperature=config.evaluate.temperature, top_k=0, top_p=1.0, min_p=0.0)
+      temperature=config.evaluate.temperature, top_k=0, top_p=1.0, min_p=0.0,
+      quantization='none')
   greedily = dataclasses.replace(settings, samples_per_prompt=1, temperature=0.0)
   run = lambda settings: rollout.make(chat, grader, settings, seed=seed, mesh=mesh,
                                       response_format=response_format)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from rft_jax import graders
+from rft_jax.models.decoding import QUANTIZATIONS
 from rft_jax.sampling import engine
 from rft_jax.sampling.samplers import SamplingConfig
 from rft_jax.types import Episode, Example, Grade
@@ -18,6 +19,9 @@ class RolloutConfig(SamplingConfig):
   prompts_per_step: int = 16
   samples_per_prompt: int = 8  # the group; sequences per step = prompts x samples
   slots: int = 0  # completions decoded side by side on each part of the mesh; 0: chosen
+  # Of the kernels while training samples are drawn: 'none', or 'int8' (half of what bfloat16
+  # reads). The samples are then of a rounded policy; grpo.importance_sampling_cap corrects that.
+  quantization: str = 'none'
   # The reward of a policy fault: the answer does not parse, lacks a field or was cut off.
   ungradable_reward: float = 0.0
   # Grade what was cut off as it stands, for open-ended text that has no natural end.
@@ -31,6 +35,8 @@ class RolloutConfig(SamplingConfig):
         (self.prompts_per_step >= 1, f'prompts_per_step={self.prompts_per_step}, need >= 1'),
         (self.samples_per_prompt >= 1, f'samples_per_prompt={self.samples_per_prompt}, need >= 1'),
         (self.slots >= 0, f'slots={self.slots}, need >= 0 (0: chosen)'),
+        (self.quantization in QUANTIZATIONS,
+         f'quantization={self.quantization!r}, need one of {QUANTIZATIONS}'),
         (0 <= self.max_grader_faults <= 1,
          f'max_grader_faults={self.max_grader_faults}, need 0 to 1'),
     )
@@ -69,8 +75,8 @@ def make(chat, grader, config: RolloutConfig, *, seed: int, mesh, response_forma
           samples_per_prompt=config.samples_per_prompt, max_new_tokens=config.max_new_tokens,
           temperature=config.temperature, top_k=config.top_k, top_p=config.top_p,
           min_p=config.min_p, seed=seed, stop_ids=chat.stop_ids, step=step,
-          occurrences=occurrences, mesh=mesh, slots_per_part=config.slots, finished=finished,
-          report=statistics.append)
+          occurrences=occurrences, mesh=mesh, slots_per_part=config.slots,
+          quantization=config.quantization, finished=finished, report=statistics.append)
     groups = [[episode._replace(grade=desk.grades[p, g]) for g, episode in enumerate(group)]
               for p, group in enumerate(groups)]
     _check_faults([episode for group in groups for episode in group], config, step)

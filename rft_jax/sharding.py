@@ -131,11 +131,11 @@ def rows_sharding(mesh: Mesh, dimensions: int) -> NamedSharding:
 
 DECODING_RULES = (  # of models.decoding.Layer: split over tensor alone
     (r'qkv/weight$', P(None, 'tensor')),  # [D, K, M + 2, H]
-    (r'qkv/bias$', P('tensor')),
+    (r'qkv/(bias|scale)$', P('tensor')),
     (r'gate_up/weight$', P(None, None, 'tensor')),  # [D, 2, F]
-    (r'gate_up/bias$', P(None, 'tensor')),
+    (r'gate_up/(bias|scale)$', P(None, 'tensor')),
     (r'(output|down)/weight$', P('tensor')),  # [in, D]
-    (r'(output|down)/bias$', P()),
+    (r'(output|down)/(bias|scale)$', P()),
     (r'norm/scale$', P()),
 )
 

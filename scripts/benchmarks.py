@@ -21,6 +21,7 @@ import numpy as np
 from rft_jax import models, optim, sharding
 from rft_jax.algorithms import grpo
 from rft_jax.data import packing
+from rft_jax.models import decoding
 from rft_jax.objectives.advantages import AdvantageConfig, group_advantages
 from rft_jax.sampling import engine
 from rft_jax.types import Batch, Episode, Grade, Item, TrainState
@@ -52,6 +53,8 @@ def parser(doc: str) -> argparse.ArgumentParser:
   made.add_argument('--steps', type=int, default=6, help='that count')
   made.add_argument('--warmup', type=int, default=2, help='that do not')
   made.add_argument('--slots', type=int, default=0, help='completions side by side; 0: chosen')
+  made.add_argument('--quantization', choices=decoding.QUANTIZATIONS, default='none',
+                    help='of the kernels in the rollout')
   made.add_argument('--microbatch_tokens', type=int, default=0, help='0: chosen')
   made.add_argument('--remat', choices=tuple(models.REMAT), default=UpdateConfig().remat)
   return made
@@ -85,7 +88,7 @@ def sampled(args, model, step: int, statistics=None):
   return engine.generate(
       model, prompts(args, step), samples_per_prompt=args.samples, max_new_tokens=args.new,
       stop_ids=(), limits=limits(args, step), seed=step, slots_per_part=args.slots,
-      report=None if statistics is None else statistics.append)
+      quantization=args.quantization, report=None if statistics is None else statistics.append)
 
 
 def batch_of(args, samples, step: int) -> Batch:

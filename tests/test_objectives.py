@@ -11,7 +11,7 @@ import pytest
 from rft_jax.objectives import kl, masked
 from rft_jax.objectives.advantages import AdvantageConfig, group_advantages
 from rft_jax.objectives.logprobs import token_statistics
-from rft_jax.objectives.policy_losses import clipped_surrogate
+from rft_jax.objectives.policy_losses import clipped_surrogate, truncated_importance
 
 
 # ------------------------------------------------------------------ advantages
@@ -100,6 +100,17 @@ def test_on_policy_gradient_is_minus_advantage():
 def test_a_huge_log_ratio_does_not_overflow():
   loss, _, _ = clipped_surrogate(jnp.array([0.0]), jnp.array([-500.0]), jnp.array([-1.0]))
   assert np.isfinite(loss).all()
+
+
+def test_importance_weights_make_the_sampler_s_mean_the_trainer_s():
+  p, q = np.array([0.5, 0.3, 0.2]), np.array([0.6, 0.3, 0.1])
+  values = np.array([1.0, -2.0, 5.0])
+  weights = truncated_importance(jnp.log(p), jnp.log(q), cap=10.0)
+  np.testing.assert_allclose((q * weights * values).sum(), (p * values).sum(), rtol=1e-6)
+  np.testing.assert_allclose(truncated_importance(jnp.log(p), jnp.log(q), cap=1.5),
+                             [5 / 6, 1.0, 1.5], rtol=1e-6)
+  gradient = jax.grad(lambda x: truncated_importance(x, jnp.log(q), cap=2.0).sum())(jnp.log(p))
+  assert not gradient.any()
 
 
 def test_shapes_that_differ_are_refused():

@@ -173,6 +173,32 @@ def test_sampler_logprobs_match_scorer_logprobs(model):
       assert (score[len(row) - 1:] == 0).all()
 
 
+def _rounded(model):
+  """The model with each output of its layers' kernels in 127 steps to its largest weight."""
+  def one(path, x):
+    if not sharding.name_of(path).startswith('blocks') or not sharding.name_of(path).endswith(
+        'kernel'):
+      return x
+    scale = np.abs(x).max(1, keepdims=True) / 127
+    return jnp.asarray(np.round(x / scale) * scale)
+  return jax.tree_util.tree_map_with_path(one, model)
+
+
+def test_int8_samples_are_those_of_the_rounded_policy(model):
+  given = dict(samples_per_prompt=4, max_new_tokens=20, seed=1)
+  quantized = engine.generate(model, PROMPTS, quantization='int8', **given)
+  rounded = engine.generate(_rounded(model), PROMPTS, **given)
+  exact = engine.generate(model, PROMPTS, **given)
+  differences = []
+  for ours, theirs, own in zip(_flat(quantized), _flat(rounded), _flat(exact)):
+    assert ours.tokens == theirs.tokens
+    np.testing.assert_allclose(ours.logprobs, theirs.logprobs, atol=1e-4)
+    if ours.tokens[0] == own.tokens[0]:
+      differences.append(abs(ours.logprobs[0] - own.logprobs[0]))
+  assert len(differences) > 6
+  assert 1e-4 < np.max(differences) < 0.3  # near to the model's own policy, and not the same
+
+
 def test_greedy_generation_is_the_argmax_of_the_full_forward(model):
   (sample,), = rft_jax.generate(model, [PROMPTS[0]], max_new_tokens=12, temperature=0.0,
                                 stop_ids=())

@@ -89,14 +89,19 @@ def _plain_objective(model, batch, config):
   A = batch.advantages[rows, columns]
   policy = -jnp.minimum(ratio * A,
                         jnp.clip(ratio, 1 - config.clip_low, 1 + config.clip_high) * A)
+  q = np.exp(batch.old_logprobs - batch.sampler_logprobs)[rows, columns]
+  if config.importance_sampling_cap:
+    policy *= np.minimum(q, config.importance_sampling_cap)
   x = batch.reference_logprobs[rows, columns] - logprobs
   return policy.mean() + 0.1 * (jnp.exp(x) - x - 1).mean()
 
 
-def test_the_update_follows_the_gradient_of_the_plainly_written_objective(model, batch):
+@pytest.mark.parametrize('cap', [0.0, 1.1])
+def test_the_update_follows_the_gradient_of_the_plainly_written_objective(model, batch, cap):
+  config = grpo.GrpoConfig(importance_sampling_cap=cap)
   value, gradient = jax.jit(jax.value_and_grad(
-      lambda m: _plain_objective(m, batch, grpo.GrpoConfig())))(model)
-  found, metrics = _gradient(model, batch, loss=_loss())
+      lambda m: _plain_objective(m, batch, config)))(model)
+  found, metrics = _gradient(model, batch, loss=_loss(importance_sampling_cap=cap))
   np.testing.assert_allclose(metrics['loss'], value, rtol=1e-5)
   _assert_close((found, {}), (gradient, {}))
 

@@ -14,7 +14,7 @@ from rft_jax.algorithms.base import Algorithm, Room
 from rft_jax.data import order, packing
 from rft_jax.objectives import kl, masked
 from rft_jax.objectives.advantages import AdvantageConfig, group_advantages
-from rft_jax.objectives.policy_losses import clipped_surrogate
+from rft_jax.objectives.policy_losses import clipped_surrogate, truncated_importance
 from rft_jax.rollout import RolloutConfig
 from rft_jax.update import Term
 
@@ -28,6 +28,10 @@ class GrpoConfig:
   clip_high: float = 0.28  # and above 1 + clip_high
   kl_coef: float = 0.0  # weight of KL(policy || reference) in the loss; 0: no reference pass
   kl_estimator: str = 'k3'  # k1, k2 or k3; see objectives/kl.py for what each one's gradient is
+  # Each token's loss is weighted by what the trainer gives it over what the sampler gave it, at
+  # most this (truncated importance sampling); the two differ by rounding, and more with
+  # rollout.quantization. 0: no weights.
+  importance_sampling_cap: float = 2.0
   # token_mean: every token of the step weighs the same; sequence_mean: every completion does;
   # constant: sum over tokens / (completions * max_new_tokens), Dr.GRPO's.
   aggregation: str = 'token_mean'
@@ -39,6 +43,8 @@ class GrpoConfig:
         (self.kl_coef >= 0, f'kl_coef={self.kl_coef}, need >= 0'),
         (self.kl_estimator in kl.ESTIMATORS,
          f'kl_estimator={self.kl_estimator!r}, need one of {tuple(kl.ESTIMATORS)}'),
+        (self.importance_sampling_cap >= 0,
+         f'importance_sampling_cap={self.importance_sampling_cap}, need >= 0 (0: no weights)'),
         (self.aggregation in AGGREGATIONS,
          f'aggregation={self.aggregation!r}, need one of {AGGREGATIONS}'),
     )
@@ -99,6 +105,9 @@ def loss(statistics, batch, *, config: GrpoConfig, max_new_tokens: int):
 
   surrogate, bound_low, bound_high = clipped_surrogate(
       logprobs, old, batch.advantages, clip_low=config.clip_low, clip_high=config.clip_high)
+  if config.importance_sampling_cap and batch.sampler_logprobs is not None:
+    surrogate *= truncated_importance(old, batch.sampler_logprobs,
+                                      cap=config.importance_sampling_cap)
   terms = {'policy': Term(1.0, aggregate(surrogate, batch.weights))}
   metrics = {
       'clip_ratio/low_mean': over_tokens(bound_low.astype(jnp.float32)),

@@ -32,17 +32,29 @@ class Members(NamedTuple):
   places: jax.Array  # i32[A, N / A], q * R + r for each row; any number for a row of no prompt
 
 
+QUANTIZATIONS = ('none', 'int8')
+
+
 class Kernel(NamedTuple):
-  """A linear map x @ weight + bias."""
-  weight: jax.Array  # [in, ...out]
+  """A linear map x @ (scale * weight) + bias."""
+  weight: jax.Array  # [in, ...out], in the compute dtype, or int8
   bias: jax.Array | None  # [...out]
+  scale: jax.Array | None = None  # f32[...out], of an int8 weight
 
   def __call__(self, x):
     """[rows, ...in] -> [rows, ...out], in x's dtype."""
-    weight = self.weight.astype(x.dtype)
+    weight = self.weight.astype(x.dtype)  # exact from int8, also to bfloat16
     y = jax.lax.dot_general(x.reshape(len(x), -1), weight, (((1,), (0,)), ((), ())),
-                            precision=attention.precision_for(x.dtype))
+                            precision=attention.precision_for(x.dtype),
+                            preferred_element_type=None if self.scale is None else jnp.float32)
+    y = y if self.scale is None else (self.scale * y).astype(x.dtype)
     return y if self.bias is None else y + self.bias.astype(x.dtype)
+
+  def quantized(self):
+    """Returns the same map in int8: each output's weights in 127 equal steps to their largest."""
+    weight = self.weight.astype(jnp.float32)
+    scale = jnp.maximum(jnp.abs(weight).max(0), 1e-30) / 127
+    return Kernel(jnp.round(weight / scale).astype(jnp.int8), self.bias, scale)
 
 
 class Layer(NamedTuple):
@@ -75,11 +87,14 @@ class Layer(NamedTuple):
     return x + self.down(jax.nn.silu(gate_up[:, 0]) * gate_up[:, 1])
 
 
-def layers_of(model: Decoder) -> tuple[Layer, ...]:
+def layers_of(model: Decoder, quantization='none') -> tuple[Layer, ...]:
   """Returns the L blocks of a model, each with arrays of its own, kernels in the compute dtype.
 
   Kernels are cast at use anyway, so results stay; but a decoding loop reads half the bytes in
   bfloat16. Not for training: small updates vanish in bfloat16.
+
+  With quantization 'int8' the kernels are rounded, and half as large again. That is another
+  policy, near to the model's; embedding, norms, biases and head are the model's own.
   """
   config = model.config
   D, K, H, dtype = config.dim, config.kv_heads, config.head_dim, config.dtype
@@ -87,13 +102,15 @@ def layers_of(model: Decoder) -> tuple[Layer, ...]:
 
   def kernel(linears, shapes, axis):
     """Joins linear maps, their outputs in the given shapes, on an axis of these."""
-    join = lambda parts: jnp.concatenate(parts, axis).astype(dtype)
-    weight = join([linear.kernel[...].reshape(-1, *shape)
-                   for linear, shape in zip(linears, shapes)])
-    if linears[0].bias is None:
-      return Kernel(weight, None)
-    return Kernel(weight, join([linear.bias[...].reshape(1, *shape)
-                                for linear, shape in zip(linears, shapes)])[0])
+    join = lambda parts: jnp.concatenate(
+        [part[...].reshape(-1, *shape) for part, shape in zip(parts, shapes)], axis)
+    weight = join([linear.kernel for linear in linears])
+    bias = None
+    if linears[0].bias is not None:
+      bias = join([linear.bias for linear in linears])[0].astype(dtype)
+    if quantization == 'int8':
+      return Kernel(weight, bias).quantized()
+    return Kernel(weight.astype(dtype), bias)
 
   def layer(number):
     block = jax.tree.map(lambda leaf: leaf[number], model.blocks)

@@ -34,3 +34,19 @@ def clipped_surrogate(logprobs, old_logprobs, advantages, *, clip_low=0.2, clip_
   bound_low = (ratio < 1 - clip_low) & (advantages < 0)
   bound_high = (ratio > 1 + clip_high) & (advantages > 0)
   return loss, bound_low, bound_high
+
+
+def truncated_importance(logprobs, sampler_logprobs, *, cap):
+  """Returns each token's weight min(p / q, cap), a constant, where p is the trainer's probability
+  of it before the update and q the sampler's.
+
+  Engines round differently, so what is sampled is not quite of the policy that is trained; the
+  weights make the gradient that policy's again, the cap bounds their variance. Ionides 2008,
+  "Truncated importance sampling", https://doi.org/10.1198/106186008X320456.
+
+  Args:
+    logprobs, sampler_logprobs: f32[B, T] nats, of the same tokens.
+    cap: the largest weight.
+  """
+  log_ratio = jnp.clip(logprobs - sampler_logprobs, -MAX_LOG_RATIO, MAX_LOG_RATIO)
+  return jax.lax.stop_gradient(jnp.minimum(jnp.exp(log_ratio), cap))

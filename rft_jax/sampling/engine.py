@@ -6,7 +6,7 @@ left. The key of a sampled token depends on (seed, step, occurrence, sample, pos
 that a sample does not depend on what else was in its batch, on the mesh, or on a restart.
 """
 import functools
-from typing import Callable, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -35,8 +35,8 @@ class Statistics(NamedTuple):
 
 def generate(model, prompts, *, samples_per_prompt=1, max_new_tokens=128, temperature=1.0,
              top_k=0, top_p=1.0, min_p=0.0, seed=0, stop_ids=None, step=0, occurrences=None,
-             mesh=None, limits=None, slots_per_part=0, finished: Callable | None = None,
-             report: Callable | None = None) -> list[list[Sample]]:
+             mesh=None, limits=None, slots_per_part=0, quantization='none', finished=None,
+             report=None) -> list[list[Sample]]:
   """Samples completions.
 
   Args:
@@ -52,6 +52,8 @@ def generate(model, prompts, *, samples_per_prompt=1, max_new_tokens=128, temper
     limits: P lists of G token budgets, each at most max_new_tokens; None: max_new_tokens.
     slots_per_part: samples decoded side by side on each part of the mesh; 0: chosen, see
       slots_for.
+    quantization: 'none', or 'int8': of the layers' kernels, which halves what a token reads. The
+      log-probs are then those of the rounded policy, from which the samples are.
     finished: called as finished(prompt, sample, Sample) when each ends, in that order.
     report: called in the end with the Statistics of the call.
 
@@ -65,11 +67,13 @@ def generate(model, prompts, *, samples_per_prompt=1, max_new_tokens=128, temper
   settings = SamplingConfig(max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k,
                             top_p=top_p, min_p=min_p)
   occurrences = list(range(len(prompts)) if occurrences is None else occurrences)
-  _check(model.config, prompts, settings, samples_per_prompt, occurrences, limits)
+  _check(model.config, prompts, settings, samples_per_prompt, occurrences, limits,
+         quantization)
   if not prompts:
     return []
   stop_ids = sorted(model.config.eos_ids if stop_ids is None else stop_ids) or [-1]
-  room = _Room(model, prompts, samples_per_prompt, settings, mesh, slots_per_part)
+  room = _Room(model, prompts, samples_per_prompt, settings, mesh, slots_per_part,
+               quantization)
   key = jax.random.fold_in(jax.random.key(seed), step)
   knobs, stop_ids = samplers.knobs(settings), np.asarray(stop_ids, np.int32)
   samples = [[None] * samples_per_prompt for _ in prompts]
@@ -130,7 +134,8 @@ def columns_for(T: int) -> list[int]:
 class _Room:
   """The device's side of one call: what lies there, and the programs that are run on it."""
 
-  def __init__(self, model, prompts, samples, settings, mesh, slots_per_part):
+  def __init__(self, model, prompts, samples, settings, mesh, slots_per_part,
+               quantization):
     self.model, self.prompts, self.mesh = model, prompts, mesh
     self.settings = settings
     self.parts = sharding.batch_shards(mesh) if mesh else 1
@@ -141,7 +146,7 @@ class _Room:
     N = slots_per_part or slots_for(model.config, T, each * samples, jax.default_backend())
     places = places_for(each, samples, N)
     self.schedule = Schedule(len(prompts), samples, parts=self.parts, slots=N, places=places)
-    self.layers = _layers_of(model, mesh)
+    self.layers = _layers_of(model, mesh, quantization)
     self.columns = columns_for(T)  # the last of them is what the slots have
     self.slots, self.kept_prompts = _empty(
         model.config, mesh, self.parts * N, self.columns[-1], self.parts * places,
@@ -219,9 +224,9 @@ def _prefill(prompts, model, layers, places, tokens, offset, *, first):
   return decoding.prefill(model, layers, prompts, places, tokens, offset, first=first)
 
 
-@functools.partial(jax.jit, static_argnames=('mesh',))
-def _layers_of(model, mesh):
-  layers = decoding.layers_of(model)
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _layers_of(model, mesh, quantization):
+  layers = decoding.layers_of(model, quantization)
   return layers if mesh is None else jax.lax.with_sharding_constraint(
       layers, sharding.decoding_shardings(layers, mesh))
 
@@ -239,8 +244,10 @@ def compilations() -> int:
   return sum(program._cache_size() for program in (_prefill, slots.run, slots.admit, slots.keep))
 
 
-def _check(config, prompts, settings, samples_per_prompt, occurrences, limits):
+def _check(config, prompts, settings, samples_per_prompt, occurrences, limits, quantization):
   problems = settings.validate()
+  if quantization not in decoding.QUANTIZATIONS:
+    problems.append(f'quantization={quantization!r}, need one of {decoding.QUANTIZATIONS}')
   if samples_per_prompt < 1:
     problems.append(f'samples_per_prompt={samples_per_prompt}, need >= 1')
   if len(occurrences) != len(prompts):
