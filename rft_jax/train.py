@@ -16,7 +16,7 @@ from rft_jax.config import Config
 from rft_jax.data import packing, rows
 from rft_jax.evaluate import make as make_evaluate
 from rft_jax.models import attention
-from rft_jax.records import ledger, manifest
+from rft_jax.records import compilations, ledger, manifest
 from rft_jax.records.checkpoint import Checkpoints
 from rft_jax.records.metrics import Metrics
 from rft_jax.records.progress import Progress
@@ -121,7 +121,7 @@ def _run_stage(desk, span, state, tokens, last, *, fresh):
 
 def _step(algorithm: Algorithm, update, state: TrainState):
   """One step: make the batch, then the optimizer steps on its parts."""
-  began = time.monotonic()
+  began, compiled = time.monotonic(), compilations.so_far()
   batch, values = algorithm.collect(state, state.step)
   collected = time.monotonic()
   learned = []
@@ -133,6 +133,7 @@ def _step(algorithm: Algorithm, update, state: TrainState):
     values |= {name: float(np.mean([one[name] for one in learned])) for name in learned[0]}
   values['seconds/collect'] = collected - began
   values['seconds/update'] = time.monotonic() - collected
+  values['compilations'] = compilations.so_far() - compiled
   return state._replace(step=state.step + 1), values
 
 

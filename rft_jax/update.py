@@ -151,9 +151,13 @@ def make_update(loss: Loss, tx: optax.GradientTransformation, *, config: UpdateC
     return _like(jax.tree.map(jnp.add, gradients, new), mesh), aux
 
   @jax.jit
-  def first(policy, piece, denominators):
+  def alone(policy, piece, denominators):  # without the room and the pass of an accumulator
     gradients, aux = jax.grad(objective, has_aux=True)(policy, piece, denominators)
     return _like(gradients, mesh), aux
+
+  @jax.jit
+  def zeros(policy):
+    return _like(jax.tree.map(jnp.zeros_like, policy), mesh)
 
   @functools.partial(jax.jit, donate_argnums=(0, 1))
   def apply(policy, optimizer, gradients):
@@ -174,11 +178,14 @@ def make_update(loss: Loss, tx: optax.GradientTransformation, *, config: UpdateC
     if idle is not None:
       counted += [_put(piece, mesh) for piece, _ in _pieces(idle, config, mesh)]
     denominators = _added([weights(piece.batch) for piece in counted])
-    gradients, outputs = None, []
-    for piece in placed:
-      gradients, aux = (first(state.policy, piece, denominators) if gradients is None else
-                        accumulate(state.policy, gradients, piece, denominators))
-      outputs.append(aux)
+    if len(placed) == 1:
+      gradients, aux = alone(state.policy, placed[0], denominators)
+      outputs = [aux]
+    else:
+      gradients, outputs = zeros(state.policy), []
+      for piece in placed:
+        gradients, aux = accumulate(state.policy, gradients, piece, denominators)
+        outputs.append(aux)
     rate = {} if schedule is None else {'learning_rate': schedule(_count(state.optimizer))}
     policy, optimizer, applied = apply(state.policy, state.optimizer, gradients)
     values, sums = zip(*outputs)
@@ -187,7 +194,7 @@ def make_update(loss: Loss, tx: optax.GradientTransformation, *, config: UpdateC
     metrics['token_efficiency'] = microbatches.token_efficiency(learnt, pieces)
     return TrainState(state.step, policy, optimizer), metrics
 
-  update.traces = lambda: sum(f._cache_size() for f in (first, accumulate, apply))
+  update.traces = lambda: sum(f._cache_size() for f in (alone, accumulate, apply))
   return update
 
 

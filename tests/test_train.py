@@ -12,12 +12,12 @@ import rft_jax
 from rft_jax import build, rollout, train
 from rft_jax.config import Stage
 from rft_jax.optim import OptimConfig
-from rft_jax.records import ledger
+from rft_jax.records import compilations, ledger
 from rft_jax.records import metrics as metrics_file
 from rft_jax.records.checkpoint import Checkpoints
 from rft_jax.results import export_checkpoint
 
-CLOCKS = ('seconds/collect', 'seconds/update')
+CLOCKS = ('seconds/collect', 'seconds/update', 'compilations')  # of the process, not the run
 
 
 def _policy_and_optimizer(workdir, step):
@@ -47,6 +47,14 @@ def whole(directory, config):
   """Six steps without a stop: a warm-up of three, then GRPO."""
   rft_jax.train(config, directory / 'whole', quiet=True)
   return directory / 'whole'
+
+
+def test_nothing_is_compiled_after_the_first_step_of_a_stage(whole):
+  before = compilations.so_far()
+  jax.jit(lambda x: x + before)(1)
+  assert compilations.so_far() > before  # it does count
+  counts = {row['step']: row['compilations'] for row in metrics_file.read(whole / 'metrics.jsonl')}
+  assert [counts[step] for step in (2, 3, 5, 6)] == [0, 0, 0, 0]
 
 
 @pytest.mark.parametrize('stop', [2, 3, 4])

@@ -109,9 +109,9 @@ def _shape(S: int, lengths) -> _Shape:
   """Returns the shape that holds every completion at the least cost, all groups together."""
   longest = few(max(8, max(int(group.max()) for group in lengths)))
   costs = []
-  for W in sorted({longest, few(longest + 1), few(few(longest + 1) + 1)}):
+  for W in (longest, 2 * longest):
     rows = [max(row for row, _ in _first_fit(group, W)) + 1 for group in lengths]
-    for R in sorted({few(row) for row in rows}):
+    for R in sorted({power_of_two(row) for row in rows}):
       shape = _Shape(S, R, W)
       times = sum(-(-row // R) for row in rows)
       costs.append((times * (S + R * W * (1 + W * COLUMN_COST)), shape))
