@@ -31,7 +31,9 @@ class ModelConfig:
   """The base checkpoint."""
   source: str = ''  # HF directory or hub id; required
   dtype: str = 'float32'  # of matrix products; weights and optimizer are always float32
-  attention: str = 'auto'  # how it is computed: batched, chunked, or chosen for the backend
+  # How it is computed: batched, chunked (both anywhere), cudnn or pallas (GPU), splash (TPU), or
+  # auto: chosen for the backend.
+  attention: str = 'auto'
 
   def validate(self) -> list[str]:
     problems = []

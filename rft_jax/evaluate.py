@@ -44,6 +44,7 @@ def make(chat, grader, config: Config, *, mesh, response_format=None):
     columns = measure(sampled, greedy, config.evaluate.pass_threshold)
     return Evaluation(intervals(columns), len(examples), greedy, sampled)
 
+  evaluate_policy.compile_ahead = sample.compile_ahead
   return evaluate_policy
 
 

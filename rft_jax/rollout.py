@@ -54,7 +54,10 @@ class GraderFaults(RuntimeError):
 
 
 def make(chat, grader, config: RolloutConfig, *, seed: int, mesh, response_format=None):
-  """Returns rollout(policy, examples, occurrences, step) -> Rollout."""
+  """Returns rollout(policy, examples, occurrences, step) -> Rollout.
+
+  Its compile_ahead(policy, examples) needs no weights, see engine.compile_ahead.
+  """
 
   def rollout(policy, examples: list[Example], occurrences: list[int], step: int) -> Rollout:
     groups = [[None] * config.samples_per_prompt for _ in examples]
@@ -83,6 +86,10 @@ def make(chat, grader, config: RolloutConfig, *, seed: int, mesh, response_forma
     overhead = statistics[0].decoded / statistics[0].tokens
     return Rollout(groups, metrics(groups) | {'sampling/slot_overhead': overhead})
 
+  rollout.compile_ahead = lambda policy, examples: engine.compile_ahead(
+      policy, [example.prompt_ids for example in examples],
+      samples_per_prompt=config.samples_per_prompt, settings=config, stop_ids=chat.stop_ids,
+      mesh=mesh, slots_per_part=config.slots, quantization=config.quantization)
   return rollout
 
 

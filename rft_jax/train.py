@@ -1,4 +1,5 @@
 """THE loop: collect -> update -> report -> evaluate -> save, stage after stage."""
+import concurrent.futures
 import contextlib
 import dataclasses
 import pathlib
@@ -63,13 +64,14 @@ def train(config: Config, workdir, *, stop_at_step: int | None = None, overrides
     warnings = []
     if checkpoints.latest() is not None:
       warnings = build.refusing(manifest.check_continue, workdir, about)
-    state, stage, tokens = _state(config, rooms, checkpoints)
+    evaluate = make_evaluate(rooms.chat, rooms.grader, config, mesh=rooms.mesh,
+                             response_format=rooms.response_format)
+    with _compiling(config, rooms, evaluate, fresh=checkpoints.latest() is None):
+      state, stage, tokens = _state(config, rooms, checkpoints)
     _put_on_record(workdir, about)  # nothing is written before everything given has been read
     for line in [f'warning: {warning}' for warning in warnings + rooms.warnings] + _arithmetic(
         config, rooms, state):
       tell(line)
-    evaluate = make_evaluate(rooms.chat, rooms.grader, config, mesh=rooms.mesh,
-                             response_format=rooms.response_format)
     ledger.truncate(workdir, state.step + 1)
     ledger.truncate(workdir / 'evaluations', state.step + 1)
     metrics = stack.enter_context(Metrics(workdir, resume_step=state.step + 1,
@@ -213,9 +215,7 @@ def _state(config, rooms, checkpoints) -> tuple[TrainState, int, int]:
                                attention=config.model.attention, mesh=rooms.mesh)
     return TrainState(0, policy, None), -1, 0
   about = checkpoints.metadata(newest)
-  decoder = hf.read_config(hf.resolve(config.model.source), dtype=config.model.dtype,
-                           attention=config.model.attention)
-  policy = sharding.abstract(models.abstract(decoder), rooms.mesh)
+  policy = sharding.abstract(models.abstract(_decoder(config)), rooms.mesh)
   tokens = about['position']['num_tokens']
   span = config.spans()[about['stage']]
   if newest == span.end:  # the next stage begins with an optimizer of its own
@@ -228,13 +228,35 @@ def _state(config, rooms, checkpoints) -> tuple[TrainState, int, int]:
   return build.refusing(checkpoints.restore, newest, like), span.number, tokens
 
 
+@contextlib.contextmanager
+def _compiling(config, rooms, evaluate, *, fresh):
+  """Compiles the beginning of a fresh run while the weights are read; needs JAX's cache on disk."""
+  if not (fresh and jax.config.jax_compilation_cache_dir):
+    yield
+    return
+
+  def ahead():
+    policy = sharding.abstract(models.abstract(_decoder(config)), rooms.mesh)
+    evaluate.compile_ahead(policy, rooms.validation)
+
+  with concurrent.futures.ThreadPoolExecutor(1, 'compiling') as thread:
+    thread.submit(ahead)
+    yield  # what fails in the thread fails again, and is told, where it is called for
+
+
+def _decoder(config):
+  return build.refusing(hf.read_config, hf.resolve(config.model.source), dtype=config.model.dtype,
+                        attention=config.model.attention)
+
+
 def _arithmetic(config, rooms, state) -> list[str]:
   """Returns the derived numbers of the run, in words."""
   P, G = config.rollout.prompts_per_step, config.rollout.samples_per_prompt
   parameters = sum(leaf.size for leaf in jax.tree.leaves(state.policy))
+  model = state.policy.config
+  kernel = attention.chosen(model.attention, model.dtype, model.head_dim)
   lines = [f'{config.model.source}: {parameters:,} parameters, mesh {dict(rooms.mesh.shape)}, '
-           f'{len(rooms.validation)} held-out rows, '
-           f'{attention.chosen(config.model.attention)} attention']
+           f'{len(rooms.validation)} held-out rows, {kernel} attention']
   for span, stage in zip(config.spans(), config.stages):
     count = len(rooms.train[span.number])
     if stage.algorithm == 'sft':

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rft_jax import models
-from rft_jax.models import attention, decoding
+from rft_jax.models import decoding, rotary
 from rft_jax.sharding import name_of
 
 V = 61
@@ -222,8 +222,8 @@ def test_scan_equals_a_loop_over_layers():
 
   @jax.jit
   def loop(model):
-    rope = attention.rotary_table(
-        jnp.arange(7)[None], attention.rotary_frequencies(8, RICH.rope_theta, LLAMA3))
+    rope = rotary.table(
+        jnp.arange(7)[None], rotary.frequencies(8, RICH.rope_theta, LLAMA3))
     x = model.embed[...][prompts]
     for layer in range(RICH.layers):
       block = jax.tree.map(lambda leaf: leaf[layer], model.blocks)
@@ -288,9 +288,9 @@ def test_llama3_frequencies_follow_the_published_rule():
     else:
       smooth = (8192 / wavelength - 1.0) / (4.0 - 1.0)
       expected.append((1 - smooth) * frequency / 8.0 + smooth * frequency)
-  found = attention.rotary_frequencies(128, 500000.0, scaling)
+  found = rotary.frequencies(128, 500000.0, scaling)
   np.testing.assert_allclose(found, expected, rtol=1e-5)
-  plain = attention.rotary_frequencies(128, 500000.0)
+  plain = rotary.frequencies(128, 500000.0)
   ratio = plain / found
   assert ratio[0] == 1 and ratio[-1] == 8 and ((ratio > 1.1) & (ratio < 7.9)).any()
 
@@ -305,11 +305,10 @@ def test_each_setting_reaches_the_logits(change):
 
 
 def test_positions_matter_only_by_their_difference():
-  table = lambda start: attention.rotary_table(start + jnp.arange(4)[None],
-                                               attention.rotary_frequencies(8, 10000.0))
+  table = lambda start: rotary.table(start + jnp.arange(4)[None], rotary.frequencies(8, 10000.0))
   q, k = jax.random.normal(jax.random.key(0), (2, 1, 4, 1, 8))
-  scores = lambda start: jnp.einsum('btnh,bsnh->bts', attention.rotate(q, table(start)),
-                                    attention.rotate(k, table(start)))
+  scores = lambda start: jnp.einsum('btnh,bsnh->bts', rotary.rotate(q, table(start)),
+                                    rotary.rotate(k, table(start)))
   np.testing.assert_allclose(scores(0), scores(50), atol=1e-4)
   assert np.abs(scores(0) - jnp.einsum('btnh,bsnh->bts', q, k)).max() > 0.1
 

@@ -1,5 +1,8 @@
 """The engine and its samplers: exactness of log-probs, keys that depend on nothing else."""
+import math
+
 import jax
+from jax.experimental.compilation_cache import compilation_cache
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -282,6 +285,35 @@ def test_lengths_that_vary_compile_a_bounded_number_of_programs(model):
   sizes = len(schedule.sizes(most))
   # run and keep for each size, for each number of places; admit and prefill for powers of two
   assert engine.compilations() - before <= 4 * sizes + (sizes - 1) + 5 + 4 * 4
+
+
+@pytest.mark.parametrize('axes', [(1, 1, 1), (2, 2, 2)])
+def test_what_is_compiled_ahead_is_what_generate_begins_with(model, axes, tmp_path):
+  mesh = sharding.make_mesh(*axes, devices=jax.devices()[:math.prod(axes)])
+  limits = {'jax_persistent_cache_min_compile_time_secs': 0.0,
+            'jax_persistent_cache_min_entry_size_bytes': -1,
+            'jax_compilation_cache_dir': str(tmp_path)}
+  before = {name: getattr(jax.config, name) for name in limits}
+  settings = dict(max_new_tokens=21)  # a length that no other test has compiled
+  never = (46, 47)  # beyond valid_vocab: all samples end together, and no slot is given up before
+  try:
+    for name, value in limits.items():
+      jax.config.update(name, value)
+    compilation_cache.reset_cache()
+    engine.compile_ahead(sharding.abstract(model, mesh), PROMPTS, samples_per_prompt=3,
+                         settings=SamplingConfig(**settings), stop_ids=never, mesh=mesh)
+    ahead = {path.name for path in tmp_path.iterdir()}
+    placed = jax.device_put(model, sharding.shardings_for(model, mesh))
+    engine.generate(placed, PROMPTS, samples_per_prompt=3, stop_ids=never, mesh=mesh, **settings)
+    after = {path.name for path in tmp_path.iterdir()}
+  finally:
+    for name, value in before.items():
+      jax.config.update(name, value)
+    compilation_cache.reset_cache()
+  programs = lambda names, kind: {name for name in names if name.startswith(f'jit_{kind}-')
+                                  and not name.endswith('-atime')}
+  for kind in ('_layers_of', '_empty', '_prefill', 'admit', 'run'):
+    assert programs(ahead, kind) == programs(after, kind) != set()
 
 
 def test_eight_devices_sample_what_one_does(model):

@@ -124,7 +124,8 @@ def read_config(directory: pathlib.Path, *, dtype: str = 'float32', attention: s
 
   Raises:
     FileNotFoundError: no config.json.
-    ValueError: a file is not JSON, or config.json asks for what the decoder does not do.
+    ValueError: a file is not JSON, config.json asks for what the decoder does not do, or attention
+      cannot be computed in that way here.
   """
   hf = read_json(directory / 'config.json')
   if hf is None:
@@ -144,6 +145,7 @@ def read_config(directory: pathlib.Path, *, dtype: str = 'float32', attention: s
   problems = config.validate()
   if problems:
     raise ValueError('\n'.join([f'{directory}:', *problems]))
+  models.attention.chosen(attention, dtype, config.head_dim)
   return config
 
 

@@ -10,7 +10,6 @@ from typing import NamedTuple
 import jax
 from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
-import numpy as np
 
 # Masked scores. Large and finite: -inf would make a fully masked row NaN, in its value and,
 # through 0 * NaN, in everybody's gradient, also where the loss masks that row.
@@ -47,16 +46,17 @@ def attend(q, k, v, prefix: SharedPrefix | None = None, begins=None, *, implemen
     prefix: shared keys and values, or None.
     begins: i32[B, T], the first own key that a query sees: where its segment begins, in a row that
       holds several; None: 0.
-    implementation: a name in IMPLEMENTATIONS, or 'auto': chosen for the backend.
+    implementation: a name in IMPLEMENTATIONS, or 'auto': chosen for the backend, see chosen.
   """
   begins = jnp.zeros(q.shape[:2], jnp.int32) if begins is None else begins
+  name = chosen(implementation, q.dtype, q.shape[-1])
   with jax.named_scope('attention'):
-    return IMPLEMENTATIONS[chosen(implementation)](q, k, v, prefix, begins)
+    return IMPLEMENTATIONS[name](q, k, v, prefix, begins)
 
 
 def batched(q, k, v, prefix, begins):
   """All scores at once, f32[P, G, K, X, T]: what an accelerator without a kernel wants."""
-  return _plain(q, k, v, prefix, begins, None)
+  return by_rows(lambda *args: _attended(*args, None), q, k, v, prefix, begins)
 
 
 def chunked(q, k, v, prefix, begins):
@@ -64,17 +64,63 @@ def chunked(q, k, v, prefix, begins):
 
   Measured on two cores (8 prompts of 64, 8 rows each of 128, 8 heads of 32): 27 ms for 60 batched.
   """
-  return _plain(q, k, v, prefix, begins, SCORES_AT_ONCE)
+  return by_rows(lambda *args: _attended(*args, SCORES_AT_ONCE), q, k, v, prefix, begins)
 
 
-IMPLEMENTATIONS = {'batched': batched, 'chunked': chunked}
+def _kernel(name):
+  def implementation(*args):
+    from rft_jax.models import kernels  # not above: it stands on this module
+    return getattr(kernels, name)(*args)
+  return implementation
 
 
-def chosen(implementation: str) -> str:
-  """Returns the name of the implementation that is used: 'auto' depends on the backend."""
-  if implementation != 'auto':
-    return implementation
-  return 'chunked' if jax.default_backend() == 'cpu' else 'batched'
+IMPLEMENTATIONS = {'batched': batched, 'chunked': chunked, 'cudnn': _kernel('cudnn'),
+                   'pallas': _kernel('pallas'), 'splash': _kernel('splash')}
+
+
+def available(dtype, head_dim: int) -> tuple[str, ...]:
+  """Returns the names of the implementations that run on this backend.
+
+  On a CPU, 'pallas' and 'splash' are emulated, which serves tests alone. 'splash' computes float32
+  products as the TPU does by default, so it is not for float32.
+  """
+  backend, dtype = jax.default_backend(), jnp.dtype(dtype)
+  fits_cudnn = dtype in (jnp.bfloat16, jnp.float16) and head_dim <= 128 and head_dim % 8 == 0
+  runs = {
+      'batched': True,
+      'chunked': True,
+      'cudnn': backend == 'gpu' and fits_cudnn and _ampere(),
+      'pallas': backend in ('cpu', 'gpu'),
+      'splash': backend == 'cpu' or (backend == 'tpu' and dtype == jnp.bfloat16),
+  }
+  return tuple(name for name in IMPLEMENTATIONS if runs[name])
+
+
+def _ampere() -> bool:
+  """Whether this GPU is one of NVIDIA's from 2020 on: what cuDNN's fused attention demands."""
+  capability = str(getattr(jax.devices()[0], 'compute_capability', ''))
+  return capability.replace('.', '').isdigit() and float(capability) >= 8.0  # AMD's: 'gfx942'
+
+
+def chosen(implementation: str, dtype, head_dim: int) -> str:
+  """Returns the name of the implementation that is used: 'auto' depends on the backend.
+
+  'splash' and 'pallas' are for one device, or inside shard_map, and cuDNN was never tried on
+  several: there, 'auto' takes none of them.
+
+  Raises:
+    ValueError: the implementation does not run on this backend.
+  """
+  here = available(dtype, head_dim)
+  if implementation == 'auto':
+    if jax.default_backend() == 'cpu':
+      return 'chunked'
+    kernels = ('cudnn', 'splash') if jax.device_count() == 1 else ()
+    return next((name for name in kernels if name in here), 'batched')
+  if implementation not in here:
+    raise ValueError(f'attention={implementation!r} does not run here ({jax.default_backend()}, '
+                     f'{jnp.dtype(dtype).name}, head_dim {head_dim}), need one of {here}')
+  return implementation
 
 
 # --- plain products, forward and backward --------------------------------------------------------
@@ -86,7 +132,8 @@ class Rows(NamedTuple):
   begins: jax.Array  # i32[P, G, X]
 
 
-def _plain(q, k, v, prefix, begins, scores_at_once):
+def by_rows(attended, q, k, v, prefix, begins):
+  """Returns what attended(Rows, prefix laid out like them or None) gives, as attend returns it."""
   B, T, K, M, H = q.shape
   P = B if prefix is None else len(prefix.k)
   by_prompt = lambda x: x.reshape(P, B // P, *x.shape[1:])
@@ -98,7 +145,7 @@ def _plain(q, k, v, prefix, begins, scores_at_once):
   if prefix is not None:
     prefix = SharedPrefix(prefix.k.transpose(0, 2, 3, 1), prefix.v.transpose(0, 2, 1, 3),
                           prefix.lengths)
-  out = _attended(rows, prefix, scores_at_once)  # [P, G, K, X, H]
+  out = attended(rows, prefix)  # [P, G, K, X, H]
   return out.reshape(B, K, T, M, H).transpose(0, 2, 1, 3, 4)
 
 
@@ -117,7 +164,7 @@ def _attended_forward(rows, prefix, scores_at_once):
   return out, (rows, prefix, out, normaliser)
 
 
-def _attended_backward(scores_at_once, kept, gradient):
+def attended_backward(scores_at_once, kept, gradient):
   """As in FlashAttention, Dao et al. 2022, arXiv 2205.14135, section 3.1: the weights are made
   again from the scores and their normaliser, a chunk at a time."""
   rows, prefix, out, normaliser = kept
@@ -143,7 +190,7 @@ def _attended_backward(scores_at_once, kept, gradient):
   return of_rows, SharedPrefix(*map(merge, of_prefix, prefix[:2]), None)
 
 
-_attended.defvjp(_attended_forward, _attended_backward)
+_attended.defvjp(_attended_forward, attended_backward)
 
 
 def _attend_rows(rows, prefix):
@@ -253,35 +300,3 @@ def _product(x, y):
 def _divisor(number: int, most: int) -> int:
   """Returns the largest divisor of number that is at most `most`, 1 at least."""
   return max(d for d in range(1, max(min(number, most), 1) + 1) if number % d == 0)
-
-
-# --- rotary position embedding -------------------------------------------------------------------
-def rotary_frequencies(head_dim: int, theta: float, scaling=None):
-  """Returns f32[H / 2] radians per token: theta ** (-2 i / H), Su et al. 2021, arXiv 2104.09864.
-
-  With a Llama3Rope, wavelengths are stretched as Llama 3.1 does (see config.py). A constant, made
-  in numpy: an accelerator's own power function may be coarse, and positions multiply the error.
-  """
-  frequencies = np.float32(1) / np.float32(theta)**(np.arange(0, head_dim, 2, dtype=np.float32) /
-                                                    np.float32(head_dim))
-  if scaling is None:
-    return frequencies
-  turns = scaling.original_max_positions * frequencies / (2 * np.pi)  # over the old context
-  low, high = scaling.low_freq_factor, scaling.high_freq_factor
-  kept = np.clip((turns - low) / (high - low), 0.0, 1.0)  # 0 below low turns, 1 above high turns
-  return np.float32(frequencies * (kept + (1.0 - kept) / scaling.factor))
-
-
-def rotary_table(positions, frequencies):
-  """Returns (cos, sin), f32[B, T, H / 2], of positions i32[B, T]."""
-  angles = positions[..., None].astype(jnp.float32) * frequencies
-  return jnp.cos(angles), jnp.sin(angles)
-
-
-def rotate(x, table):
-  """Rotates the pairs (x[i], x[i + H / 2]) of [B, T, heads, H] by the table's angles, in f32."""
-  cos, sin = (part[:, :, None, None] for part in table)  # [B, T, 1, 1, H / 2]
-  halves = x.astype(jnp.float32).reshape(*x.shape[:-1], 2, -1)
-  # A reversed axis where one would concatenate the halves: it costs no pass of its own.
-  turned = halves[..., ::-1, :] * jnp.array([[-1.0], [1.0]], jnp.float32)
-  return (halves * cos + turned * sin).reshape(x.shape).astype(x.dtype)

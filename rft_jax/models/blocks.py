@@ -8,7 +8,7 @@ from flax import nnx
 import jax
 import jax.numpy as jnp
 
-from rft_jax.models import attention
+from rft_jax.models import attention, rotary
 from rft_jax.models.config import DecoderConfig
 
 INIT_STD = 0.02
@@ -74,7 +74,7 @@ class Attention(nnx.Module):
                  for part in (self.q, self.k, self.v))
       if config.qk_norm:
         q, k = self.q_norm(q), self.k_norm(k)
-      q, k = attention.rotate(q, rope), attention.rotate(k, rope)
+      q, k = rotary.rotate(q, rope), rotary.rotate(k, rope)
       return q.reshape(*x.shape[:2], config.kv_heads, -1, config.head_dim), k, v
 
   def output(self, attended):

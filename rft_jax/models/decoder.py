@@ -13,7 +13,7 @@ from flax import nnx
 import jax
 import jax.numpy as jnp
 
-from rft_jax.models import attention
+from rft_jax.models import attention, rotary
 from rft_jax.models.blocks import Block
 from rft_jax.models.blocks import INIT_STD
 from rft_jax.models.blocks import RMSNorm
@@ -127,11 +127,10 @@ class Decoder(nnx.Module):
     return self.embed[...].at[tokens].get(mode='clip').astype(self.config.dtype)
 
   def rope(self, positions):
-    """Returns the rotary table of i32[B, T] positions, see attention.rotate."""
+    """Returns the rotary table of i32[B, T] positions, see rotary.rotate."""
     config = self.config
-    frequencies = attention.rotary_frequencies(config.head_dim, config.rope_theta,
-                                               config.rope_scaling)
-    return attention.rotary_table(positions, frequencies)
+    frequencies = rotary.frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
+    return rotary.table(positions, frequencies)
 
 
 def _last_token(prompts, prompt_lengths):

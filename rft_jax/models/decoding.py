@@ -14,7 +14,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rft_jax.models import attention
+from rft_jax.models import attention, rotary
 from rft_jax.models.attention import MASKED
 from rft_jax.models.blocks import RMSNorm
 from rft_jax.models.decoder import Decoder
@@ -77,8 +77,8 @@ class Layer(NamedTuple):
     q, k, v = y[:, :, :-2], y[:, :, -2], y[:, :, -1]
     if self.q_norm is not None:
       q, k = self.q_norm(q), self.k_norm(k)
-    return (attention.rotate(q.reshape(len(x), 1, -1, q.shape[-1]), rope).reshape(q.shape),
-            attention.rotate(k[:, None], rope)[:, 0], v)
+    return (rotary.rotate(q.reshape(len(x), 1, -1, q.shape[-1]), rope).reshape(q.shape),
+            rotary.rotate(k[:, None], rope)[:, 0], v)
 
   def finish(self, x, attended):
     """x [rows, D], attended [rows, K, M, H] -> the layer's output [rows, D]."""

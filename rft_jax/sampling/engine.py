@@ -82,11 +82,9 @@ def generate(model, prompts, *, samples_per_prompt=1, max_new_tokens=128, temper
 
   schedule = room.schedule
   while schedule.waiting or schedule.live:
-    room.read(schedule.read())
-    admissions = schedule.admit()
-    room.admit(admissions, occurrences, limits, key)
-    began |= {(prompt, sample): clock for _, prompt, sample in admissions}
-    ended = room.run(knobs, stop_ids, clock)
+    for _, prompt, sample in room.fill(occurrences, limits, key):
+      began[prompt, sample] = clock
+    ended = jax.device_get(room.run(knobs, stop_ids, clock))
     decoded += (int(ended.clock) - clock) * schedule.size * schedule.parts
     clock, runs = int(ended.clock), runs + 1
     for slot, prompt, index in schedule.running():
@@ -97,11 +95,34 @@ def generate(model, prompts, *, samples_per_prompt=1, max_new_tokens=128, temper
         schedule.end(slot)
         if finished:
           finished(prompt, index, sample)
-    while (kept := schedule.shrink()) is not None:
-      room.shrink(kept)
   if report:
     report(Statistics(tokens, decoded, sum(map(len, prompts)), runs))
   return samples
+
+
+def compile_ahead(model, prompts, *, samples_per_prompt, settings: SamplingConfig, stop_ids,
+                  mesh=None, slots_per_part=0, quantization='none') -> None:
+  """Compiles what generate() begins with, into JAX's cache on disk: while weights are being read.
+
+  Args:
+    model: a Decoder of ShapeDtypeStructs with their shardings.
+    settings, the others: as generate will be called.
+  """
+  room = _Room(model, prompts, samples_per_prompt, settings, mesh, slots_per_part, quantization,
+               call=_compile)
+  room.fill(range(len(prompts)), None, jax.random.key(0))
+  room.run(samplers.knobs(settings), np.asarray(sorted(stop_ids), np.int32), 0)
+
+
+def _compile(program, *args, **static):
+  """Compiles program for args and returns what it would return, as ShapeDtypeStructs."""
+  lowered = program.lower(*args, **static)
+  return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+                      lowered.out_info, lowered.compile().output_shardings)
+
+
+def _execute(program, *args, **static):
+  return program(*args, **static)
 
 
 def slots_for(config, length: int, samples: int, backend: str) -> int:
@@ -135,9 +156,9 @@ class _Room:
   """The device's side of one call: what lies there, and the programs that are run on it."""
 
   def __init__(self, model, prompts, samples, settings, mesh, slots_per_part,
-               quantization):
+               quantization, call=_execute):
     self.model, self.prompts, self.mesh = model, prompts, mesh
-    self.settings = settings
+    self.settings, self.call = settings, call
     self.parts = sharding.batch_shards(mesh) if mesh else 1
     longest = max(map(len, prompts))
     self.width = min(bucket(longest), PREFILL_WIDTH)
@@ -146,14 +167,24 @@ class _Room:
     N = slots_per_part or slots_for(model.config, T, each * samples, jax.default_backend())
     places = places_for(each, samples, N)
     self.schedule = Schedule(len(prompts), samples, parts=self.parts, slots=N, places=places)
-    self.layers = _layers_of(model, mesh, quantization)
+    self.layers = call(_layers_of, model, mesh, quantization)
     self.columns = columns_for(T)  # the last of them is what the slots have
-    self.slots, self.kept_prompts = _empty(
-        model.config, mesh, self.parts * N, self.columns[-1], self.parts * places,
+    self.slots, self.kept_prompts = call(
+        _empty, model.config, mesh, self.parts * N, self.columns[-1], self.parts * places,
         round_up(bucket(longest), self.width), settings.filtered)
     self.lengths = np.zeros(self.parts * places, np.int32)
 
-  def read(self, readings):
+  def fill(self, occurrences, limits, key):
+    """Gives the free slots to what waits, or gives them up; returns the admissions."""
+    self._read(self.schedule.read())
+    admissions = self.schedule.admit()
+    if admissions:
+      self._admit(admissions, occurrences, limits, key)
+    while (kept := self.schedule.shrink()) is not None:
+      self.slots = self.call(slots.keep, self.slots, kept)
+    return admissions
+
+  def _read(self, readings):
     """Prefills prompts without their last token, a stretch of all of them at a time."""
     of_part = [[r for r in readings if r.part == part] for part in range(self.parts)]
     most = max(1, PREFILL_TOKENS // self.width)
@@ -173,12 +204,11 @@ class _Room:
         self.lengths[part * self.schedule.places + place] = len(ids) - 1
     for offset in range(0, max(longest - 1, 1), self.width):
       stretch = tokens[:, :, offset:offset + self.width]
-      self.kept_prompts = _prefill(self.kept_prompts, self.model, self.layers, places, stretch,
-                                   np.int32(offset), first=offset == 0)
+      self.kept_prompts = self.call(
+          _prefill, self.kept_prompts, self.model, self.layers, places, stretch, np.int32(offset),
+          first=offset == 0)
 
-  def admit(self, admissions, occurrences, limits, key):
-    if not admissions:
-      return
+  def _admit(self, admissions, occurrences, limits, key):
     rows = power_of_two(len(admissions))
     N = self.schedule.size * self.parts
     columns = np.full((6, rows), N, np.int64)  # beyond what is admitted: slot N, which is none
@@ -186,8 +216,8 @@ class _Room:
       limit = self.settings.max_new_tokens if limits is None else limits[p][g]
       columns[:, row] = (slot, self.prompts[p][-1], len(self.prompts[p]) - 1, limit,
                          occurrences[p], g)
-    self.slots = slots.admit(self.slots, *columns[:4].astype(np.int32),
-                             *columns[4:].astype(np.uint32), key)
+    self.slots = self.call(slots.admit, self.slots, *columns[:4].astype(np.int32),
+                           *columns[4:].astype(np.uint32), key)
 
   def run(self, knobs, stop_ids, clock) -> slots.Ended:
     """Decodes until samples end whose slots are wanted, or the columns are used up."""
@@ -198,14 +228,11 @@ class _Room:
         self.slots = slots.widen(self.slots, self.columns[-1])
       if len(self.columns) > 1:
         steps = min(steps, self.columns[-1] - clock)
-    self.slots, ended = slots.run(
-        self.slots, self.model, self.layers, self.kept_prompts, self.lengths,
+    self.slots, ended = self.call(
+        slots.run, self.slots, self.model, self.layers, self.kept_prompts, self.lengths,
         self.schedule.members(), knobs, stop_ids, np.int32(steps), np.int32(ends),
         np.int32(self.schedule.floor()), filtered=self.settings.filtered)
-    return jax.device_get(ended)
-
-  def shrink(self, kept):
-    self.slots = slots.keep(self.slots, kept)
+    return ended
 
 
 def _sample(ended, slot, began, filtered) -> Sample:
