@@ -222,12 +222,11 @@ class _Room:
   def run(self, knobs, stop_ids, clock) -> slots.Ended:
     """Decodes until samples end whose slots are wanted, or the columns are used up."""
     steps, ends = TOKENS_PER_RUN, 1 if self.schedule.waiting else np.iinfo(np.int32).max
+    if len(self.columns) > 1 and clock == self.columns[-1]:
+      self.columns.pop()
+      self.slots = slots.widen(self.slots, self.columns[-1])
     if len(self.columns) > 1:
-      if clock == self.columns[-1]:
-        self.columns.pop()
-        self.slots = slots.widen(self.slots, self.columns[-1])
-      if len(self.columns) > 1:
-        steps = min(steps, self.columns[-1] - clock)
+      steps = min(steps, self.columns[-1] - clock)
     self.slots, ended = self.call(
         slots.run, self.slots, self.model, self.layers, self.kept_prompts, self.lengths,
         self.schedule.members(), knobs, stop_ids, np.int32(steps), np.int32(ends),
