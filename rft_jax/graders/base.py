@@ -4,17 +4,27 @@ A grader is a frozen dataclass whose fields are those of the API's JSON, plus th
 this run that it asks for (SETTINGS). To add one: write its class in a file of its own, and name
 it in GRADERS in this folder's __init__.py.
 """
+import collections
 import dataclasses
 import hashlib
 import json
 import pathlib
+import threading
 from typing import Any, Protocol
 
 from rft_jax.graders import template
 from rft_jax.types import Grade
 
-# Fields of a grader's class that come from the run and not from the grader's JSON.
-SETTINGS = ('ungradable_reward', 'sandbox')
+# Fields of a grader's class that come from the run and not from the grader's JSON. A class has
+# those that it needs; make() fills them.
+SETTINGS = (
+    'ungradable_reward',  # float, what policy_fault pays
+    'sandbox',  # SandboxConfig
+    'response_format',  # the API's JSON, or None
+    'judges',  # answers a judge's prompt: judges.Judges
+    'reward_models',  # callables by name, each [(prompt messages, answer)] -> [float]
+    'make_part',  # makes a grader inside a grader, with the settings of this run
+)
 
 
 class Grader(Protocol):
@@ -26,6 +36,9 @@ class Grader(Protocol):
 
   A grader that is quicker on many answers at once also has
   `many(pairs: list[tuple[item, sample]]) -> list[Grade]`, which grade_many then calls.
+
+  A grader that holds others, or asks a judge, also has `tallies: dict[str, Tally]`, by the names
+  of those graders, or its own.
   """
   name: str
   ungradable_reward: float  # what policy_fault pays
@@ -42,6 +55,32 @@ class Grader(Protocol):
   @staticmethod
   def problems(given: dict[str, Any]) -> list[str]:
     """Returns what is wrong with those fields and settings that are given; [] if nothing."""
+
+
+class Tally:
+  """Counts what one grader did, from any thread, until it is taken."""
+
+  def __init__(self):
+    self._lock = threading.Lock()
+    self._counts, self.model = collections.Counter(), None
+
+  def add(self, errors: dict[str, bool | str], seconds: float) -> None:
+    """Counts one grade: its errors (those that are True), and the time that it took."""
+    with self._lock:
+      self._counts.update({'grades': 1, 'seconds': seconds})
+      self._counts.update(f'errors/{key}' for key, value in errors.items() if value is True)
+
+  def add_usage(self, usage: dict[str, int], model: str) -> None:
+    """Counts the tokens of one answer of a judge: prompt_tokens, completion_tokens, ..."""
+    with self._lock:
+      self.model = model
+      self._counts.update({f'usage/{key}': count for key, count in usage.items()})
+
+  def take(self) -> dict[str, float]:
+    """Returns the counts since the last taking: grades, seconds, errors/KEY, usage/KEY."""
+    with self._lock:
+      counts, self._counts = self._counts, collections.Counter()
+    return dict(counts)
 
 
 def policy_fault(grader, errors: dict[str, bool | str]) -> Grade:
