@@ -18,7 +18,7 @@ class Evaluation(NamedTuple):
   values: dict[str, dict[str, float]]  # metric -> mean, low, high (95 %, bootstrap over rows)
   rows: int
   greedy: list[Episode]  # one a row
-  sampled: list[list[Episode]]  # k a row
+  sampled: rollout.Rollout  # k a row
 
 
 def make(chat, grader, config: Config, *, mesh, response_format=None):
@@ -39,9 +39,9 @@ def make(chat, grader, config: Config, *, mesh, response_format=None):
 
   def evaluate_policy(policy, examples: list[Example]) -> Evaluation:
     occurrences = list(range(len(examples)))
-    sampled = sample(policy, examples, occurrences, 0).groups
+    sampled = sample(policy, examples, occurrences, 0)
     greedy = [group[0] for group in decode(policy, examples, occurrences, 0).groups]
-    columns = measure(sampled, greedy, config.evaluate.pass_threshold)
+    columns = measure(sampled.groups, greedy, config.evaluate.pass_threshold)
     return Evaluation(intervals(columns), len(examples), greedy, sampled)
 
   evaluate_policy.compile_ahead = sample.compile_ahead

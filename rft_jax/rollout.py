@@ -1,12 +1,11 @@
 """P prompts x G samples -> graded Episodes: sample, decode, find the answer, grade."""
 import collections
-import concurrent.futures
 import dataclasses
 from typing import NamedTuple
 
 import numpy as np
 
-from rft_jax import graders
+from rft_jax import graders, grading
 from rft_jax.models.decoding import QUANTIZATIONS
 from rft_jax.sampling import engine
 from rft_jax.sampling.samplers import SamplingConfig
@@ -47,6 +46,11 @@ class RolloutConfig(SamplingConfig):
 class Rollout(NamedTuple):
   groups: list[list[Episode]]  # P groups of G, in prompt order; some rewards may be None
   metrics: dict[str, float]  # TRL's names where TRL has one
+  counts: dict[str, dict[str, float]]  # what each grader did, see grading.Desk.counts
+
+  def episodes(self) -> list[Episode]:
+    """Returns the P * G episodes in one list."""
+    return [episode for group in self.groups for episode in group]
 
 
 class GraderFaults(RuntimeError):
@@ -61,7 +65,7 @@ def make(chat, grader, config: RolloutConfig, *, seed: int, mesh, response_forma
 
   def rollout(policy, examples: list[Example], occurrences: list[int], step: int) -> Rollout:
     groups = [[None] * config.samples_per_prompt for _ in examples]
-    with _Desk(grader) as desk:
+    with grading.Desk(grader) as desk:
 
       def finished(p, g, sample):  # graded while the others are still being sampled
         episode = _episode(chat, examples[p], occurrences[p], g, sample, step)
@@ -70,7 +74,7 @@ def make(chat, grader, config: RolloutConfig, *, seed: int, mesh, response_forma
         if errors:
           desk.grades[p, g] = Grade(config.ungradable_reward, {}, errors)
         else:
-          desk.hand_in((p, g), (episode.item.row, given))
+          desk.hand_in((p, g), episode.item.row, given)
 
       statistics = []
       engine.generate(
@@ -83,42 +87,15 @@ def make(chat, grader, config: RolloutConfig, *, seed: int, mesh, response_forma
     groups = [[episode._replace(grade=desk.grades[p, g]) for g, episode in enumerate(group)]
               for p, group in enumerate(groups)]
     _check_faults([episode for group in groups for episode in group], config, step)
-    overhead = statistics[0].decoded / statistics[0].tokens
-    return Rollout(groups, metrics(groups) | {'sampling/slot_overhead': overhead})
+    overhead, counts = statistics[0].decoded / statistics[0].tokens, desk.counts()
+    return Rollout(groups, metrics(groups) | grading.metrics(counts) | {
+        'sampling/slot_overhead': overhead}, counts)
 
   rollout.compile_ahead = lambda policy, examples: engine.compile_ahead(
       policy, [example.prompt_ids for example in examples],
       samples_per_prompt=config.samples_per_prompt, settings=config, stop_ids=chat.stop_ids,
       mesh=mesh, slots_per_part=config.slots, quantization=config.quantization)
   return rollout
-
-
-class _Desk:
-  """Grades what is handed in, in a thread of its own, everything that waits at a time."""
-
-  def __init__(self, grader):
-    self.grader, self.grades = grader, {}
-    self._waiting, self._work = collections.deque(), []
-    self._thread = concurrent.futures.ThreadPoolExecutor(1, 'grading')
-
-  def __enter__(self):
-    return self
-
-  def __exit__(self, kind, *_):
-    self._thread.shutdown(cancel_futures=kind is not None)
-    if kind is None:
-      for work in self._work:
-        work.result()
-
-  def hand_in(self, key, pair):
-    self._waiting.append((key, pair))
-    self._work.append(self._thread.submit(self._grade))
-
-  def _grade(self):
-    some = [self._waiting.popleft() for _ in range(len(self._waiting))]
-    if some:
-      grades = graders.grade_many(self.grader, [pair for _, pair in some])
-      self.grades.update(zip([key for key, _ in some], grades))
 
 
 def _episode(chat, example, occurrence, index, sample, step) -> Episode:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rft_jax import build, hf, models, optim, rollout, sharding
+from rft_jax import build, graders, hf, models, optim, rollout, sharding
 from rft_jax.algorithms import ALGORITHMS, Algorithm, Room
 from rft_jax.config import Config
 from rft_jax.data import packing, rows
@@ -19,6 +19,7 @@ from rft_jax.evaluate import make as make_evaluate
 from rft_jax.models import attention
 from rft_jax.records import compilations, ledger, manifest
 from rft_jax.records.checkpoint import Checkpoints
+from rft_jax.records.events import Events, Side
 from rft_jax.records.metrics import Metrics
 from rft_jax.records.progress import Progress
 from rft_jax.results import finish, last_evaluation
@@ -33,6 +34,7 @@ class Desk(NamedTuple):
   rooms: build.Rooms
   checkpoints: Checkpoints
   metrics: Metrics
+  events: Events
   progress: Progress
   evaluate: Any  # policy -> Evaluation
 
@@ -76,8 +78,11 @@ def train(config: Config, workdir, *, stop_at_step: int | None = None, overrides
     ledger.truncate(workdir / 'evaluations', state.step + 1)
     metrics = stack.enter_context(Metrics(workdir, resume_step=state.step + 1,
                                           resume_evaluation=state.step + 1 if state.step else 0))
+    events = stack.enter_context(Events(workdir, resume_step=state.step + 1))
+    events.message(f'The run continues from step {state.step}' if state.step else
+                   'The run has started')
     progress = stack.enter_context(Progress(config.total_steps(), quiet, began=began))
-    desk = Desk(config, workdir, rooms, checkpoints, metrics, progress,
+    desk = Desk(config, workdir, rooms, checkpoints, metrics, events, progress,
                 lambda policy: evaluate(policy, rooms.validation))
     last = min(config.total_steps(), stop_at_step or config.total_steps())
     if state.step == 0:
@@ -86,6 +91,8 @@ def train(config: Config, workdir, *, stop_at_step: int | None = None, overrides
       if span.first < last and state.step < span.end:
         state, tokens = _run_stage(desk, span, state, tokens, last, fresh=stage != span.number)
         stage = span.number
+    if state.step == config.total_steps():
+      events.message('The run has completed all its steps')
   if state.step == config.total_steps():
     finish(config, workdir, tell)
   return last_evaluation(workdir)
@@ -98,7 +105,13 @@ def _run_stage(desk, span, state, tokens, last, *, fresh):
   """Trains one stage from where state stands; returns the state and the tokens seen so far."""
   config, mesh = desk.config, desk.rooms.mesh
   stage = config.stages[span.number]
-  algorithm = _algorithm(desk, span, state)
+  kept = {}  # what the newest step has sampled
+
+  def keep(step, sampled):
+    ledger.write(desk.workdir, step + 1, sampled.episodes())
+    kept[step + 1] = Side(sampled.episodes(), sampled.counts)
+
+  algorithm = _algorithm(desk, span, state, keep)
   steps = stage.steps * algorithm.updates_per_batch
   tx = optim.make(stage.optim, steps)
   if fresh:
@@ -112,12 +125,14 @@ def _run_stage(desk, span, state, tokens, last, *, fresh):
     tokens += int(values['step_tokens'])
     desk.metrics.write(state.step, values | {'num_tokens': tokens, 'stage': span.number})
     desk.progress.update(state.step, stage=stage.algorithm, values=values)
-    grade = None
+    held_out, seconds = None, 0.0
     if state.step == span.end or _due(state.step, config.evaluate.every):
-      grade = _evaluate(desk, state)
-    if grade is not None or state.step == last or _due(state.step, config.checkpoints.every):
-      desk.checkpoints.save(state.step, state, stage=span.number, metric=grade,
+      held_out, seconds = _evaluate(desk, state)
+    _tell_events(desk, state.step, values, kept.pop(state.step, None), held_out, seconds)
+    if held_out or state.step == last or _due(state.step, config.checkpoints.every):
+      desk.checkpoints.save(state.step, state, stage=span.number, metric=_grade(held_out),
                             position={'num_tokens': tokens})
+      desk.events.message(f'Checkpoint created at step {state.step}', step=state.step)
   return state, tokens
 
 
@@ -139,7 +154,7 @@ def _step(algorithm: Algorithm, update, state: TrainState):
   return state._replace(step=state.step + 1), values
 
 
-def _algorithm(desk, span, state) -> Algorithm:
+def _algorithm(desk, span, state, keep) -> Algorithm:
   """Furnishes the algorithm of a stage, with the policy at its start as reference if it asks."""
   config, rooms = desk.config, desk.rooms
   module = ALGORITHMS[config.stages[span.number].algorithm]
@@ -156,7 +171,7 @@ def _algorithm(desk, span, state) -> Algorithm:
       score=lambda model, batch: score_batch(
           model, batch, config.update, temperature=jnp.float32(config.rollout.temperature),
           mesh=rooms.mesh),
-      keep=lambda step, episodes: ledger.write(desk.workdir, step + 1, episodes)))
+      keep=keep))
 
 
 def _groups(config):
@@ -171,16 +186,31 @@ def _due(step, every):
 # ------------------------------------------------------------------ evaluation and what is left
 
 
-def _evaluate(desk, state) -> float | None:
-  """Evaluates the policy, puts it on record, and returns its held-out grade."""
+def _evaluate(desk, state):
+  """Evaluates the policy and puts it on record; returns (its Evaluation, the seconds it took)."""
+  began = time.monotonic()
   result = desk.evaluate(state.policy)
   desk.metrics.evaluation(state.step, 'validation', result.rows, result.values)
-  episodes = result.greedy + [episode for group in result.sampled for episode in group]
   ledger.write(desk.workdir / 'evaluations', state.step,
-               [episode._replace(policy_step=state.step) for episode in episodes])
-  grade = result.values.get('grade', {}).get('mean')
-  desk.progress.evaluated(grade)
-  return grade
+               [episode._replace(policy_step=state.step)
+                for episode in result.greedy + result.sampled.episodes()])
+  desk.progress.evaluated(_grade(result))
+  return result, time.monotonic() - began
+
+
+def _grade(held_out) -> float | None:
+  """Returns the mean held-out grade, by which checkpoints are compared."""
+  return held_out and held_out.values.get('grade', {}).get('mean')
+
+
+def _tell_events(desk, step, values, train, held_out, seconds):
+  """Appends the metrics event of a step."""
+  valid = held_out and Side(held_out.sampled.episodes(), held_out.sampled.counts)
+  sampling, training = values['seconds/collect'], values['seconds/update']
+  desk.events.metrics(
+      step, desk.config.total_steps(), graders.listed(desk.rooms.grader), train=train, valid=valid,
+      loss=values.get('loss'), seconds={'eval': seconds, 'sampling': sampling, 'training': training,
+                                        'full_iteration': seconds + sampling + training})
 
 
 # ------------------------------------------------------------------ opening a run

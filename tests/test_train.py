@@ -17,7 +17,7 @@ from rft_jax.records import metrics as metrics_file
 from rft_jax.records.checkpoint import Checkpoints
 from rft_jax.results import export_checkpoint
 
-CLOCKS = ('seconds/collect', 'seconds/update', 'compilations')  # of the process, not the run
+CLOCKS = ('seconds/', 'compilations')  # of the process, not the run
 
 
 def _policy_and_optimizer(workdir, step):
@@ -72,7 +72,7 @@ def test_stopped_and_continued_equals_uninterrupted(directory, config, whole, st
     assert {e['policy_step'] for e in ledger.read(whole, step)} == {step - 1}
   assert ledger.steps(workdir) == ledger.steps(whole) == [4, 5, 6]
   for file in ('metrics.jsonl', 'evaluation.jsonl'):
-    rows = [[{k: v for k, v in row.items() if k not in CLOCKS}
+    rows = [[{k: v for k, v in row.items() if not k.startswith(CLOCKS)}
              for row in metrics_file.read(path / file)] for path in (workdir, whole)]
     assert rows[0] == rows[1], file
 
@@ -92,6 +92,29 @@ def test_training_changes_the_policy_and_its_record_is_complete(whole, config):
   manifest = json.loads((whole / 'manifest.json').read_text())
   assert manifest['config']['stages'][1]['algorithm'] == 'grpo'
   assert all(entry['sha256'] for entry in manifest['sha256']['data']['train'])
+
+
+def test_every_step_has_its_event_under_the_hosted_names(whole, config):
+  events = [json.loads(line) for line in (whole / 'events.jsonl').read_text().splitlines()]
+  assert len({event['id'] for event in events}) == len(events)
+  steps = [event['data'] for event in events if event['type'] == 'metrics']
+  assert [data['step'] for data in steps] == [1, 2, 3, 4, 5, 6]
+  assert steps[0]['train_loss'] > 0 and 'scores' not in steps[0]  # supervised
+  metrics = metrics_file.read(whole / 'metrics.jsonl')
+  held_out = {row['step']: row for row in metrics_file.read(whole / 'evaluation.jsonl')}
+  for step in (4, 5, 6):
+    data = steps[step - 1]
+    assert data['train_mean_reward'] == pytest.approx(metrics[step - 1]['reward'])
+    assert data['scores']['graders'][0]['train_reward_mean'] == pytest.approx(
+        metrics[step - 1]['reward'])  # nothing is ungradable here: one grader, one reward
+    assert data['full_valid_mean_reward'] == (
+        pytest.approx(held_out[step]['grade']['mean']) if step in held_out else None)
+    assert data['errors']['train_grader_fault_count'] == 0
+    assert data['timing']['step']['full_iteration'] >= data['timing']['step']['sampling'] > 0
+    assert data['timing']['graders'][0]['train_execution_latency_mean'] > 0
+  assert f'Step 6/6 , train mean reward={metrics[5]["reward"]:.2f}, full validation' in next(
+      event['message'] for event in events if event['data'].get('step') == 6)
+  assert events[-1]['message'] == 'The run has completed all its steps'
 
 
 def test_evaluate_of_the_export_repeats_the_runs_own_evaluation(whole, config):

@@ -27,4 +27,4 @@ class Room(NamedTuple):
   reference: Tree | None  # the policy at the start of the stage; None unless asked for
   rollout: Callable  # (policy, examples, occurrences, step) -> Rollout
   score: Callable  # (model, batch) -> log-probs f32[B, T]
-  keep: Callable  # (step, episodes): puts the step's episodes on record
+  keep: Callable  # (step, Rollout): puts what the step sampled on record

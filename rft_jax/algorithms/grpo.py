@@ -71,7 +71,7 @@ def make(room: Room) -> Algorithm:
     occurrences = list(range(start, start + prompts_per_step))
     rows = order.rows_at(room.seed, start, prompts_per_step, len(room.examples))
     sampled = room.rollout(state.policy, [room.examples[row] for row in rows], occurrences, step)
-    room.keep(step, [episode for group in sampled.groups for episode in group])
+    room.keep(step, sampled)
     seen = dict(sampled.metrics)
     seen['epoch'] = (start + prompts_per_step) / len(room.examples)
     graded = [group for group in sampled.groups

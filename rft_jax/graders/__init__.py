@@ -9,7 +9,7 @@ A new type is one file with its class, and one line in GRADERS.
 """
 import dataclasses
 import pathlib
-from typing import Any
+from typing import Any, NamedTuple
 
 from rft_jax.graders import base
 from rft_jax.graders.base import Grader, grader_fault, policy_fault
@@ -20,8 +20,17 @@ from rft_jax.graders.string_check import StringCheck
 from rft_jax.graders.template import did_you_mean
 from rft_jax.types import Grade
 
-__all__ = ['GRADERS', 'Grader', 'SandboxConfig', 'describe', 'grade', 'grade_many', 'grader_fault',
-           'make', 'make_sample', 'policy_fault', 'response_format_problems']
+__all__ = ['GRADERS', 'Grader', 'Listed', 'SandboxConfig', 'describe', 'grade', 'grade_many',
+           'grader_fault', 'listed', 'make', 'make_sample', 'policy_fault',
+           'response_format_problems']
+
+
+class Listed(NamedTuple):
+  """One grader, as OpenAI's metrics event lists it."""
+  name: str
+  type: str
+  model: str | None  # of a judge
+
 
 GRADERS = {
     'python': Python,
@@ -64,6 +73,13 @@ def describe(grader: Grader) -> dict[str, Any]:
             if field.init and field.name not in base.SETTINGS}
   return {'type': kinds[type(grader)],
           **{key: value for key, value in values.items() if value is not None}}
+
+
+def listed(grader: Grader) -> list[Listed]:
+  """Returns the graders that score: the parts of a grader that has parts, otherwise itself."""
+  described = describe(grader)
+  parts = described.get('graders') or {described['name']: described}
+  return [Listed(name, part['type'], part.get('model')) for name, part in parts.items()]
 
 
 def grade(grader: dict[str, Any] | str | pathlib.Path | Grader, *, item: dict[str, Any],
