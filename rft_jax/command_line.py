@@ -23,17 +23,21 @@ def refuse(message) -> None:
   sys.exit(2)
 
 
-def parser(doc: str):
-  """Returns the flags_parser of an absl app whose --help prints doc."""
+def parser(doc: str, *, without_config=()):
+  """Returns the flags_parser of an absl app whose --help prints doc.
+
+  Args:
+    without_config: the --mode values that need no --config.
+  """
 
   def parse(argv):
     if _HELP & set(argv[1:]):
       print(doc.strip())
       sys.exit(0)
-    path = _config_path(argv)
-    if path is None:
+    path = _value(argv, 'config')
+    if path is None and _value(argv, 'mode') not in without_config:
       refuse('--config=FILE.py is missing; see configs/, or --help')
-    problems = _problems(path, argv)
+    problems = _problems(path, argv) if path else []
     if problems:
       refuse('\nrft_jax: '.join(problems))
     try:
@@ -49,12 +53,12 @@ def parser(doc: str):
   return parse
 
 
-def _config_path(argv):
-  """Returns what --config is set to, with '=' or as the next word; None without one."""
+def _value(argv, name):
+  """Returns what --name is set to, with '=' or as the next word; None without one."""
   for arg, following in zip(argv, [*argv[1:], '']):
-    if re.match(r'--?config=', arg):
+    if re.match(rf'--?{name}=', arg):
       return arg.partition('=')[2]
-    if arg in ('--config', '-config'):
+    if arg in (f'--{name}', f'-{name}'):
       return following
   return None
 

@@ -69,6 +69,22 @@ class EvaluateConfig:
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
+class DoctorConfig:
+  """The examination before training, --mode=doctor."""
+  rows: int = 64  # of those to learn from
+  samples_per_prompt: int = 8  # of each
+  max_still_rows: float = 0.9  # no-go where this share of rows has the same grade in all samples
+
+  def validate(self) -> list[str]:
+    checks = (
+        (self.rows >= 1, f'rows={self.rows}, need >= 1'),
+        (self.samples_per_prompt >= 2, f'samples_per_prompt={self.samples_per_prompt}, need >= 2'),
+        (0 < self.max_still_rows <= 1, f'max_still_rows={self.max_still_rows}, need > 0 and <= 1'),
+    )
+    return [problem for good, problem in checks if not good]
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
 class Stage:
   """A stretch of training with one algorithm, one optimizer and one schedule.
 
@@ -112,6 +128,7 @@ class Config:
   update: UpdateConfig = field(default_factory=UpdateConfig)
   mesh: MeshConfig = field(default_factory=MeshConfig)
   evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+  doctor: DoctorConfig = field(default_factory=DoctorConfig)
   checkpoints: CheckpointConfig = field(default_factory=CheckpointConfig)
   sandbox: SandboxConfig = field(default_factory=SandboxConfig)
   report: ReportConfig = field(default_factory=ReportConfig)

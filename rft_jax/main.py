@@ -7,11 +7,16 @@ Reinforcement fine-tuning: from cases, a grader and an open checkpoint to a bett
   --workdir=DIR           where the run lives; an existing run continues from its newest checkpoint
   --mode=MODE             train     (default) trains, then reports and exports
                           evaluate  grades a checkpoint, or an HF directory, on the held-out rows
+                          doctor    go or no-go before training: data, grader, base model, cost
+                          grade     grades a file of answers, or checks a grader (no --config needed)
                           export    writes a checkpoint of the workdir as an HF directory
                           report    writes report.html again from what lies in the workdir
-  --model=DIR             evaluate: this HF directory or hub id instead of a checkpoint
-  --checkpoint=C          evaluate, export: best (by held-out grade, default), last, or a step
-  --to=DIR                export: where to; default WORKDIR/export
+  --model=DIR             evaluate, doctor: this HF directory or hub id instead of a checkpoint
+  --checkpoint=C          evaluate, doctor, export: best (by held-out grade), last, or a step
+  --grader=FILE           grade: the grader's JSON, instead of the config's
+  --input=FILE            grade: JSONL of {"model_sample": "...", "item": {...}}
+  --validate_only         grade: checks the grader alone, and prints its normal form
+  --to=PATH               export: where to, default WORKDIR/export; grade: a file, default stdout
   --stop_at_step=N        train: save and stop after step N; the same command without it goes on
   --force                 export: replace what stands at the target
 
@@ -28,7 +33,7 @@ from ml_collections import config_flags
 
 from rft_jax import command_line
 
-MODES = ('train', 'evaluate', 'export', 'report')
+MODES = ('train', 'evaluate', 'doctor', 'grade', 'export', 'report')
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'What to run: FILE.py or FILE.py:ARG.')
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Where the run lives.')
@@ -36,6 +41,9 @@ _MODE = flags.DEFINE_enum('mode', 'train', MODES, 'What to do.')
 _MODEL = flags.DEFINE_string('model', '', 'HF directory or hub id to evaluate.')
 _CHECKPOINT = flags.DEFINE_string('checkpoint', 'best', 'best, last, or a step.')
 _TO = flags.DEFINE_string('to', '', 'Where to export to.')
+_GRADER = flags.DEFINE_string('grader', '', "File of a grader's JSON.")
+_INPUT = flags.DEFINE_string('input', '', 'JSONL of {"model_sample", "item"} to grade.')
+_VALIDATE_ONLY = flags.DEFINE_bool('validate_only', False, 'Check the grader alone.')
 _STOP_AT_STEP = flags.DEFINE_integer('stop_at_step', None, 'Save and stop after this step.',
                                      lower_bound=1)
 _FORCE = flags.DEFINE_bool('force', False, 'Replace what stands at the target.')
@@ -43,8 +51,11 @@ _FORCE = flags.DEFINE_bool('force', False, 'Replace what stands at the target.')
 
 def main(argv):
   del argv
+  if _MODE.value == 'grade':
+    return _grade(_CONFIG.value)
   from rft_jax import build, rollout  # here, since --help and misspelt flags need no jax
-  if not (_WORKDIR.value or (_MODE.value == 'evaluate' and _MODEL.value)):
+  needless = _MODE.value == 'doctor' and not flags.FLAGS['checkpoint'].present
+  if not (_WORKDIR.value or needless or (_MODE.value == 'evaluate' and _MODEL.value)):
     command_line.refuse('--workdir=DIR is missing: the folder in which the run lives')
   _keep_compilations()
   try:
@@ -78,7 +89,7 @@ def _keep_compilations():
 
 def _dispatch(config):
   import rft_jax
-  from rft_jax.results import evaluate_checkpoint, export_checkpoint, write_report
+  from rft_jax.results import diagnose, evaluate_checkpoint, export_checkpoint, write_report
   if _MODE.value == 'train':
     rft_jax.train(config, _WORKDIR.value, stop_at_step=_STOP_AT_STEP.value,
                   overrides=command_line.overrides(sys.argv))
@@ -86,6 +97,12 @@ def _dispatch(config):
     values = (rft_jax.evaluate(config, model=_MODEL.value) if _MODEL.value else
               evaluate_checkpoint(config, _WORKDIR.value, which=_CHECKPOINT.value))
     print(json.dumps(values, indent=2))
+  elif _MODE.value == 'doctor':
+    which = _CHECKPOINT.value if flags.FLAGS['checkpoint'].present else ''
+    found = diagnose(config, _WORKDIR.value or '', model=_MODEL.value, which=which)
+    print(found.text())
+    if not found.go:
+      sys.exit(1)
   elif _MODE.value == 'export':
     print(export_checkpoint(config, _WORKDIR.value, which=_CHECKPOINT.value, to=_TO.value,
                             force=_FORCE.value))
@@ -93,5 +110,30 @@ def _dispatch(config):
     print(write_report(config, _WORKDIR.value))
 
 
+def _grade(config):
+  """--mode=grade: without jax, and without a config if there is a --grader."""
+  from rft_jax import graders
+  from rft_jax.graders import run
+  try:
+    if not (_GRADER.value or config):
+      raise ValueError('--grader=FILE is missing: the JSON of a grader')
+    if not (_INPUT.value or _VALIDATE_ONLY.value):
+      raise ValueError('--input=FILE is missing: JSONL of {"model_sample": "...", "item": {...}}; '
+                       'or --validate_only')
+    grader = graders.make(_GRADER.value or config.grader,
+                          **({'sandbox': config.sandbox} if config else {}))
+    if _VALIDATE_ONLY.value:
+      print(json.dumps(run.validate(grader), indent=2, ensure_ascii=False))
+      return
+    responses = []
+    with open(_TO.value or sys.stdout.fileno(), 'w', closefd=bool(_TO.value)) as to:
+      for response in run.run_file(grader, _INPUT.value):
+        responses.append(response)
+        print(json.dumps(response, ensure_ascii=False), file=to, flush=True)
+    print(json.dumps(run.summary(grader, responses), ensure_ascii=False), file=sys.stderr)
+  except (ValueError, RuntimeError, OSError) as error:
+    command_line.refuse(error)
+
+
 if __name__ == '__main__':
-  app.run(main, flags_parser=command_line.parser(__doc__))
+  app.run(main, flags_parser=command_line.parser(__doc__, without_config=('grade',)))

@@ -1,10 +1,10 @@
 """What a workdir gives: its report, the grade of a checkpoint, a checkpoint as HF directory."""
 import pathlib
 
-from rft_jax import build, hf, models, sharding
+from rft_jax import build, doctor, hf, models, sharding
 from rft_jax.config import Config
 from rft_jax.evaluate import make as make_evaluate
-from rft_jax.records import manifest, metrics, report
+from rft_jax.records import atomic, manifest, metrics, report
 from rft_jax.records.checkpoint import Checkpoints
 
 
@@ -61,6 +61,29 @@ def evaluate_checkpoint(config: Config, workdir, *, which: int | str = 'best') -
     evaluate = make_evaluate(rooms.chat, rooms.grader, config, mesh=rooms.mesh,
                              response_format=rooms.response_format)
     return evaluate(policy, rooms.validation).values
+
+
+def diagnose(config: Config, workdir='', *, model='', which='') -> doctor.Examination:
+  """Examines data, grader and policy before training; writes doctor.json where there is a workdir.
+
+  Args:
+    model: an HF directory or hub id to examine; '' and no `which`: the base model.
+    which: 'best', 'last' or a step: a checkpoint of the workdir.
+  """
+  try:
+    with build.rooms(config, source=model) as rooms:
+      if which:
+        policy, _, _ = _checkpoint(config, pathlib.Path(workdir), which)
+      else:
+        policy, _ = build.refusing(hf.load, model or config.model.source, dtype=config.model.dtype,
+                                   attention=config.model.attention, mesh=rooms.mesh)
+      found = doctor.examine(config, rooms, policy)
+  except build.Refused as refusal:
+    found = doctor.refused(str(refusal))
+  if workdir:
+    pathlib.Path(workdir).mkdir(parents=True, exist_ok=True)
+    atomic.write_json(pathlib.Path(workdir) / 'doctor.json', found.json())
+  return found
 
 
 def _checkpoint(config, workdir, which):
