@@ -132,6 +132,7 @@ class Config:
   checkpoints: CheckpointConfig = field(default_factory=CheckpointConfig)
   sandbox: SandboxConfig = field(default_factory=SandboxConfig)
   report: ReportConfig = field(default_factory=ReportConfig)
+  notes: tuple[str, ...] = ()  # what the maker of this config has to say; told at the start
 
   def problems(self) -> list[str]:
     """Returns everything that is wrong, as 'group.field=value, need ...'; [] if nothing is."""
@@ -177,7 +178,7 @@ class Config:
 
   def warnings(self) -> list[str]:
     """Returns what is possible but seldom meant."""
-    found = []
+    found = list(self.notes)
     if self.rollout.filtered and any(stage.algorithm != 'sft' for stage in self.stages):
       found.append('rollout.top_k, top_p or min_p is set: samples then come from another '
                    'distribution than the policy that is trained on them')

@@ -8,7 +8,7 @@ Reinforcement fine-tuning: from cases, a grader and an open checkpoint to a bett
   --mode=MODE             train     (default) trains, then reports and exports
                           evaluate  grades a checkpoint, or an HF directory, on the held-out rows
                           doctor    go or no-go before training: data, grader, base model, cost
-                          grade     grades a file of answers, or checks a grader (no --config needed)
+                          grade     grades a file of answers, or checks a grader; needs no --config
                           export    writes a checkpoint of the workdir as an HF directory
                           report    writes report.html again from what lies in the workdir
   --model=DIR             evaluate, doctor: this HF directory or hub id instead of a checkpoint

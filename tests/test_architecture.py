@@ -17,7 +17,7 @@ TIERS = (
     ('rollout',),
     ('algorithms',),
     ('config',),
-    ('build',),
+    ('build', 'openai_job'),
     ('evaluate',),
     ('doctor',),
     ('results',),

@@ -37,7 +37,7 @@ MAY_DIFFER = (
     Allowed(r'(started|command|overrides|host|workdir)\b.*', 'describes the start, not the run',
             False),
     Allowed(r'config\.checkpoints\..*', 'saving changes no result', False),
-    Allowed(r'config\.(report|trackers|doctor)\..*', 'reporting changes no result', False),
+    Allowed(r'config\.(report|trackers|doctor|notes)\b.*', 'reporting changes no result', False),
     Allowed(r'config\.evaluate\..*', 'evaluation has its own random keys and changes no training; '
             'held-out numbers before and after the change are not of the same measurement', True),
     Allowed(r'sha256\.data\.validation\b.*', 'evaluation changes no training; held-out numbers '
