@@ -1,4 +1,5 @@
 """What a workdir gives: its report, the grade of a checkpoint, a checkpoint as HF directory."""
+import contextlib
 import pathlib
 
 from rft_jax import build, doctor, hf, models, sharding
@@ -69,21 +70,28 @@ def diagnose(config: Config, workdir='', *, model='', which='') -> doctor.Examin
   Args:
     model: an HF directory or hub id to examine; '' and no `which`: the base model.
     which: 'best', 'last' or a step: a checkpoint of the workdir.
+
+  Raises:
+    build.Refused: there is no such model or checkpoint; all else that is wrong is a finding.
   """
-  try:
-    with build.rooms(config, source=model) as rooms:
-      if which:
-        policy, _, _ = _checkpoint(config, pathlib.Path(workdir), which)
-      else:
-        policy, _ = build.refusing(hf.load, model or config.model.source, dtype=config.model.dtype,
-                                   attention=config.model.attention, mesh=rooms.mesh)
-      found = doctor.examine(config, rooms, policy)
-  except build.Refused as refusal:
-    found = doctor.refused(str(refusal))
+  with contextlib.ExitStack() as stack:
+    try:
+      rooms = stack.enter_context(build.rooms(config, source=model))
+    except build.Refused as refusal:
+      found = doctor.refused(str(refusal))
+    else:
+      found = doctor.examine(config, rooms, _policy(config, workdir, model, which, rooms.mesh))
   if workdir:
     pathlib.Path(workdir).mkdir(parents=True, exist_ok=True)
     atomic.write_json(pathlib.Path(workdir) / 'doctor.json', found.json())
   return found
+
+
+def _policy(config, workdir, model, which, mesh):
+  if which:
+    return _checkpoint(config, pathlib.Path(workdir), which)[0]
+  return build.refusing(hf.load, model or config.model.source, dtype=config.model.dtype,
+                        attention=config.model.attention, mesh=mesh)[0]
 
 
 def _checkpoint(config, workdir, which):
