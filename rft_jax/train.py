@@ -1,5 +1,4 @@
 """THE loop: collect -> update -> report -> evaluate -> save, stage after stage."""
-import concurrent.futures
 import contextlib
 import dataclasses
 import pathlib
@@ -7,16 +6,14 @@ import sys
 import time
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rft_jax import build, graders, hf, models, optim, rollout, sharding
+from rft_jax import build, graders, opening, optim, rollout, sharding
 from rft_jax.algorithms import ALGORITHMS, Algorithm, Room
 from rft_jax.config import Config
-from rft_jax.data import packing, rows
+from rft_jax.data import packing
 from rft_jax.evaluate import make as make_evaluate
-from rft_jax.models import attention
 from rft_jax.records import compilations, ledger, manifest
 from rft_jax.records.checkpoint import Checkpoints
 from rft_jax.records.events import Events, Side
@@ -62,17 +59,19 @@ def train(config: Config, workdir, *, stop_at_step: int | None = None, overrides
     rooms = stack.enter_context(build.rooms(config))
     tell = (lambda *_: None) if quiet else _tell
     checkpoints = Checkpoints(workdir / 'checkpoints', config.checkpoints)
-    about = _about(config, rooms, overrides)
+    about = opening.about(config, rooms, overrides)
     warnings = []
     if checkpoints.latest() is not None:
       warnings = build.refusing(manifest.check_continue, workdir, about)
     evaluate = make_evaluate(rooms.chat, rooms.grader, config, mesh=rooms.mesh,
                              response_format=rooms.response_format)
-    with _compiling(config, rooms, evaluate, fresh=checkpoints.latest() is None):
-      state, stage, tokens = _state(config, rooms, checkpoints)
-    _put_on_record(workdir, about)  # nothing is written before everything given has been read
-    for line in [f'warning: {warning}' for warning in warnings + rooms.warnings] + _arithmetic(
-        config, rooms, state):
+    with opening.compiling(config, rooms, evaluate, fresh=checkpoints.latest() is None):
+      state, stage, tokens = opening.state(config, rooms, checkpoints)
+    # Nothing is written before everything given has been read.
+    opening.put_on_record(workdir, about)
+    for warning in warnings + rooms.warnings:
+      tell(f'warning: {warning}')
+    for line in opening.arithmetic(config, rooms, state):
       tell(line)
     ledger.truncate(workdir, state.step + 1)
     ledger.truncate(workdir / 'evaluations', state.step + 1)
@@ -211,96 +210,6 @@ def _tell_events(desk, step, values, train, held_out, seconds):
       step, desk.config.total_steps(), graders.listed(desk.rooms.grader), train=train, valid=valid,
       loss=values.get('loss'), seconds={'eval': seconds, 'sampling': sampling, 'training': training,
                                         'full_iteration': seconds + sampling + training})
-
-
-# ------------------------------------------------------------------ opening a run
-
-
-def _about(config, built, overrides) -> dict:
-  """Returns the manifest of this start."""
-  base = build.refusing(hf.resolve, config.model.source)
-  data = {'train': sorted({stage.data or config.data.train for stage in config.stages}),
-          'validation': [config.data.validation]}
-  # Files are hashed as they are; hub data sets and directories by their rows.
-  unnamed = {split: {source: rows.fingerprint(source, split=split) for source in sources
-                     if not pathlib.Path(source).is_file()} for split, sources in data.items()}
-  return manifest.gather(
-      dataclasses.asdict(config), seed=config.seed, overrides=overrides, mesh=built.mesh,
-      data=data, base=base, tokenizer=base, template=built.chat.template,
-      grader=built.grader_json, extra={'rows': unnamed})
-
-
-def _put_on_record(workdir, about):
-  workdir.mkdir(parents=True, exist_ok=True)
-  before = build.refusing(manifest.read, workdir)
-  manifest.write(workdir, about | ({'started': before['started']} if before else {}))
-
-
-def _state(config, rooms, checkpoints) -> tuple[TrainState, int, int]:
-  """Returns the state to go on from, the stage of its optimizer (-1: none), and tokens seen."""
-  newest = checkpoints.latest()
-  if newest is None:
-    checkpoints.clear()  # a start that died before its first checkpoint may have left a reference
-    policy, _ = build.refusing(hf.load, config.model.source, dtype=config.model.dtype,
-                               attention=config.model.attention, mesh=rooms.mesh)
-    return TrainState(0, policy, None), -1, 0
-  about = checkpoints.metadata(newest)
-  policy = sharding.abstract(models.abstract(_decoder(config)), rooms.mesh)
-  tokens = about['position']['num_tokens']
-  span = config.spans()[about['stage']]
-  if newest == span.end:  # the next stage begins with an optimizer of its own
-    return TrainState(newest, build.refusing(checkpoints.restore_policy, newest, policy),
-                      None), -1, tokens
-  # The structure of the state does not depend on how many steps the schedule spans.
-  tx = optim.make(config.stages[span.number].optim, 1)
-  optimizer = sharding.abstract(jax.eval_shape(tx.init, policy), rooms.mesh)
-  like = TrainState(newest, policy, optimizer)
-  return build.refusing(checkpoints.restore, newest, like), span.number, tokens
-
-
-@contextlib.contextmanager
-def _compiling(config, rooms, evaluate, *, fresh):
-  """Compiles the beginning of a fresh run while the weights are read; needs JAX's cache on disk."""
-  if not (fresh and jax.config.jax_compilation_cache_dir):
-    yield
-    return
-
-  def ahead():
-    policy = sharding.abstract(models.abstract(_decoder(config)), rooms.mesh)
-    evaluate.compile_ahead(policy, rooms.validation)
-
-  with concurrent.futures.ThreadPoolExecutor(1, 'compiling') as thread:
-    thread.submit(ahead)
-    yield  # what fails in the thread fails again, and is told, where it is called for
-
-
-def _decoder(config):
-  return build.refusing(hf.read_config, hf.resolve(config.model.source), dtype=config.model.dtype,
-                        attention=config.model.attention)
-
-
-def _arithmetic(config, rooms, state) -> list[str]:
-  """Returns the derived numbers of the run, in words."""
-  P, G = config.rollout.prompts_per_step, config.rollout.samples_per_prompt
-  parameters = sum(leaf.size for leaf in jax.tree.leaves(state.policy))
-  model = state.policy.config
-  kernel = attention.chosen(model.attention, model.dtype, model.head_dim)
-  lines = [f'{config.model.source}: {parameters:,} parameters, mesh {dict(rooms.mesh.shape)}, '
-           f'{len(rooms.validation)} held-out rows, {kernel} attention']
-  for span, stage in zip(config.spans(), config.stages):
-    count = len(rooms.train[span.number])
-    if stage.algorithm == 'sft':
-      each, what = config.sft.rows_per_step, f'{config.sft.rows_per_step} rows a step'
-    else:
-      each, what = P, (f'{P} prompts x {G} samples = {P * G} sequences a step, '
-                       f'{config.update.updates_per_batch} update(s) of them')
-    lines.append(f'stage {span.number} ({stage.algorithm}): steps {span.first + 1}..{span.end}, '
-                 f'{what}, {stage.steps * each / count:.1f} epochs of {count} rows')
-  if state.step == config.total_steps():
-    lines.append(f'all {state.step} steps are done; nothing is left to train')
-  elif state.step:
-    lines.append(f'continues from step {state.step}')
-  return lines
 
 
 def _tell(line):

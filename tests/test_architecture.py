@@ -18,6 +18,7 @@ TIERS = (
     ('algorithms',),
     ('config',),
     ('build', 'openai_job'),
+    ('opening',),
     ('evaluate',),
     ('doctor',),
     ('results',),

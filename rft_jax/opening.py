@@ -1,0 +1,101 @@
+"""Opening a run: what it is made of, where it goes on from, and what it will do, in words."""
+import concurrent.futures
+import contextlib
+import dataclasses
+import pathlib
+
+import jax
+
+from rft_jax import build, hf, models, optim, sharding
+from rft_jax.data import rows
+from rft_jax.models import attention
+from rft_jax.records import manifest
+from rft_jax.types import TrainState
+
+
+def about(config, built, overrides) -> dict:
+  """Returns the manifest of this start."""
+  base = build.refusing(hf.resolve, config.model.source)
+  data = {'train': sorted({stage.data or config.data.train for stage in config.stages}),
+          'validation': [config.data.validation]}
+  # Files are hashed as they are; hub data sets and directories by their rows.
+  unnamed = {split: {source: rows.fingerprint(source, split=split) for source in sources
+                     if not pathlib.Path(source).is_file()} for split, sources in data.items()}
+  return manifest.gather(
+      dataclasses.asdict(config), seed=config.seed, overrides=overrides, mesh=built.mesh,
+      data=data, base=base, tokenizer=base, template=built.chat.template,
+      grader=built.grader_json, extra={'rows': unnamed})
+
+
+def put_on_record(workdir, about):
+  """Writes the manifest; a continued run keeps the time of its start."""
+  workdir.mkdir(parents=True, exist_ok=True)
+  before = build.refusing(manifest.read, workdir)
+  manifest.write(workdir, about | ({'started': before['started']} if before else {}))
+
+
+def state(config, rooms, checkpoints) -> tuple[TrainState, int, int]:
+  """Returns the state to go on from, the stage of its optimizer (-1: none), and tokens seen."""
+  newest = checkpoints.latest()
+  if newest is None:
+    checkpoints.clear()  # a start that died before its first checkpoint may have left a reference
+    policy, _ = build.refusing(hf.load, config.model.source, dtype=config.model.dtype,
+                               attention=config.model.attention, mesh=rooms.mesh)
+    return TrainState(0, policy, None), -1, 0
+  about = checkpoints.metadata(newest)
+  policy = sharding.abstract(models.abstract(_decoder(config)), rooms.mesh)
+  tokens = about['position']['num_tokens']
+  span = config.spans()[about['stage']]
+  if newest == span.end:  # the next stage begins with an optimizer of its own
+    return TrainState(newest, build.refusing(checkpoints.restore_policy, newest, policy),
+                      None), -1, tokens
+  # The structure of the state does not depend on how many steps the schedule spans.
+  tx = optim.make(config.stages[span.number].optim, 1)
+  optimizer = sharding.abstract(jax.eval_shape(tx.init, policy), rooms.mesh)
+  like = TrainState(newest, policy, optimizer)
+  return build.refusing(checkpoints.restore, newest, like), span.number, tokens
+
+
+@contextlib.contextmanager
+def compiling(config, rooms, evaluate, *, fresh):
+  """Compiles the beginning of a fresh run while the weights are read; needs JAX's cache on disk."""
+  if not (fresh and jax.config.jax_compilation_cache_dir):
+    yield
+    return
+
+  def ahead():
+    policy = sharding.abstract(models.abstract(_decoder(config)), rooms.mesh)
+    evaluate.compile_ahead(policy, rooms.validation)
+
+  with concurrent.futures.ThreadPoolExecutor(1, 'compiling') as thread:
+    thread.submit(ahead)
+    yield  # what fails in the thread fails again, and is told, where it is called for
+
+
+def _decoder(config):
+  return build.refusing(hf.read_config, hf.resolve(config.model.source), dtype=config.model.dtype,
+                        attention=config.model.attention)
+
+
+def arithmetic(config, rooms, state) -> list[str]:
+  """Returns the derived numbers of the run, in words."""
+  P, G = config.rollout.prompts_per_step, config.rollout.samples_per_prompt
+  parameters = sum(leaf.size for leaf in jax.tree.leaves(state.policy))
+  model = state.policy.config
+  kernel = attention.chosen(model.attention, model.dtype, model.head_dim)
+  lines = [f'{config.model.source}: {parameters:,} parameters, mesh {dict(rooms.mesh.shape)}, '
+           f'{len(rooms.validation)} held-out rows, {kernel} attention']
+  for span, stage in zip(config.spans(), config.stages):
+    count = len(rooms.train[span.number])
+    if stage.algorithm == 'sft':
+      each, what = config.sft.rows_per_step, f'{config.sft.rows_per_step} rows a step'
+    else:
+      each, what = P, (f'{P} prompts x {G} samples = {P * G} sequences a step, '
+                       f'{config.update.updates_per_batch} update(s) of them')
+    lines.append(f'stage {span.number} ({stage.algorithm}): steps {span.first + 1}..{span.end}, '
+                 f'{what}, {stage.steps * each / count:.1f} epochs of {count} rows')
+  if state.step == config.total_steps():
+    lines.append(f'all {state.step} steps are done; nothing is left to train')
+  elif state.step:
+    lines.append(f'continues from step {state.step}')
+  return lines
