@@ -35,6 +35,14 @@ def test_a_schema_of_its_own_may_ask_for_any_json_and_json_object_for_an_object(
   assert [grader({}, {'output_text': text}).reward for text in ('{}', '[]', '3')] == [1.0, 0.0, 0.0]
 
 
+def test_an_answer_that_cannot_be_checked_is_not_valid():
+  number = {'multipleOf': 0.1}
+  assert graders.make({**JSON, 'schema': number})({}, {'output_text': '1e400'}).reward == 0.0
+  response_format = {'type': 'json_schema', 'schema': {'properties': {'a': number}}}
+  assert graders.make_sample('{"a": 1e400}', response_format)[1]['sample_parse_error'] is True
+  assert graders.make_sample('{"a": 3}', response_format)[1] == {}
+
+
 def test_an_answer_without_text_is_a_policy_fault():
   grader = graders.make({**JSON, 'schema': SCHEMA}, ungradable_reward=-1.0)
   assert grader({}, {}).reward == -1.0 and grader.item_fields() == frozenset()
@@ -47,6 +55,8 @@ def test_an_answer_without_text_is_a_policy_fault():
     ({'schema': 'object'}, None, 'schema is a string'),
     ({'schema': {'type': 'objekt'}}, None, 'schema: not a JSON Schema'),
     ({'schema': {'$ref': 'http://a.b/c'}}, None, 'leads nowhere'),
+    ({'schema': {'items': {'$dynamicRef': '#x'}}}, None, 'use $ref'),
+    ({'schema': {'pattern': '('}}, None, 'not a JSON Schema'),
 ])
 def test_a_grader_with_nothing_to_hold_answers_against_is_refused(fields, response_format, words):
   with pytest.raises(ValueError, match='grader format') as caught:

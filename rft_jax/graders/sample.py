@@ -88,8 +88,8 @@ def schema_problem(value: Any, schema: dict[str, Any]) -> str | None:
   validator = _validator(json.dumps(schema, sort_keys=True))
   try:
     error = jsonschema.exceptions.best_match(validator.iter_errors(value))
-  except RecursionError:
-    return 'nested too deeply to be checked'
+  except (RecursionError, ArithmeticError) as error:  # too deep; 1e400 as a multiple of 0.1
+    return f'cannot be checked: {error}'
   return error and f'{error.json_path}: {error.message:.300}'
 
 
@@ -153,12 +153,14 @@ def _validator(schema: str):
 
 
 def _reference_problems(node: Any, root: dict[str, Any]) -> list[str]:
-  """Returns the $refs under node that do not lead to a place inside root."""
+  """Returns the references under node that do not lead to a place inside root."""
   if isinstance(node, list):
     return [problem for child in node for problem in _reference_problems(child, root)]
   if not isinstance(node, dict):
     return []
   found = [problem for child in node.values() for problem in _reference_problems(child, root)]
+  if isinstance(node.get('$dynamicRef'), str):
+    found.append(f"$dynamicRef {node['$dynamicRef']!r} is not followed here, use $ref")
   target = node.get('$ref')
   if isinstance(target, str) and not _leads_inside(target, root):
     found.append(f'$ref {target!r} leads nowhere inside the schema')
