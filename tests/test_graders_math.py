@@ -2,6 +2,7 @@
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import time
@@ -116,6 +117,40 @@ def test_a_bomb_ends_in_sigkill_and_the_answers_beside_it_are_graded():
   assert grades[1].errors['python_grader_server_error'] is True
   assert grades[1].errors['python_grader_server_error_type'] == 'timeout'
   assert '9^9' in grades[1].errors['python_grader_server_error_details']
+
+
+def test_an_answer_too_large_for_the_memory_is_a_grader_fault_and_the_next_is_graded():
+  made = graders.make(MATH, sandbox=graders.SandboxConfig(memory_limit_mb=256))
+  try:
+    found = grade(made, '7', '7' * (100 << 20))
+    assert found.reward is None and found.errors['python_grader_server_error'] is True
+    assert found.errors['python_grader_server_error_type'] in ('memory_limit', 'worker_killed')
+    assert len(found.errors['python_grader_server_error_details']) < 1000
+    assert grade(made, '7', '7').reward == 1.0
+  finally:
+    made.close()
+
+
+def test_an_interrupted_call_leaves_no_answer_for_the_next_one(monkeypatch):
+  pool = math_pool.Pool(workers=1, time_limit_seconds=20.0, memory_limit_mb=2048)
+  try:
+    with monkeypatch.context() as patched:
+      patched.setattr(math_pool, '_answer', lambda process, seconds: signal.raise_signal(2))
+      with pytest.raises(KeyboardInterrupt):
+        pool.verify([('7', '7')])
+    assert pool.verify([('7', '8')]) == [('different', '')]
+  finally:
+    pool.close()
+
+
+def test_a_forked_process_does_not_kill_what_it_does_not_own():
+  code = ('import os; from rft_jax.graders import math_pool\n'
+          'pool = math_pool.Pool(workers=1, time_limit_seconds=20.0, memory_limit_mb=2048)\n'
+          'child = os.fork()\n'
+          'pool.close() if not child else os.waitpid(child, 0)\n'
+          'if child: print(pool._workers[0]._process.poll(), pool.verify([("7", "7")])[0].kind)')
+  done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True)
+  assert done.stdout == 'None equal\n', done.stderr
 
 
 def test_several_processes_work_at_once_and_keep_the_order():

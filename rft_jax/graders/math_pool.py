@@ -19,7 +19,7 @@ from typing import NamedTuple
 WORKER = pathlib.Path(__file__).with_name('math_worker.py')
 KEPT_ENVIRONMENT = ('PATH', 'LD_LIBRARY_PATH', 'TZ', 'TMPDIR')
 START_SECONDS = 120.0  # to import sympy, on a busy machine
-CALLS_EACH = 2000  # then a process is replaced: the caches of sympy and of the parser grow
+CALLS_EACH = 10_000  # then a process is replaced: the caches of sympy and of the parser grow
 
 
 class Verdict(NamedTuple):
@@ -66,7 +66,7 @@ class Pool:
     worker = self._idle.get()
     try:
       return worker.ask(*pair)
-    except OSError as error:  # no process or pipe to be had
+    except (OSError, ValueError) as error:  # no process to be had, or closed meanwhile
       return Verdict('worker_failed', str(error))
     finally:
       self._idle.put(worker)
@@ -83,6 +83,7 @@ class _Worker:
     self._limit, self._memory = time_limit_seconds, memory_limit_mb
     self._process: subprocess.Popen | None = None
     self._calls, self._closed = 0, False
+    self._owner = os.getpid()
 
   def start(self) -> Verdict | None:
     """Starts a process; returns what went wrong, if something did."""
@@ -95,7 +96,7 @@ class _Worker:
         cwd='/', env={**kept, 'LANG': 'C.UTF-8', 'PYTHONHASHSEED': '0', 'JAX_PLATFORMS': 'cpu'},
         start_new_session=True)
     self._calls = 0
-    verdict = self._answer(START_SECONDS)
+    verdict = _answer(self._process, START_SECONDS)
     if verdict.kind == 'ready':
       return None
     self.stop()
@@ -111,33 +112,18 @@ class _Worker:
       return failure
     self._calls += 1
     try:
-      _write(self._process, json.dumps([reference, answer]).encode() + b'\n')
-      verdict = self._answer(self._limit)
-    except BrokenPipeError:
-      verdict = self._ended()
+      verdict = _exchange(self._process, [reference, answer], self._limit)
+    except BaseException:  # an answer may be under way: no later call shall take it for its own
+      self.stop()
+      raise
     if verdict.kind in ('timeout', 'memory_limit', 'worker_killed', 'worker_failed'):
       self.stop()
     return verdict
 
-  def _answer(self, seconds: float) -> Verdict:
-    """Returns the next line of the process as a Verdict."""
-    line, deadline = b'', time.monotonic() + seconds
-    poll = select.poll()
-    poll.register(self._process.stdout, select.POLLIN)
-    while not line.endswith(b'\n'):
-      if not poll.poll(max(0.0, 1000 * (deadline - time.monotonic()))):
-        return Verdict('timeout', f'no verdict within {seconds:g} s')
-      more = os.read(self._process.stdout.fileno(), 1 << 16)
-      if not more:
-        return self._ended()
-      line += more
-    return Verdict(*json.loads(line))
-
-  def _ended(self) -> Verdict:
-    return Verdict('worker_killed', f'the process ended with code {self._process.wait()}')
-
   def stop(self, *, for_good: bool = False) -> None:
     """Kills the process, if there is one, and frees its pipes."""
+    if os.getpid() != self._owner:  # a forked child shares the process, and does not own it
+      return
     self._closed = self._closed or for_good
     process, self._process = self._process, None
     if process is not None:
@@ -147,10 +133,34 @@ class _Worker:
       process.stdout.close()
 
 
-def _write(process: subprocess.Popen, line: bytes) -> None:
-  view = memoryview(line)
-  while view:
-    view = view[process.stdin.write(view):]
+def _exchange(process: subprocess.Popen, call: list[str], seconds: float) -> Verdict:
+  """Returns what the process makes of one call."""
+  line = memoryview(json.dumps(call).encode() + b'\n')
+  try:
+    while line:
+      line = line[process.stdin.write(line):]
+  except BrokenPipeError:
+    return _ended(process)
+  return _answer(process, seconds)
+
+
+def _answer(process: subprocess.Popen, seconds: float) -> Verdict:
+  """Returns the next line of the process."""
+  line, deadline = b'', time.monotonic() + seconds
+  poll = select.poll()
+  poll.register(process.stdout, select.POLLIN)
+  while not line.endswith(b'\n'):
+    if not poll.poll(max(0.0, 1000 * (deadline - time.monotonic()))):
+      return Verdict('timeout', f'no verdict within {seconds:g} s')
+    more = os.read(process.stdout.fileno(), 1 << 16)
+    if not more:
+      return _ended(process)
+    line += more
+  return Verdict(*json.loads(line))
+
+
+def _ended(process: subprocess.Popen) -> Verdict:
+  return Verdict('worker_killed', f'the process ended with code {process.wait()}')
 
 
 def _stop_all(workers: list[_Worker]) -> None:
