@@ -59,7 +59,8 @@ def rooms(config: Config, *, source: str = '', training: bool = True):
   positions = refusing(hf.read_config, directory).max_positions
   chat = refusing(chats.make, directory, config.chat)
   grader = refusing(graders.make, grader_json,
-                    ungradable_reward=config.rollout.ungradable_reward, sandbox=config.sandbox)
+                    ungradable_reward=config.rollout.ungradable_reward, sandbox=config.sandbox,
+                    response_format=response_format)
   with contextlib.closing(grader):
     fields = grader.item_fields() or frozenset()
     train, validation, warnings = refusing(_examples, config, chat, fields, training)

@@ -46,11 +46,13 @@ def test_a_type_still_to_come_is_told_from_an_unknown_one(kind):
   if kind in graders.GRADERS:
     pytest.skip(f'{kind} is implemented')
   message = refusal({'type': kind})
-  assert 'not implemented yet' in message and 'python, string_check' in message
+  assert 'not implemented yet' in message and 'string_check' in message and 'math' in message
 
 
 def test_an_unknown_or_missing_type_is_refused():
   assert "did you mean 'string_check'" in refusal({'type': 'stringcheck'})
+  assert "did you mean 'json_schema'" in refusal({'type': 'json_scheme'})
+  assert all(kind in refusal({'type': 'none'}) for kind in graders.GRADERS)
   assert "'type' is missing" in refusal({'name': 'x'})
   assert 'type=[1] is unknown' in refusal({'type': [1]})
 

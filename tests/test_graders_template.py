@@ -1,5 +1,10 @@
 """Templates: golden renderings, faults with their culprit, and what is refused unrendered."""
+import datetime
+import json
+import re
+
 import pytest
+from hypothesis import assume, example, given, strategies as st
 
 from rft_jax.graders import template
 
@@ -56,6 +61,7 @@ def test_a_rendered_value_is_not_rendered_again():
     ('{{ item.a|upper }}', ['no reference']),
     ('{{ item["a"] }}', ['no reference']),
     ('{{ item.a[-1] }}', ['no reference']),
+    ('{{ item.a[' + '1' * 5000 + '] }}', ['no reference']),
     ('{{ item..a }}', ['no reference']),
     ('{{}}', ['no reference']),
     ('ab {{ item.a', ['character 4', 'not closed']),
@@ -115,3 +121,125 @@ def test_missing_tells_which_paths_a_row_lacks():
   found = template.missing(ITEM, frozenset({'answer', 'genes[0].name', 'genes[0].nam', 'none.x'}))
   assert set(found) == {'genes[0].nam', 'none.x'}
   assert "did you mean 'name'" in found['genes[0].nam'] and 'none is null' in found['none.x']
+
+
+def nested(depth):
+  value = []
+  for _ in range(depth):
+    value = [value]
+  return value
+
+
+@pytest.mark.parametrize('text, of_policy, key', [
+    ('{{ item.value }}', False, 'other_error'),
+    ('{{ sample.output_json }}', True, 'sample_parse_error'),
+])
+@pytest.mark.parametrize('value', [[datetime.date(2024, 1, 1)], nested(100_000)],
+                         ids=['date', 'deep'])
+def test_a_value_that_json_cannot_hold_is_a_fault_that_names_it(text, of_policy, key, value):
+  with pytest.raises(template.Fault) as caught:
+    template.render(text, item={'value': value}, sample={'output_json': value})
+  assert caught.value.of_policy is of_policy and caught.value.errors[key] is True
+  assert text.strip('{} ') in caught.value.errors[key + '_details']
+
+
+# --- what holds for every value -------------------------------------------------------------------
+NAMES = st.from_regex(r'[A-Za-z_][A-Za-z0-9_-]{0,5}', fullmatch=True)
+FLOATS = st.floats(allow_nan=False, allow_infinity=False)
+LEAVES = st.one_of(st.none(), st.booleans(), st.integers(), FLOATS, st.text(max_size=8))
+VALUES = st.recursive(LEAVES, lambda inner: st.one_of(st.lists(inner, max_size=3),
+                                                      st.dictionaries(NAMES, inner, max_size=3)),
+                      max_leaves=8)
+# Texts in which the marks of templates are as likely as anything else.
+MARKS = st.one_of(st.sampled_from(['{{', '}}', '{', '}', 'item', 'sample', '.', '[', '0', ']', ' ',
+                                   '.output_text', '.output_json', '\n', '-']), st.text(max_size=3))
+TEMPLATES = st.lists(MARKS, max_size=12).map(''.join)
+
+
+@given(st.text(st.characters()))
+@example('{{ item.x }}')
+@example('\ud800')
+def test_a_string_is_put_in_verbatim(text):
+  for path in ('{{ item.x }}', '{{ sample.output_text }}'):
+    assert template.render(path, item={'x': text}, sample={'output_text': text}) == text
+
+
+@given(VALUES)
+def test_anything_else_is_its_json_without_spaces(value):
+  assume(not isinstance(value, str))
+  rendered = template.render('{{ item.x }}', item={'x': value}, sample={})
+  assert json.loads(rendered) == value
+  outside = re.sub(r'"(?:[^"\\]|\\.)*"', '', rendered)  # without the strings
+  assert not re.search(r'\s', outside)
+  scalars = {True: 'true', False: 'false', None: 'null'}
+  if value is None or isinstance(value, bool):
+    assert rendered == scalars[value]
+
+
+@given(st.lists(st.text(st.characters(min_codepoint=0xA0, exclude_categories=['Cs'])), max_size=3))
+def test_what_is_not_ascii_is_kept_in_json(texts):
+  rendered = template.render('{{ item.x }}', item={'x': texts}, sample={})
+  assert rendered == '[' + ','.join(f'"{text}"' for text in texts) + ']'
+
+
+@given(NAMES, VALUES, st.text(' \t\n', max_size=3), st.text(' \t\n', max_size=3))
+def test_spaces_inside_the_braces_do_not_matter(name, value, before, after):
+  spaced = '{{' + before + 'item.' + name + after + '}}'
+  assert template.problems(spaced) == []
+  assert template.render(spaced, item={name: value}, sample={}) == template.render(
+      '{{item.' + name + '}}', item={name: value}, sample={})
+
+
+@given(st.text(max_size=8), VALUES, st.text(max_size=8))
+@example('{', 1, '}')
+@example('}} {', 1, '} }}')
+def test_the_text_around_a_reference_stays_as_it_is(before, value, after):
+  assume('{{' not in before and '{{' not in after)
+  inner = template.render('{{ item.x }}', item={'x': value}, sample={})
+  assert template.render(before + '{{ item.x }}' + after,
+                         item={'x': value}, sample={}) == before + inner + after
+
+
+@given(st.dictionaries(NAMES, VALUES, min_size=1, max_size=3), st.data())
+def test_every_place_in_a_row_can_be_reached_by_its_path(row, data):
+  path, value = 'item', row
+  while path == 'item' or (isinstance(value, (dict, list)) and value and
+                           data.draw(st.booleans())):
+    key = data.draw(st.sampled_from(sorted(value) if isinstance(value, dict) else
+                                    range(len(value))))
+    path += f'[{key}]' if isinstance(key, int) else f'.{key}'
+    value = value[key]
+  found = template.render('{{' + path + '}}', item=row, sample={})
+  assert (found if isinstance(value, str) else json.loads(found)) == value
+  assert template.fields('{{ ' + path + ' }}') == {path.removeprefix('item.')}
+  assert template.missing(row, frozenset({path.removeprefix('item.')})) == {}
+  for further in ('.no_such', '[7]'):  # the names and lists here are shorter
+    with pytest.raises(template.Fault) as caught:
+      template.render('{{' + path + further + '}}', item=row, sample={})
+    assert not caught.value.of_policy
+    assert caught.value.errors['invalid_variable_error'] is True
+
+
+@given(TEMPLATES)
+@example('{{ item.a[' + '9' * 5000 + '] }}')
+def test_whatever_is_written_has_problems_or_renders_or_has_a_fault(text):
+  found = template.problems(text)
+  assert all(isinstance(problem, str) and problem for problem in found)
+  if found:
+    with pytest.raises(ValueError):
+      template.render(text, item={}, sample={})
+    return
+  try:
+    rendered = template.render(text, item={'item': [0]}, sample={'output_text': 'x'})
+  except template.Fault as fault:
+    assert fault.of_policy != bool(template.missing({'item': [0]}, template.fields(text)))
+  else:
+    assert isinstance(rendered, str) and ('{{' in text or rendered == text)
+
+
+@given(st.sampled_from(['output_json', 'output_tools', 'choices', 'output_audio']), NAMES)
+def test_what_the_answer_lacks_is_the_policys_fault(field, name):
+  with pytest.raises(template.Fault) as caught:
+    template.render('{{ sample.' + field + '.' + name + ' }}', item={}, sample={'output_text': 'x'})
+  key = 'sample_parse_error' if field == 'output_json' else 'invalid_variable_error'
+  assert caught.value.of_policy and caught.value.errors[key] is True

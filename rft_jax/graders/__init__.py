@@ -13,11 +13,17 @@ from typing import Any, NamedTuple
 
 from rft_jax.graders import base
 from rft_jax.graders.base import Grader, grader_fault, policy_fault
+from rft_jax.graders.json_schema import JsonSchema
+from rft_jax.graders.length import Length
+from rft_jax.graders.math import Math
 from rft_jax.graders.python import Python
+from rft_jax.graders.rank import Rank
+from rft_jax.graders.repetition import Repetition
 from rft_jax.graders.sample import complete, make_sample, response_format_problems
 from rft_jax.graders.sandbox import SandboxConfig
 from rft_jax.graders.string_check import StringCheck
 from rft_jax.graders.template import did_you_mean
+from rft_jax.graders.text_similarity import TextSimilarity
 from rft_jax.types import Grade
 
 __all__ = ['GRADERS', 'Grader', 'Listed', 'SandboxConfig', 'describe', 'grade', 'grade_many',
@@ -33,26 +39,37 @@ class Listed(NamedTuple):
 
 
 GRADERS = {
+    'json_schema': JsonSchema,
+    'length': Length,
+    'math': Math,
     'python': Python,
+    'rank': Rank,
+    'repetition': Repetition,
     'string_check': StringCheck,
+    'text_similarity': TextSimilarity,
 }
-# All types of the API; those not in GRADERS are refused as not implemented, rather than unknown.
+# All types of OpenAI's API; those not in GRADERS are refused as not implemented, rather than
+# unknown. Types in GRADERS and not here are our own.
 API_TYPES = ('string_check', 'text_similarity', 'score_model', 'label_model', 'python', 'multi',
              'endpoint')
 
 
 def make(grader: dict[str, Any] | str | pathlib.Path, *, ungradable_reward: float = 0.0,
-         sandbox: SandboxConfig | None = None) -> Grader:
+         sandbox: SandboxConfig | None = None,
+         response_format: dict[str, Any] | None = None) -> Grader:
   """Returns the grader that the API's JSON describes.
 
   Args:
     grader: the JSON as a dict, or the path of a file that holds it. A missing name is generated.
     ungradable_reward: the reward of an answer that cannot be scored through its own doing.
-    sandbox: what python graders may use; None: the defaults of SandboxConfig.
+    sandbox: what python graders may use; None: the defaults of SandboxConfig. A math grader
+      takes its number of processes and its memory limit from here.
+    response_format: of the run, as the API's JSON or None: json_schema graders hold answers
+      against it.
 
   Raises:
     ValueError: the JSON is wrong; lists every problem, with the way out.
-    RuntimeError: a python grader's worker cannot be started on this machine.
+    RuntimeError: the worker of a python or math grader cannot be started on this machine.
   """
   given, name = base.read(grader)
   cls = GRADERS.get(given['type']) if isinstance(given.get('type'), str) else None
@@ -60,7 +77,8 @@ def make(grader: dict[str, Any] | str | pathlib.Path, *, ungradable_reward: floa
     base.raise_problems(name, [_type_problem(given)])
   values, problems = base.split(cls, given)
   accepted = {field.name for field in dataclasses.fields(cls)}
-  settings = {'ungradable_reward': ungradable_reward, 'sandbox': sandbox or SandboxConfig()}
+  settings = {'ungradable_reward': ungradable_reward, 'sandbox': sandbox or SandboxConfig(),
+              'response_format': response_format}
   values.update({key: value for key, value in settings.items() if key in accepted})
   base.raise_problems(name, problems + cls.problems(values))
   return cls(**values)
@@ -84,7 +102,8 @@ def listed(grader: Grader) -> list[Listed]:
 
 def grade(grader: dict[str, Any] | str | pathlib.Path | Grader, *, item: dict[str, Any],
           sample: dict[str, Any], ungradable_reward: float = 0.0,
-          sandbox: SandboxConfig | None = None) -> Grade:
+          sandbox: SandboxConfig | None = None,
+          response_format: dict[str, Any] | None = None) -> Grade:
   """Returns the Grade of one answer, tried once.
 
   Args:
@@ -98,7 +117,8 @@ def grade(grader: dict[str, Any] | str | pathlib.Path | Grader, *, item: dict[st
   """
   if callable(grader):
     return grader(item, complete(sample))
-  made = make(grader, ungradable_reward=ungradable_reward, sandbox=sandbox)
+  made = make(grader, ungradable_reward=ungradable_reward, sandbox=sandbox,
+              response_format=response_format)
   try:
     return made(item, complete(sample))
   finally:
@@ -137,10 +157,11 @@ def _try_one(grader: Grader, item, sample) -> Grade:
 
 
 def _type_problem(given: dict[str, Any]) -> str:
-  working = ', '.join(GRADERS)
+  theirs = ', '.join(kind for kind in API_TYPES if kind in GRADERS)
+  working = f'{theirs}, or of our own {", ".join(sorted(GRADERS.keys() - API_TYPES))}'
   if 'type' not in given:
     return f"field 'type' is missing, need one of {working}"
   if given['type'] in API_TYPES:
     return f'type={given["type"]!r} is not implemented yet; these types work: {working}'
-  near = did_you_mean(given['type'], API_TYPES)
+  near = did_you_mean(given['type'], (*API_TYPES, *GRADERS))
   return f'type={given["type"]!r} is unknown{near}, need one of {working}'

@@ -69,19 +69,47 @@ def response_format_problems(response_format: Any) -> list[str]:
   if not isinstance(schema, dict):
     return ["response_format: no schema found, need {'type': 'json_schema', 'json_schema': "
             "{'name': ..., 'schema': {...}}}, or 'schema' beside 'type'"]
+  return [f'response_format: {problem}' for problem in schema_problems(schema)]
+
+
+def schema_problems(schema: dict[str, Any]) -> list[str]:
+  """Returns what is wrong with a JSON Schema; [] if nothing."""
   import jsonschema  # here and below: it takes longer to import than all else in this folder
   try:
     jsonschema.Draft202012Validator.check_schema(schema)
   except jsonschema.SchemaError as error:
-    return [f'response_format: not a JSON Schema: {error.json_path}: {error.message:.300}']
-  return [f'response_format: {problem}' for problem in _reference_problems(schema, schema)]
+    return [f'not a JSON Schema: {error.json_path}: {error.message:.300}']
+  return _reference_problems(schema, schema)
+
+
+def schema_problem(value: Any, schema: dict[str, Any]) -> str | None:
+  """Returns why value is not valid under schema; None if it is."""
+  import jsonschema
+  validator = _validator(json.dumps(schema, sort_keys=True))
+  try:
+    error = jsonschema.exceptions.best_match(validator.iter_errors(value))
+  except (RecursionError, ArithmeticError) as error:  # too deep; 1e400 as a multiple of 0.1
+    return f'cannot be checked: {error}'
+  return error and f'{error.json_path}: {error.message:.300}'
+
+
+def parse_json(text: str) -> Any:
+  """Returns the value that text spells.
+
+  Raises:
+    ValueError: text is not JSON, or is nested too deeply to be read.
+  """
+  try:
+    return json.loads(text, parse_constant=_refuse)
+  except RecursionError as error:
+    raise ValueError(str(error)) from None
 
 
 def _parsed(text: str) -> tuple[Any, str | None]:
   """Returns (the object or array that text spells, None), or (None, why it spells none)."""
   try:
-    value = json.loads(text, parse_constant=_refuse)
-  except (ValueError, RecursionError) as error:
+    value = parse_json(text)
+  except ValueError as error:
     return None, f'output_text is not JSON: {error}'
   if not isinstance(value, (dict, list)):
     return None, f'output_text is {template.kind(value)}, need a JSON object or array'
@@ -111,13 +139,8 @@ def _schema(response_format: dict[str, Any]) -> Any:
 def _schema_problem(value: Any, response_format: dict[str, Any]) -> str | None:
   if response_format['type'] == 'json_object':
     return None if isinstance(value, dict) else 'output_text is an array, need a JSON object'
-  import jsonschema
-  validator = _validator(json.dumps(_schema(response_format), sort_keys=True))
-  try:
-    error = jsonschema.exceptions.best_match(validator.iter_errors(value))
-  except RecursionError:
-    return 'output_text is nested too deeply to be checked against the schema'
-  return error and f'output_text under response_format: {error.json_path}: {error.message:.300}'
+  problem = schema_problem(value, _schema(response_format))
+  return problem and f'output_text under response_format: {problem}'
 
 
 @functools.lru_cache(maxsize=16)
@@ -130,12 +153,14 @@ def _validator(schema: str):
 
 
 def _reference_problems(node: Any, root: dict[str, Any]) -> list[str]:
-  """Returns the $refs under node that do not lead to a place inside root."""
+  """Returns the references under node that do not lead to a place inside root."""
   if isinstance(node, list):
     return [problem for child in node for problem in _reference_problems(child, root)]
   if not isinstance(node, dict):
     return []
   found = [problem for child in node.values() for problem in _reference_problems(child, root)]
+  if isinstance(node.get('$dynamicRef'), str):
+    found.append(f"$dynamicRef {node['$dynamicRef']!r} is not followed here, use $ref")
   target = node.get('$ref')
   if isinstance(target, str) and not _leads_inside(target, root):
     found.append(f'$ref {target!r} leads nowhere inside the schema')

@@ -14,12 +14,12 @@ from typing import Any, NamedTuple
 SAMPLE_FIELDS = ('output_text', 'output_json', 'output_tools', 'choices', 'output_audio')
 
 _OPEN = re.compile(r'\{\{(?!\{)')  # the last two braces of a run: the others are text
-_PATH = re.compile(r'[\w-]+(?:\.[\w-]+|\[\d+\])*')
+_PATH = re.compile(r'[\w-]+(?:\.[\w-]+|\[\d{1,9}\])*')
 _STEP = re.compile(r'([\w-]+)|\[(\d+)\]')
 
 
 class Fault(Exception):
-  """A template met a value that is not there.
+  """A template met a value that is not there, or that has no JSON.
 
   errors: keys of graders/run with True or a detail. of_policy: whether the answer is to blame
   (a field of sample) or the row (a field of item).
@@ -47,7 +47,8 @@ def render(template: str, *, item: dict[str, Any], sample: dict[str, Any]) -> st
   Raises:
     Fault: a value is missing. In item: invalid_variable_error, not of the policy. In sample:
       sample_parse_error where output_json is asked of a text that is not JSON, otherwise
-      invalid_variable_error, both of the policy.
+      invalid_variable_error, both of the policy. Or a value has no JSON: other_error in item,
+      sample_parse_error in sample.
     ValueError: the template has problems(); graders refuse such a one at construction.
   """
   parts, found = _parse(template)
@@ -151,7 +152,12 @@ def _value(reference: _Reference, item: dict[str, Any], sample: dict[str, Any]) 
     raise Fault({key: True, key + '_details': details}, of_policy=of_policy)
   if isinstance(value, str):
     return value
-  return json.dumps(value, ensure_ascii=False, separators=(',', ':'))
+  try:
+    return json.dumps(value, ensure_ascii=False, separators=(',', ':'))
+  except (TypeError, ValueError, RecursionError) as error:  # a date; a number or nesting too long
+    key = 'sample_parse_error' if of_policy else 'other_error'
+    details = f'{reference.namespace}.{_spelt(reference.path)} cannot be written as JSON: {error}'
+    raise Fault({key: True, key + '_details': details}, of_policy=of_policy) from None
 
 
 def _follow(value: Any, path: tuple[str | int, ...], holder: str) -> Any:
