@@ -56,7 +56,7 @@ def evaluate_checkpoint(config: Config, workdir, *, which: int | str = 'best') -
   Raises:
     build.Refused: there is no such checkpoint, or something given is not fit.
   """
-  with build.rooms(config, training=False) as rooms:
+  with build.rooms(config, training=False, workdir=workdir) as rooms:
     policy, _, _ = _checkpoint(config, pathlib.Path(workdir), which)
     evaluate = make_evaluate(rooms.chat, rooms.grader, config, mesh=rooms.mesh,
                              response_format=rooms.response_format)
