@@ -5,7 +5,7 @@ import json
 import pathlib
 from typing import Any, NamedTuple
 
-from rft_jax import graders, hf, sharding
+from rft_jax import graders, hf, local_judge, sharding
 from rft_jax.algorithms import ALGORITHMS
 from rft_jax.config import Config
 from rft_jax.data import chat as chats
@@ -38,35 +38,55 @@ def refusing(function, *args, **kwargs):
 
 
 @contextlib.contextmanager
-def rooms(config: Config, *, source: str = '', training: bool = True):
+def rooms(config: Config, *, source: str = '', training: bool = True, workdir=None):
   """Builds the rooms of a run, and closes the grader's processes in the end.
 
   Args:
     config: is validated first.
     source: where the tokenizer is; '' means config.model.source.
     training: False leaves the training rows unread.
+    workdir: keeps the verdicts of judges, where config.judge.cache names no folder; None: they
+      are kept in memory.
 
   Raises:
     Refused: config, data, grader or tokenizer are not fit; everything found is listed.
   """
   refusing(config.validate)
   mesh = refusing(sharding.make_mesh, config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+  directory = refusing(hf.resolve, source or config.model.source)
+  positions = refusing(hf.read_config, directory).max_positions
+  chat = refusing(chats.make, directory, config.chat)
+  with grader(config, workdir) as (made, grader_json, response_format):
+    fields = made.item_fields() or frozenset()
+    train, validation, warnings = refusing(_examples, config, chat, fields, training)
+    refusing(_check_lengths, config, train, validation, positions)
+    yield Rooms(mesh, chat, made, grader_json, response_format, train, validation,
+                config.warnings() + warnings)
+
+
+@contextlib.contextmanager
+def grader(config: Config, workdir=''):
+  """Builds (the grader, its JSON, the response_format) of a run; closes it in the end.
+
+  Raises:
+    Refused: the grader or the response_format is not fit; everything found is listed.
+  """
   grader_json = refusing(_json, 'grader', config.grader)
   response_format = refusing(_json, 'response_format', config.response_format)
   if problems := graders.response_format_problems(response_format):
     raise Refused('\n'.join(problems))
-  directory = refusing(hf.resolve, source or config.model.source)
-  positions = refusing(hf.read_config, directory).max_positions
-  chat = refusing(chats.make, directory, config.chat)
-  grader = refusing(graders.make, grader_json,
-                    ungradable_reward=config.rollout.ungradable_reward, sandbox=config.sandbox,
-                    response_format=response_format)
-  with contextlib.closing(grader):
-    fields = grader.item_fields() or frozenset()
-    train, validation, warnings = refusing(_examples, config, chat, fields, training)
-    refusing(_check_lengths, config, train, validation, positions)
-    yield Rooms(mesh, chat, grader, grader_json, response_format, train, validation,
-                config.warnings() + warnings)
+  with contextlib.ExitStack() as stack:
+    judges = stack.enter_context(contextlib.closing(_judges(config.judge, workdir)))
+    made = stack.enter_context(contextlib.closing(refusing(
+        graders.make, grader_json, ungradable_reward=config.rollout.ungradable_reward,
+        sandbox=config.sandbox, response_format=response_format, judges=judges)))
+    yield made, grader_json, response_format
+
+
+def _judges(config, workdir) -> graders.Judges:
+  """Returns who answers for model judges; nothing is opened or read before a grader asks."""
+  backend = local_judge.LocalJudge(config) if config.local else None
+  return graders.Judges(config, backend, cache=str(workdir or ''))
 
 
 def _json(name, value):

@@ -13,6 +13,7 @@ from rft_jax.algorithms.grpo import GrpoConfig
 from rft_jax.algorithms.sft import SftConfig
 from rft_jax.data.chat import ChatConfig
 from rft_jax.data.rows import DataConfig
+from rft_jax.graders.judges import JudgeConfig
 from rft_jax.graders.sandbox import SandboxConfig
 from rft_jax.models.attention import IMPLEMENTATIONS
 from rft_jax.objectives.advantages import AdvantageConfig
@@ -131,6 +132,7 @@ class Config:
   doctor: DoctorConfig = field(default_factory=DoctorConfig)
   checkpoints: CheckpointConfig = field(default_factory=CheckpointConfig)
   sandbox: SandboxConfig = field(default_factory=SandboxConfig)
+  judge: JudgeConfig = field(default_factory=JudgeConfig)  # for score_model and label_model
   report: ReportConfig = field(default_factory=ReportConfig)
   notes: tuple[str, ...] = ()  # what the maker of this config has to say; told at the start
 

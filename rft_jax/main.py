@@ -22,6 +22,7 @@ Reinforcement fine-tuning: from cases, a grader and an open checkpoint to a bett
 
 Exit code: 0 done; 2 something given is not fit, said in words, nothing lost; 1 failed on the way.
 """
+import contextlib
 import hashlib
 import json
 import os
@@ -111,28 +112,36 @@ def _dispatch(config):
 
 
 def _grade(config):
-  """--mode=grade: without jax, and without a config if there is a --grader."""
+  """--mode=grade: without jax, unless a config asks for a judge in this process."""
   from rft_jax import graders
-  from rft_jax.graders import run
+  if not (_GRADER.value or config):
+    command_line.refuse('--grader=FILE is missing: the JSON of a grader')
+  if not (_INPUT.value or _VALIDATE_ONLY.value):
+    command_line.refuse('--input=FILE is missing: JSONL of {"model_sample": "...", "item": {...}}; '
+                        'or --validate_only')
   try:
-    if not (_GRADER.value or config):
-      raise ValueError('--grader=FILE is missing: the JSON of a grader')
-    if not (_INPUT.value or _VALIDATE_ONLY.value):
-      raise ValueError('--input=FILE is missing: JSONL of {"model_sample": "...", "item": {...}}; '
-                       'or --validate_only')
-    grader = graders.make(_GRADER.value or config.grader,
-                          **({'sandbox': config.sandbox} if config else {}))
-    if _VALIDATE_ONLY.value:
-      print(json.dumps(run.validate(grader), indent=2, ensure_ascii=False))
-      return
-    responses = []
-    with open(_TO.value or sys.stdout.fileno(), 'w', closefd=bool(_TO.value)) as to:
-      for response in run.run_file(grader, _INPUT.value):
-        responses.append(response)
-        print(json.dumps(response, ensure_ascii=False), file=to, flush=True)
-    print(json.dumps(run.summary(grader, responses), ensure_ascii=False), file=sys.stderr)
+    if config is None:
+      with contextlib.closing(graders.make(_GRADER.value)) as grader:
+        return _grade_with(grader, None)
+    from rft_jax import build
+    config.grader = _GRADER.value or config.grader
+    with build.grader(config, _WORKDIR.value or '') as (grader, _, response_format):
+      _grade_with(grader, response_format)
   except (ValueError, RuntimeError, OSError) as error:
     command_line.refuse(error)
+
+
+def _grade_with(grader, response_format):
+  from rft_jax.graders import run
+  if _VALIDATE_ONLY.value:
+    print(json.dumps(run.validate(grader), indent=2, ensure_ascii=False))
+    return
+  responses = []
+  with open(_TO.value or sys.stdout.fileno(), 'w', closefd=bool(_TO.value)) as to:
+    for response in run.run_file(grader, _INPUT.value, response_format=response_format):
+      responses.append(response)
+      print(json.dumps(response, ensure_ascii=False), file=to, flush=True)
+  print(json.dumps(run.summary(grader, responses), ensure_ascii=False), file=sys.stderr)
 
 
 if __name__ == '__main__':

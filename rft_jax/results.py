@@ -57,7 +57,7 @@ def evaluate_checkpoint(config: Config, workdir, *, which: int | str = 'best') -
   Raises:
     build.Refused: there is no such checkpoint, or something given is not fit.
   """
-  with build.rooms(config, training=False) as rooms:
+  with build.rooms(config, training=False, workdir=workdir) as rooms:
     policy, _, _ = _checkpoint(config, pathlib.Path(workdir), which)
     evaluate = make_evaluate(rooms.chat, rooms.grader, config, mesh=rooms.mesh,
                              response_format=rooms.response_format)
@@ -76,7 +76,7 @@ def diagnose(config: Config, workdir='', *, model='', which='') -> doctor.Examin
   """
   with contextlib.ExitStack() as stack:
     try:
-      rooms = stack.enter_context(build.rooms(config, source=model))
+      rooms = stack.enter_context(build.rooms(config, source=model, workdir=workdir or None))
     except build.Refused as refusal:
       found = doctor.refused(str(refusal))
     else:

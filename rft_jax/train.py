@@ -56,7 +56,7 @@ def train(config: Config, workdir, *, stop_at_step: int | None = None, overrides
   """
   began, workdir = time.monotonic(), pathlib.Path(workdir)
   with contextlib.ExitStack() as stack:
-    rooms = stack.enter_context(build.rooms(config))
+    rooms = stack.enter_context(build.rooms(config, workdir=workdir))
     tell = (lambda *_: None) if quiet else _tell
     checkpoints = Checkpoints(workdir / 'checkpoints', config.checkpoints)
     about = opening.about(config, rooms, overrides)

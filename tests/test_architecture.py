@@ -13,7 +13,7 @@ TIERS = (
     ('objectives', 'models', 'sharding', 'data.chat', 'data.templates', 'data.tokenizers',
      'data.packing', 'data.microbatches'),
     ('hf', 'sampling', 'graders', 'optim', 'records'),
-    ('data', 'update', 'envs', 'tasks', 'grading', 'gaming'),
+    ('data', 'update', 'envs', 'tasks', 'grading', 'gaming', 'local_judge'),
     ('rollout',),
     ('algorithms',),
     ('config',),

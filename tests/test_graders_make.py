@@ -41,14 +41,6 @@ def test_two_mistakes_of_a_python_grader_and_its_sandbox_are_named_at_once():
     assert words in message
 
 
-@pytest.mark.parametrize('kind', ['multi', 'endpoint'])
-def test_a_type_still_to_come_is_told_from_an_unknown_one(kind):
-  if kind in graders.GRADERS:
-    pytest.skip(f'{kind} is implemented')
-  message = refusal({'type': kind})
-  assert 'not implemented yet' in message and 'string_check' in message and 'math' in message
-
-
 def test_an_unknown_or_missing_type_is_refused():
   assert "did you mean 'string_check'" in refusal({'type': 'stringcheck'})
   assert "did you mean 'json_schema'" in refusal({'type': 'json_scheme'})

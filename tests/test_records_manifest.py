@@ -19,6 +19,7 @@ def gathered(tmp_path):
   (tmp_path / 'base' / 'tokenizer.json').write_text('{}')
   (tmp_path / 'cases.jsonl').write_text('{"a": 1}\n')
   config = {'seed': 1, 'optim': {'lr': 1e-5}, 'mesh': {'data': -1}, 'evaluate': {'every': 10},
+            'judge': {'model': 'a', 'base_url': 'http://a', 'retries': 3},
             'stages': ({'algorithm': 'sft', 'steps': 5}, {'algorithm': 'grpo', 'steps': 20})}
   mesh = jax.sharding.Mesh(np.asarray(jax.devices()).reshape(4, 2), ('data', 'fsdp'))
   return manifest.gather(
@@ -85,6 +86,7 @@ def changed(old, path, value):
     (('sha256', 'grader'), 'f' * 64, r'sha256\.grader'),
     (('sha256', 'data', 'train', 0, 'sha256'), 'f' * 64, r'data\.train\[0\]\.sha256'),
     (('prng', 'implementation'), 'rbg', r'prng\.implementation'),
+    (('config', 'judge', 'model'), 'b', r'config\.judge\.model: was "a", now "b"'),
     (('config', 'added'), 1, r'config\.added: was \(absent\), now 1'),
 ])
 def test_a_run_does_not_continue_as_another(gathered, tmp_path, path, value, name):
@@ -105,6 +107,8 @@ def test_a_run_does_not_continue_as_another(gathered, tmp_path, path, value, nam
     (('overrides',), [], False),
     (('sha256', 'data', 'train', 0, 'file'), 'renamed.jsonl', False),
     (('config', 'checkpoints'), {'every': 3}, False),
+    (('config', 'judge', 'retries'), 9, False),
+    (('config', 'judge', 'base_url'), 'http://b', True),
 ])
 def test_what_changes_no_result_may_differ(gathered, tmp_path, path, value, warns):
   old = changed(gathered, ('git',), {'commit': 'a', 'dirty': False})

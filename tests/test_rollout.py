@@ -92,6 +92,17 @@ def test_grader_faults_give_no_reward_and_too_many_stop_the_run(graded):
     graded(texts, grader=grader, max_grader_faults=0.4)
 
 
+def test_a_multi_tells_its_total_as_the_reward_and_its_parts_by_their_keys(graded, rooms):
+  answer = rooms[1].train[0][0].item.row['answer']
+  other = {**EQUAL, 'operation': 'ne'}
+  both = {'type': 'multi', 'name': 'both', 'graders': {'same': EQUAL, 'other': other},
+          'calculate_output': '2 * same - other'}
+  values = graded([f'<think>a</think>{answer}', '<think>a</think>no'], grader=both).metrics
+  assert values['reward'] == (2 - 1) / 2
+  assert values['rewards/same/mean'] == values['rewards/other/mean'] == 0.5
+  assert 'rewards/both/mean' not in values
+
+
 def test_metrics_have_trls_definitions(graded, rooms):
   answer = rooms[1].train[0][0].item.row['answer']
   metrics = graded([f'<think></think>{answer}', '<think></think>no', '<think>', '<think></think>x']

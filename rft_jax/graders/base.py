@@ -23,7 +23,7 @@ SETTINGS = (
     'response_format',  # the API's JSON, or None
     'judges',  # answers a judge's prompt: judges.Judges
     'reward_models',  # callables by name, each [(prompt messages, answer)] -> [float]
-    'make_part',  # makes a grader inside a grader, with the settings of this run
+    'make_part',  # makes a grader inside a grader, with the settings of this run: PartMaker
 )
 
 
@@ -47,7 +47,7 @@ class Grader(Protocol):
     ...
 
   def item_fields(self) -> frozenset[str] | None:
-    """Returns the paths of item that it reads ('answer', 'genes[0]'); None if unknown."""
+    """Returns the paths of item that it surely reads ('answer', 'genes[0]'); None if unknown."""
 
   def close(self) -> None:
     """Frees what it holds (processes). Harmless when repeated; the grader is then used up."""
@@ -55,6 +55,16 @@ class Grader(Protocol):
   @staticmethod
   def problems(given: dict[str, Any]) -> list[str]:
     """Returns what is wrong with those fields and settings that are given; [] if nothing."""
+
+
+class PartMaker(Protocol):
+  """Makes the graders that stand inside another."""
+
+  def __call__(self, grader: dict[str, Any]) -> Grader:
+    """Returns the grader that the JSON describes; raises ValueError as graders.make does."""
+
+  def problems(self, grader: dict[str, Any]) -> list[str]:
+    """Returns what reading the JSON tells is wrong with it; starts nothing."""
 
 
 class Tally:
@@ -81,6 +91,21 @@ class Tally:
     with self._lock:
       counts, self._counts = self._counts, collections.Counter()
     return dict(counts)
+
+
+def try_all(grader: Grader, pairs: list[tuple[dict, dict]]) -> list[Grade]:
+  """Returns the Grade of each (item, sample), in order; an exception becomes other_error."""
+  if hasattr(grader, 'many'):
+    return grader.many(list(pairs))
+  return [_try_one(grader, item, sample) for item, sample in pairs]
+
+
+def _try_one(grader: Grader, item, sample) -> Grade:
+  try:
+    return grader(item, sample)
+  except Exception as error:  # one row must not end a run; the fault is counted and shown
+    return grader_fault(grader, {'other_error': True,
+                                 'other_error_details': f'{type(error).__name__}: {error}'})
 
 
 def policy_fault(grader, errors: dict[str, bool | str]) -> Grade:

@@ -9,7 +9,7 @@ import difflib
 import functools
 import json
 import re
-from typing import Any, NamedTuple
+from typing import Any, Callable, NamedTuple
 
 SAMPLE_FIELDS = ('output_text', 'output_json', 'output_tools', 'choices', 'output_audio')
 
@@ -41,8 +41,11 @@ class _Missing(NamedTuple):
   reason: str
 
 
-def render(template: str, *, item: dict[str, Any], sample: dict[str, Any]) -> str:
+def render(template: str, *, item: dict[str, Any], sample: dict[str, Any],
+           quote: Callable[[str], str] | None = None) -> str:
   """Returns template with every reference replaced by the value that it names.
+
+  quote is applied to each value of sample: to mark what the answer says, in a judge's prompt.
 
   Raises:
     Fault: a value is missing. In item: invalid_variable_error, not of the policy. In sample:
@@ -57,10 +60,13 @@ def render(template: str, *, item: dict[str, Any], sample: dict[str, Any]) -> st
   items_first = sorted(
       (part for part in parts if not isinstance(part, str)), key=lambda part: part.namespace)
   values = {reference: _value(reference, item, sample) for reference in items_first}
+  if quote:
+    values.update({reference: quote(value) for reference, value in values.items()
+                   if reference.namespace == 'sample'})
   return ''.join(part if isinstance(part, str) else values[part] for part in parts)
 
 
-def render_all(templates: list[str], *, item: dict, sample: dict) -> list[str]:
+def render_all(templates: list[str], *, item: dict, sample: dict, quote=None) -> list[str]:
   """Returns render() of each; of several faults raises one of the row's before the answer's.
 
   So a misspelt field of item never passes for a bad answer, whatever else is missing.
@@ -68,7 +74,7 @@ def render_all(templates: list[str], *, item: dict, sample: dict) -> list[str]:
   texts, faults = [], []
   for template in templates:
     try:
-      texts.append(render(template, item=item, sample=sample))
+      texts.append(render(template, item=item, sample=sample, quote=quote))
     except Fault as fault:
       faults.append(fault)
   if faults:
@@ -89,6 +95,12 @@ def fields(template: str) -> frozenset[str]:
       _spelt(part.path)
       for part in _parse(template)[0]
       if not isinstance(part, str) and part.namespace == 'item')
+
+
+def reads_sample(template: str) -> bool:
+  """Returns whether template reads anything of the answer."""
+  return any(not isinstance(part, str) and part.namespace == 'sample'
+             for part in _parse(template)[0])
 
 
 def missing(item: dict[str, Any], paths: frozenset[str]) -> dict[str, str]:

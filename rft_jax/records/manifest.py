@@ -38,6 +38,10 @@ MAY_DIFFER = (
             False),
     Allowed(r'config\.checkpoints\..*', 'saving changes no result', False),
     Allowed(r'config\.(report|trackers|doctor|notes)\b.*', 'reporting changes no result', False),
+    Allowed(r'config\.judge\.(concurrency|retries|timeout_seconds|cache|api_key_env)', 'how a '
+            'judge is reached changes no verdict', False),
+    Allowed(r'config\.judge\.base_url', 'an address is a name; another may hold another judge',
+            True),
     Allowed(r'config\.evaluate\..*', 'evaluation has its own random keys and changes no training; '
             'held-out numbers before and after the change are not of the same measurement', True),
     Allowed(r'sha256\.data\.validation\b.*', 'evaluation changes no training; held-out numbers '
