@@ -22,7 +22,8 @@ SCORE_MODEL = {
     'type': 'score_model', 'name': 'judge', 'model': 'gpt-4.1-2025-04-14',
     'input': [{'type': 'message', 'role': 'developer', 'content': 'Rate from 0 to 1.'},
               {'role': 'user', 'content': {
-                  'type': 'input_text', 'text': '{{item.reference_answer}} {{sample.output_text}}'}}],
+                  'type': 'input_text',
+                  'text': '{{item.reference_answer}} {{sample.output_text}}'}}],
     'range': [0, 1], 'pass_threshold': 0.5,
     'sampling_params': {'seed': 1, 'top_p': 1.0, 'temperature': 0, 'max_completions_tokens': 512,
                         'reasoning_effort': 'low'}}
