@@ -13,6 +13,8 @@ from typing import Any
 
 from rft_jax.graders import base
 from rft_jax.graders.base import Grader, grader_fault, policy_fault
+from rft_jax.graders.code import Code
+from rft_jax.graders.isolation import isolation_level
 from rft_jax.graders.python import Python
 from rft_jax.graders.sample import complete, make_sample, response_format_problems
 from rft_jax.graders.sandbox import SandboxConfig
@@ -21,9 +23,10 @@ from rft_jax.graders.template import did_you_mean
 from rft_jax.types import Grade
 
 __all__ = ['GRADERS', 'Grader', 'SandboxConfig', 'describe', 'grade', 'grade_many', 'grader_fault',
-           'make', 'make_sample', 'policy_fault', 'response_format_problems']
+           'isolation_level', 'make', 'make_sample', 'policy_fault', 'response_format_problems']
 
 GRADERS = {
+    'code': Code,
     'python': Python,
     'string_check': StringCheck,
 }
