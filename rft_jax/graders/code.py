@@ -110,7 +110,8 @@ class Code:
     sources = _sources(tests)
     given = {'setup': setup, 'entry_point': entry_point.strip()}
     return [json.dumps({**given, 'program': extract(answer)}).encode(),
-            json.dumps({**given, 'tests': sources or [tests], 'split': not sources}).encode()]
+            json.dumps({**given, 'tests': [tests] if sources is None else sources,
+                        'split': sources is None}).encode()]
 
   def _grade(self, outcome: Outcome) -> Grade:
     if outcome.kind == 'score':
@@ -141,12 +142,12 @@ def extract(text: str) -> str:
   return (python or [body for _, body in blocks] or [text])[-1]
 
 
-def _sources(tests: str) -> list[str]:
-  """Returns the texts of a JSON array of texts; [] if tests is something else."""
+def _sources(tests: str) -> list[str] | None:
+  """Returns the texts of a JSON array; none if it holds anything else; None if it is no array."""
   try:
     sources = json.loads(tests)
   except (ValueError, RecursionError):
-    return []
-  if not isinstance(sources, list) or not all(isinstance(one, str) for one in sources):
-    return []
-  return sources
+    return None
+  if not isinstance(sources, list):
+    return None
+  return sources if all(isinstance(one, str) for one in sources) else []

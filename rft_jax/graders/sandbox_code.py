@@ -23,39 +23,34 @@ OFTEN = ('bisect', 'collections', 'copy', 'dataclasses', 'functools', 'heapq', '
 
 
 # --- the keeper's side ---------------------------------------------------------------------------
-def start(start_runner) -> tuple:
-  """Forks the two processes; returns their Runners (answer, tests)."""
+def answer(start, runners: list, requests: int, length: int, seconds: float) -> tuple:
+  """Has one answer tested; returns (kind, score, details), score the share of tests passed.
+
+  Tests that were not over when the time was, or when the memory was, have failed.
+
+  Args:
+    start: forks a Runner: start(run, the descriptors that it inherits).
+    runners: is filled with those started, for the caller to end.
+    requests: where the rest of the call is read from: the answer's part, of length bytes, and a
+      message for the tests.
+  """
+  deadline = time.monotonic() + seconds
   to_answer, to_tests = os.pipe(), os.pipe()
-  started = []
   try:
     for run, ends in ((run_answer, (to_answer[0], to_tests[1])),
                       (run_tests, (to_tests[0], to_answer[1]))):
-      started.append(start_runner(
-          lambda *own, run=run, ends=ends: run(*own, *ends), ends))
-  except OSError:
-    for runner in started:
-      runner.end()
-    raise
+      runners.append(start(lambda *own: run(*own, *ends), ends))
+      if run is run_tests:
+        length, _ = HEADER.unpack(read_exactly(requests, HEADER.size))
+      try:
+        os.write(runners[-1].inbox, HEADER.pack(length, 0))
+      except BrokenPipeError:
+        pass
+      runners[-1].give(requests, length, deadline)
   finally:
     for descriptor in (*to_answer, *to_tests):
       os.close(descriptor)
-  return tuple(started)
-
-
-def answer(answering, testing, requests: int, length: int, seconds: float) -> tuple:
-  """Hands both their part of a call; returns (kind, score, details), score the share passed.
-
-  Tests that were not over when the time was, or when the memory was, have failed.
-  """
-  deadline = time.monotonic() + seconds
-  for runner in (answering, testing):
-    if runner is testing:
-      length, _ = HEADER.unpack(read_exactly(requests, HEADER.size))
-    try:
-      os.write(runner.inbox, HEADER.pack(length, 0))
-    except BrokenPipeError:
-      pass
-    runner.give(requests, length, deadline)
+  testing = runners[1]
   passed, total, why = 0, 1, ''
   try:
     while (said := testing.said(deadline)) is not None:
@@ -143,11 +138,10 @@ def run_tests(inbox: int, outbox: int, read: int, write: int) -> None:
       tell(outbox, ['broken', f'test {number + 1} of {len(given["tests"])} does not compile: '
                               f'{type(error).__name__}: {error}'])
       return
-  total = sum(len(groups) for _, groups in plan)
-  tell(outbox, ['total', total])
-  if not total:
-    tell(outbox, ['broken', 'there is no test'])
+  if not plan:
+    tell(outbox, ['broken', 'there is none; need a text, or an array of texts with at least one'])
     return
+  tell(outbox, ['total', sum(len(groups) for _, groups in plan)])
   peer = Peer(read, write, serves_all=False)
   names, why = _names(peer, given['setup'], given['entry_point'])
   for code, groups in plan:
@@ -162,6 +156,8 @@ def run_tests(inbox: int, outbox: int, read: int, write: int) -> None:
 def _plan(source: str, number: int, entry_point: str, split: bool) -> tuple:
   """Returns (code, groups): names of functions to call after it; each group is one test."""
   tree = ast.parse(source)
+  if not tree.body:
+    raise ValueError('it is empty, and everything would pass it')
   defined = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
   calls = list(dict.fromkeys(name for name in defined if name.startswith('test')))
   if entry_point and 'check' in defined:

@@ -91,7 +91,7 @@ def enter(level: str, work: str, limits: dict[str, int], user: int | None) -> No
   restrict(limits)
   if not linux:
     return
-  _drop(user, keep=level != 'namespace' and not rules.open_to_all(paths))
+  _drop(user, keep=level != 'namespace' and not rules.open_to_all([*paths, work]))
   _die_with_parent()  # a change of user has cancelled it
   rules.no_new_privileges()
   if level == 'landlock' or (level == 'namespace' and rules.landlock_version()):

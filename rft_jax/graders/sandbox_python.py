@@ -5,10 +5,12 @@ runner forked from it, for many calls; answer() is the keeper's side of one call
 """
 import _thread
 import json
+import linecache
 import math
 import numbers
 import os
 import sys
+import traceback
 
 import sandbox_rules as rules
 from sandbox_runners import HEADER, Runner, read_exactly, tell
@@ -107,8 +109,6 @@ def call(grade, sample, item):
 def end_of_traceback(error) -> str:
   """Returns the last characters of the traceback of error, the worker's own frames left out."""
   try:
-    import linecache
-    import traceback
     for filename, source in SOURCES.items():
       linecache.cache[filename] = len(source), None, source.splitlines(True), filename
     frames = error.__traceback__

@@ -2,6 +2,7 @@
 
 Standard library alone, as it runs inside the worker.
 """
+import gc
 import json
 import os
 import select
@@ -13,11 +14,14 @@ HEADER = struct.Struct('<II')  # bytes of the body, number of the call
 LONGEST = 1 << 16  # bytes of what a runner may say at once
 
 
-def read_exactly(descriptor: int, size: int) -> bytes:
-  """Returns size bytes; b'' if the other end closes before."""
+def read_exactly(descriptor: int, size: int, read=os.read, len=len) -> bytes:
+  """Returns size bytes; b'' if the other end closes before.
+
+  Its means are bound here, because a user's source may replace those that it finds.
+  """
   parts = b''
   while len(parts) < size:
-    more = os.read(descriptor, size - len(parts))
+    more = read(descriptor, size - len(parts))
     if not more:
       return b''
     parts += more
@@ -51,6 +55,7 @@ class Runner:
 
   def _be(self, run, inbox, outbox, kept):
     try:
+      gc.enable()
       _close_all_but({inbox, outbox, *kept})
       os.setsid()
       run(inbox, outbox)
@@ -126,13 +131,16 @@ class Runner:
                               os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
     return self._ended
 
-  def end(self) -> None:
-    """Kills it and its group, and closes the pipes."""
+  def kill(self) -> None:
+    """Kills it and its group, without waiting."""
     for kill in (os.killpg, os.kill):  # it may not have made its own session yet
       try:
         kill(self.process_id, signal.SIGKILL)
       except (ProcessLookupError, PermissionError):
         pass
+
+  def close(self) -> None:
+    """Waits for the end of what has been killed, and frees its pipes."""
     os.waitpid(self.process_id, 0)
     for descriptor in (self.inbox, self.outbox, self.watch):
       if descriptor is not None:

@@ -78,7 +78,8 @@ def keep(requests: int, replies: int, setup: dict, work: str, user: int | None) 
   os.dup2(null, 2)  # until here stderr was kept, to tell why a worker does not start
   os.close(null)
   gc.collect()
-  gc.freeze()  # what is here now is shared with every runner
+  gc.freeze()  # what is here now is shared with every runner, as long as nobody writes to it
+  gc.disable()
   reply(0, 'ready')
   while header := read_exactly(requests, HEADER.size):
     length, number = HEADER.unpack(header)
@@ -113,9 +114,12 @@ class Keeper:
   def answer(self, header: bytes, length: int) -> tuple:
     """Has one call answered; returns (kind, score, details, last)."""
     if self._setup['mode'] == 'code':
-      runners = code.start(self._start)
-      outcome = code.answer(*runners, self._requests, length, self._seconds)
-      return *outcome, not self._sweep(runners)
+      runners = []
+      try:
+        outcome = code.answer(self._start, runners, self._requests, length, self._seconds)
+      finally:
+        clean = self._sweep(runners)
+      return *outcome, not clean
     if self._runner and self._runner.has_ended() and not self._retire():
       return 'worker_failed', None, 'something of a call that was over could not be ended', True
     if self._runner is None:
@@ -142,13 +146,15 @@ class Keeper:
 
   def _sweep(self, runners) -> bool:
     """Ends runners and all that they started, empties the folder; False if something may live."""
-    for runner in runners:
-      runner.end()
+    for runner in () if self._alone else runners:
+      runner.kill()
     if self._alone:
       try:
         os.kill(-1, signal.SIGKILL)
       except ProcessLookupError:
         pass
+    for runner in runners:
+      runner.close()
     clean = _reap(wait=self._alone)
     _empty('.')
     return clean
