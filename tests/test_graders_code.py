@@ -3,7 +3,6 @@
 Worked by hand, except that HumanEval's own solutions and tests are the reference for each other.
 """
 import json
-import os
 import pathlib
 
 import pytest
@@ -14,7 +13,6 @@ from rft_jax.graders import code, isolation
 HUMANEVAL = pathlib.Path(__file__).resolve().parents[2] / 'shared' / 'data' / 'humaneval'
 DOUBLE = ['assert double(2) == 4', 'assert double(0) == 0', 'assert double(-1.5) == -3.0',
           'assert double("ab") == "abab"']
-LINUX = os.path.exists('/proc/self/stat')
 
 
 @pytest.fixture(scope='module')
@@ -197,13 +195,9 @@ CHEATS = {
 }
 
 
-def strongest() -> bool:
-  return LINUX and isolation.isolation_level() in ('landlock', 'namespace')
-
-
 @pytest.mark.parametrize('name', CHEATS)
 def test_no_program_passes_but_by_its_work(graded, name):
-  if name == 'kills the other processes' and not strongest():
+  if name == 'kills the other processes' and isolation.isolation_level() != 'namespace':
     pytest.skip('would end processes of the user on this machine')
   assert graded(CHEATS[name], DOUBLE) == (0.0, {'c': 0.0}, {})
   assert graded(GOOD, DOUBLE) == (1.0, {'c': 1.0}, {})

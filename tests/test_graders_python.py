@@ -118,10 +118,10 @@ def test_grades_of_a_batch_keep_their_order_with_any_number_of_workers(make):
 
 
 def test_workers_share_a_batch(make):
-  grader = make('import time\ntime.sleep(0.1)\nreturn 1.0', workers=4)
+  grader = make('import time\ntime.sleep(0.4)\nreturn 1.0', workers=4, time_limit_seconds=9)
   start = time.monotonic()
   assert [grade.reward for grade in grader.many([({}, {})] * 8)] == [1.0] * 8
-  assert time.monotonic() - start < 0.65  # one after the other they would take 0.8 s
+  assert time.monotonic() - start < 2.6  # one after the other they would take 3.2 s
 
 
 def test_a_source_runs_once_and_its_classes_work(make):
@@ -336,7 +336,8 @@ def test_a_worker_in_an_endless_loop_ends_with_its_parent(tmp_path):
   with subprocess.Popen([sys.executable, '-c', code], cwd=ROOT,
                         env={**os.environ, 'TMPDIR': str(tmp_path)}) as parent:
     try:
-      assert wait_for(lambda: len(running(inside)) == 3)  # guard, keeper and runner
+      # Guard, keeper and runner; only root may look at the last two.
+      assert wait_for(lambda: len(running(inside)) == (3 if os.geteuid() == 0 else 1))
       assert list(tmp_path.iterdir())
     finally:
       parent.send_signal(signal.SIGKILL)

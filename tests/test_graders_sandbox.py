@@ -50,7 +50,6 @@ ATTACKS = {
         {level: ('worker_killed', 'memory_limit', 'timeout') for level in LEVELS}),
     'kills its parent': ('import os\nos.kill(os.getppid(), 9)\nreturn 0.5', {
         'namespace': 0.5, 'landlock': ('raised', 'worker_killed'), 'rlimits': 'worker_killed'}),
-    'kills the trainer': ('import os\nos.kill(item["trainer"], 9)\nreturn 0.5', 'raised'),
     'limits of its parent': (
         'import os, resource\nresource.prlimit(os.getppid(), resource.RLIMIT_NPROC, (0, 0))\n'
         'return 1.0', 'raised'),
@@ -122,7 +121,8 @@ ATTACKS = {
     'writes into a package': ('import os\nopen(os.path.dirname(os.__file__) + "/x", "w")\n'
                               'return 1.0', 'raised' if ROOT else dict.fromkeys(CLOSED, 'raised')),
 }
-if ROOT:  # with the user's own id it would end the user's session where nothing holds it back
+if ROOT:  # as the user's own id they would end this session where nothing holds them back
+  ATTACKS['kills the trainer'] = ('import os\nos.kill(item["trainer"], 9)\nreturn 0.5', 'raised')
   ATTACKS['kills everything'] = ('import os\nos.kill(-1, 9)\nreturn 0.5', {
       'namespace': ('raised', 0.5), 'landlock': ('raised', 0.5), 'rlimits': 'worker_killed'})
 if NUMBERS:

@@ -47,9 +47,17 @@ def guard(requests: int, replies: int, lifeline: int) -> None:
   os.close(replies)
   status = _first_of(keeper, lifeline)
   _end_descendants()
-  shutil.rmtree(setup['folder'], ignore_errors=True)
+  try:
+    _empty(setup['folder'])
+  finally:
+    shutil.rmtree(setup['folder'], ignore_errors=True)
+    os._exit(_code(status))
+
+
+def _code(status: int) -> int:
+  """Returns the code with which to end after a child that had this wait status."""
   code = os.waitstatus_to_exitcode(status)
-  os._exit(code if code >= 0 else 128 - code)
+  return code if code >= 0 else 128 - code
 
 
 def keep(requests: int, replies: int, setup: dict, work: str, user: int | None) -> None:
@@ -156,7 +164,10 @@ class Keeper:
     for runner in runners:
       runner.close()
     clean = _reap(wait=self._alone)
-    _empty('.')
+    try:
+      _empty('.')
+    except OSError:
+      pass  # something is still at work there; the guard removes the rest
     return clean
 
 
@@ -171,16 +182,20 @@ def _reap(wait: bool) -> bool:
 
 
 def _empty(folder: str) -> None:
-  try:
-    with os.scandir(folder) as entries:
-      for entry in list(entries):
-        if entry.is_dir(follow_symlinks=False):
-          os.chmod(entry.path, 0o700)
-          shutil.rmtree(entry.path, ignore_errors=True)
-        else:
-          os.unlink(entry.path)
-  except OSError:
-    pass  # the guard removes the rest
+  """Removes what is in folder, whatever its owner has made of its rights."""
+  for place, folders, files in os.walk(folder):
+    for name in folders:
+      path = os.path.join(place, name)
+      # Root needs no rights, and must not be led to change those of something else.
+      if os.geteuid() != 0 and not os.path.islink(path):
+        os.chmod(path, 0o700)
+    for name in files:
+      os.unlink(os.path.join(place, name))
+  for entry in list(os.scandir(folder)):
+    if entry.is_symlink():
+      os.unlink(entry.path)
+    else:
+      shutil.rmtree(entry.path, ignore_errors=True)
 
 
 def _first_of(keeper: int, lifeline: int) -> int:
