@@ -125,6 +125,8 @@ def test_setup_is_completed_or_comes_before(graded, answer):
      's.x = [5]\nassert s.x == [5] and s == Stack(5) and s != Stack(6) and isinstance(s, Stack)'),
     ('import dataclasses\n@dataclasses.dataclass\nclass P:\n  x: int\n  y: int = 0',
      'assert P(1) == P(1, 0) and P(1) != P(2) and P(3).x == 3 and repr(P(1)) == "P(x=1, y=0)"'),
+    ('import enum\nclass Size(enum.IntEnum):\n  SMALL = 1\nclass Name(str): pass\n'
+     'def f(): return Size.SMALL, Name("a")', 'assert f() == (1, "a")'),
     ('LIMIT = 7\nimport math as m\ndef f(): return LIMIT', 'assert f() == LIMIT == m.floor(7.5)'),
     ('async def f(): pass\ndef g(*a, k=1, **b): return [a, k, b]',
      'assert g(1, 2, k=3, z=4) == [(1, 2), 3, {"z": 4}]'),

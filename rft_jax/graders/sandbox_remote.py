@@ -116,7 +116,9 @@ class Peer:
     cls = type(value)
     if value is None or cls in (bool, str):
       return value
-    if isinstance(value, (int, float)) and cls.__module__ != 'answer':
+    if isinstance(value, str):
+      return str.__str__(value)
+    if isinstance(value, (int, float)):
       return [hex(value), 'int'] if isinstance(value, int) else float(value)
     kind = KINDS.get(cls)
     if kind in MAPPINGS:
