@@ -24,7 +24,8 @@ def about(config, built, overrides) -> dict:
   return manifest.gather(
       dataclasses.asdict(config), seed=config.seed, overrides=overrides, mesh=built.mesh,
       data=data, base=base, tokenizer=base, template=built.chat.template,
-      grader=built.grader_json, extra={'rows': unnamed})
+      grader=built.grader_json, extra={'rows': unnamed}) | {
+          'isolation': getattr(built.grader, 'isolation', None)}
 
 
 def put_on_record(workdir, about):
@@ -85,6 +86,9 @@ def arithmetic(config, rooms, state) -> list[str]:
   kernel = attention.chosen(model.attention, model.dtype, model.head_dim)
   lines = [f'{config.model.source}: {parameters:,} parameters, mesh {dict(rooms.mesh.shape)}, '
            f'{len(rooms.validation)} held-out rows, {kernel} attention']
+  if isolation := getattr(rooms.grader, 'isolation', None):
+    lines.append(f'the grader runs code in isolation level {isolation!r} '
+                 f'(sandbox.require={config.sandbox.require!r})')
   for span, stage in zip(config.spans(), config.stages):
     count = len(rooms.train[span.number])
     if stage.algorithm == 'sft':

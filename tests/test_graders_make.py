@@ -133,15 +133,18 @@ def test_an_exception_out_of_a_grader_does_not_end_the_batch():
 
 
 def test_a_policy_fault_is_not_retried():
-  grader = graders.make({'type': 'python', 'name': 'x', 'source': (
-      'calls = []\ndef grade(sample, item):\n'
-      '  calls.append(0)\n'
-      '  if len(calls) == 1: raise KeyError("first")\n'
-      '  return float(len(calls))')})
-  try:
-    assert [grade.reward for grade in graders.grade_many(grader, [({}, {})] * 2)] == [0.0, 2.0]
-  finally:
-    grader.close()
+  calls = []
+
+  class Raises:
+    name, ungradable_reward = 'x', -1.0
+
+    def __call__(self, item, sample):
+      calls.append(item['n'])
+      return graders.policy_fault(self, {'python_grader_runtime_error': True})
+
+  pairs = [({'n': n}, {}) for n in range(2)]
+  assert [grade.reward for grade in graders.grade_many(Raises(), pairs)] == [-1.0, -1.0]
+  assert calls == [0, 1]
 
 
 @pytest.mark.parametrize('text, value', [

@@ -9,7 +9,7 @@ import pytest
 import tiny
 
 import rft_jax
-from rft_jax import build, rollout, train
+from rft_jax import build, graders, rollout, train
 from rft_jax.config import Stage
 from rft_jax.optim import OptimConfig
 from rft_jax.records import compilations, ledger
@@ -91,6 +91,7 @@ def test_training_changes_the_policy_and_its_record_is_complete(whole, config):
   assert {episode['policy_step'] for episode in held_out} == {6}
   manifest = json.loads((whole / 'manifest.json').read_text())
   assert manifest['config']['stages'][1]['algorithm'] == 'grpo'
+  assert manifest['isolation'] == graders.isolation_level()
   assert all(entry['sha256'] for entry in manifest['sha256']['data']['train'])
 
 

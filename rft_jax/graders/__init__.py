@@ -13,7 +13,9 @@ from typing import Any, NamedTuple
 
 from rft_jax.graders import base
 from rft_jax.graders.base import Grader, grader_fault, policy_fault
+from rft_jax.graders.code import Code
 from rft_jax.graders.endpoint import Endpoint
+from rft_jax.graders.isolation import isolation_level
 from rft_jax.graders.json_schema import JsonSchema
 from rft_jax.graders.judges import JudgeConfig, Judges
 from rft_jax.graders.label_model import LabelModel
@@ -33,8 +35,8 @@ from rft_jax.graders.text_similarity import TextSimilarity
 from rft_jax.types import Grade
 
 __all__ = ['GRADERS', 'Grader', 'JudgeConfig', 'Judges', 'Listed', 'SandboxConfig', 'describe',
-           'grade', 'grade_many', 'grader_fault', 'listed', 'make', 'make_sample',
-           'policy_fault', 'response_format_problems']
+           'grade', 'grade_many', 'grader_fault', 'isolation_level', 'listed', 'make',
+           'make_sample', 'policy_fault', 'response_format_problems']
 
 
 class Listed(NamedTuple):
@@ -45,6 +47,7 @@ class Listed(NamedTuple):
 
 
 GRADERS = {
+    'code': Code,
     'endpoint': Endpoint,
     'json_schema': JsonSchema,
     'label_model': LabelModel,

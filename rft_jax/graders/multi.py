@@ -131,6 +131,12 @@ class Multi:
     known = [fields for part in self.parts.values() if (fields := part.item_fields()) is not None]
     return frozenset().union(*known) if known else None
 
+  @property
+  def isolation(self) -> str | None:
+    """The level at which parts run code; None: no part does."""
+    return next((level for part in self.parts.values()
+                 if (level := getattr(part, 'isolation', None))), None)
+
   def close(self) -> None:
     """Closes its graders."""
     for part in self.parts.values():

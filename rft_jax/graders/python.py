@@ -50,7 +50,8 @@ class Python:
       warnings.warn(f'grader {self.name}: the source imports {module}, which is not installed '
                     f'here; pip install it, or the calls that reach the import fail', stacklevel=3)
     try:
-      started = Sandbox(self.source, f'<grader {self.name}>', self.sandbox)
+      started = Sandbox({'mode': 'python', 'source': self.source,
+                         'filename': f'<grader {self.name}>'}, self.sandbox)
     except ValueError as error:
       raise ValueError(f'grader {self.name}:\n  source: {error}') from None
     object.__setattr__(self, '_sandbox', started)
@@ -59,13 +60,18 @@ class Python:
   def problems(given: dict[str, Any]) -> list[str]:
     """Returns what is wrong with those fields and settings that are given; [] if nothing."""
     sandbox = given.get('sandbox') or SandboxConfig()
-    found = [f'sandbox.{problem}' for problem in sandbox.validate()]
+    found = [f'sandbox.{problem}' for problem in sandbox.problems()]
     if not isinstance(given.get('image_tag'), (str, type(None))):
       found.append(f'image_tag={given["image_tag"]!r}, need a string')
     if 'source' in given:
       found.extend(f'source: {problem}'
                    for problem in _source_problems(given['source'], sandbox.source_limit_kb))
     return found + base.threshold_problems(given)
+
+  @property
+  def isolation(self) -> str:
+    """The level that the source runs at: one of isolation.LEVELS."""
+    return self._sandbox.level
 
   def __call__(self, item: dict[str, Any], sample: dict[str, Any]) -> Grade:
     return self.many([(item, sample)])[0]
@@ -76,7 +82,7 @@ class Python:
     calls, places = [], []
     for place, (item, sample) in enumerate(pairs):
       try:
-        calls.append(json.dumps([sample, item]).encode())
+        calls.append([json.dumps([sample, item]).encode()])
         places.append(place)
       except (TypeError, ValueError, RecursionError) as error:
         grades[place] = base.grader_fault(self, {

@@ -1,16 +1,18 @@
-"""Runs a user's source in processes of its own, many calls to one process.
+"""Runs what users and policies wrote in processes of their own, many calls to one worker.
 
-What is protected: the trainer's memory, time and files in use. The source runs in a process
-started afresh (never forked from one that holds jax), in its own session, with few environment
-variables (sandbox_process.py), in a temporary directory, under limits for address space, file
-size and core dumps, and under a wall-clock limit that starts with the work on each call and ends
-in SIGKILL for the whole process group. What it prints goes nowhere and cannot pass for a result.
+The trainer shares nothing with them: a worker is started afresh (never forked from a process that
+holds jax) with few environment variables, goes into the strongest isolation that this machine
+offers (isolation.py, sandbox_kernel.py) and is given one folder, which is emptied. Limits hold for
+the address space of each process, the number of processes, files on disk, and wall-clock time,
+which starts with the work on each call. When a call fails or a worker ends, all that it started is
+killed, in a session of its own or not. What is printed goes nowhere and cannot pass for a result.
 
-What is not protected: the source has the rights of the user who runs it. It can read and write
-that user's files, use the network, start processes that leave the group, and, if it means to,
-write into the descriptor on which results travel. The disk limit is for each file, not for
-their sum. So run here sources that you would run by hand; a source that executes text written by
-the policy needs a sandbox of its own.
+At level namespace or landlock nothing but the interpreter, its packages and the own folder can be
+read, and no network reached. At level rlimits the code has no network, but reads what the user
+who runs it may read. What remains at every level: the memory limit is of each process (the kernel
+ends graders first when memory runs out), and at levels below namespace the disk limit is of each
+file. Calls to one python worker share a process until calls_per_worker; a source that executes
+text of the policy's should set that to 1, or be a `code` grader.
 """
 import collections
 import dataclasses
@@ -20,6 +22,7 @@ import threading
 import time
 import weakref
 
+from rft_jax.graders import isolation
 from rft_jax.graders.sandbox_process import Outcome, Process
 
 CALLS_AHEAD = 64  # calls handed to a worker before it has answered; hides the pipe's latency
@@ -27,12 +30,14 @@ CALLS_AHEAD = 64  # calls handed to a worker before it has answered; hides the p
 
 @dataclasses.dataclass(slots=True, kw_only=True)
 class SandboxConfig:
-  """What a python grader may use. The defaults are those of the hosted service."""
+  """What a python or code grader may use. The defaults are those of the hosted service."""
   time_limit_seconds: float = 120.0  # wall clock, of one call; also of the source's top level
-  memory_limit_mb: int = 2048  # address space of one worker
-  disk_limit_mb: int = 1024  # of each file that it writes
+  memory_limit_mb: int = 2048  # address space of one process
+  disk_limit_mb: int = 1024  # of all files; at levels below namespace of each
   source_limit_kb: int = 256
-  workers: int = 1  # processes for each grader
+  workers: int = 1  # for each grader
+  calls_per_worker: int = 1000  # of a python grader, after which its process is a fresh one
+  require: str = 'rlimits'  # none, rlimits, landlock or namespace: less than this is refused
 
   def validate(self) -> list[str]:
     """Returns every problem as 'field=value, need range'; [] if there is none."""
@@ -43,26 +48,38 @@ class SandboxConfig:
         (self.disk_limit_mb >= 1, f'disk_limit_mb={self.disk_limit_mb}, need >= 1'),
         (self.source_limit_kb >= 1, f'source_limit_kb={self.source_limit_kb}, need >= 1'),
         (self.workers >= 1, f'workers={self.workers}, need >= 1'),
+        (self.calls_per_worker >= 1, f'calls_per_worker={self.calls_per_worker}, need >= 1'),
+        (self.require in isolation.LEVELS,
+         f'require={self.require!r}, need one of {", ".join(isolation.LEVELS)}'),
     )
     return [problem for good, problem in checks if not good]
 
+  def problems(self) -> list[str]:
+    """Returns those of validate(), or, if there is none, what this machine lacks for it."""
+    return self.validate() or isolation.problems(self.require)
+
 
 class Sandbox:
-  """Workers that have loaded one source, and the calls made to them.
+  """Workers that do one thing, and the calls made to them.
 
-      Sandbox(source, 'exact.py', SandboxConfig()).run([b'[{"output_text":"7"},{}]'])
+      setup = {'mode': 'python', 'source': source, 'filename': 'exact.py'}
+      Sandbox(setup, SandboxConfig()).run([[b'[{"output_text":"7"},{}]']])
+
+  level: of isolation.LEVELS, that they run at.
 
   Raises:
-    ValueError: the top level of source raises, does not end, or defines no grade.
+    ValueError: the top level of a source raises, does not end, or defines no grade.
     RuntimeError: no worker can be started here.
   """
 
-  def __init__(self, source: str, filename: str, config: SandboxConfig):
+  def __init__(self, setup: dict, config: SandboxConfig):
+    self.level = isolation.isolation_level()
     self._config = dataclasses.replace(config)
     megabyte = 1 << 20
-    limits = {'AS': config.memory_limit_mb * megabyte, 'FSIZE': config.disk_limit_mb * megabyte,
-              'CORE': 0}
-    self._setup = {'source': source, 'filename': filename, 'limits': limits}
+    limits = {'AS': config.memory_limit_mb * megabyte, 'FSIZE': config.disk_limit_mb * megabyte}
+    self._setup = {**setup, 'limits': limits, 'level': self.level,
+                   'time_limit_seconds': config.time_limit_seconds,
+                   'calls_per_worker': config.calls_per_worker}
     self._lock = threading.Lock()
     self._workers: list[Process] = []
     self._closed = False
@@ -71,10 +88,11 @@ class Sandbox:
     if failure:
       self.close()
       error = RuntimeError if failure.kind == 'worker_killed' else ValueError
-      raise error(f'{filename}: {failure.kind} at the top level of the source:\n{failure.details}')
+      raise error(f'{setup["filename"]}: {failure.kind} at the top level of the source:\n'
+                  f'{failure.details}')
 
-  def run(self, calls: list[bytes]) -> list[Outcome]:
-    """Returns the outcome of each call, a JSON text [sample, item], in the order of calls."""
+  def run(self, calls: list[list[bytes]]) -> list[Outcome]:
+    """Returns the outcome of each call, in order; a call is one or two texts in JSON."""
     outcomes: dict[int, Outcome] = {}
     waiting = collections.deque(range(len(calls)))
     with self._lock:
@@ -146,10 +164,15 @@ class Sandbox:
         worker.failure = Outcome('timeout', None, f'no result within {seconds:g} s')
 
   def _dismiss(self, worker, waiting, outcomes) -> None:
-    """Kills a failed worker; its first open call failed, the others return to the queue."""
+    """Kills a failed worker; its first open call failed, the others return to the queue.
+
+    One that says itself that it is used up has answered its call, and none has failed.
+    """
     failure = worker.kill()
     self._workers.remove(worker)
-    if worker.asked:
+    if failure.kind == 'used_up':
+      waiting.extendleft(reversed(worker.asked))
+    elif worker.asked:
       outcomes[worker.asked.popleft()] = failure
       waiting.extendleft(reversed(worker.asked))
     elif not worker.ready and not self._workers:  # the next would fare no better: end this run

@@ -20,13 +20,17 @@ WORKER = pathlib.Path(__file__).with_name('sandbox_worker.py')
 HEADER = struct.Struct('<II')  # bytes of the body, number of the call; as in the worker
 KEPT_ENVIRONMENT = ('PATH', 'LD_LIBRARY_PATH', 'TZ', 'NLTK_DATA')
 LONGEST_REPLY = 1 << 20  # bytes; the worker's own are far below
+SECONDS_TO_START = 60.0  # for interpreter and isolation; the source's own clock starts after
+SECONDS_BEYOND = 10.0  # the worker keeps the time limit itself; this much later it has failed
+SECONDS_TO_END = 15.0  # for ending all that a worker has started
 
 
 class Outcome(NamedTuple):
   """What became of one call.
 
-  kind: 'score'; 'raised' (the source raised, or returned no finite number); otherwise what went
-  wrong around it: 'timeout', 'memory_limit', 'worker_killed', 'worker_failed'.
+  kind: 'score'; 'raised' (the source raised, or returned no finite number); 'tests_broken' (of a
+  code grader: they do not compile); otherwise what went wrong around it: 'timeout',
+  'memory_limit', 'worker_killed', 'worker_failed'.
   """
   kind: str
   score: float | None  # of kind 'score' alone
@@ -39,7 +43,7 @@ class Process:
   def __init__(self, setup: dict, time_limit_seconds: float):
     self.asked = collections.deque()  # indices of calls, in the order of asking
     self.outbox, self._inbox = bytearray(), bytearray()
-    self.ready, self.failure = False, None
+    self.ready, self.failure, self._loading = False, None, False
     self._limit, self._since = time_limit_seconds, time.monotonic()
     self._asked_in_all = self._answered_in_all = 0
     self._owner = os.getpid()
@@ -48,15 +52,17 @@ class Process:
     self.replies, child_replies = os.pipe()
     child_lifeline, self._lifeline = os.pipe()  # closes when this process ends, however it does
     theirs = (child_requests, child_replies, child_lifeline)
+    self._errors = tempfile.TemporaryFile()
     try:
-      with open(os.path.join(self._folder, 'stderr'), 'wb') as errors:
-        # Not isolated mode (-I), which would ignore PYTHONHASHSEED: with it the order of a set
-        # of strings, and so a grade, is the same in every run.
-        self._process = subprocess.Popen(
-            [sys.executable, '-s', '-P', '-X', 'utf8', str(WORKER), *map(str, theirs)],
-            pass_fds=theirs, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors,
-            cwd=self._folder, env=_environment(self._folder), start_new_session=True)
+      # Not isolated mode (-I), which would ignore PYTHONHASHSEED: with it the order of a set
+      # of strings, and so a grade, is the same in every run.
+      self._process = subprocess.Popen(
+          [sys.executable, '-s', '-P', '-X', 'utf8', str(WORKER), *map(str, theirs)],
+          pass_fds=theirs, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+          stderr=self._errors, cwd=self._folder, env=_environment(self._folder),
+          start_new_session=True)
     except BaseException:
+      self._errors.close()
       for descriptor in (self.requests, self.replies, self._lifeline):
         os.close(descriptor)
       shutil.rmtree(self._folder, ignore_errors=True)
@@ -69,17 +75,20 @@ class Process:
     body = json.dumps({**setup, 'folder': self._folder}).encode()
     self.outbox += HEADER.pack(len(body), 0) + body
 
-  def ask(self, index: int, call: bytes) -> None:
+  def ask(self, index: int, call: list[bytes]) -> None:
     """Puts a call into the outbox; its clock starts when the one before it is answered."""
     if not self.asked:
       self._since = time.monotonic()
     self._asked_in_all = (self._asked_in_all + 1) % (1 << 32)
     self.asked.append(index)
-    self.outbox += HEADER.pack(len(call), self._asked_in_all) + call
+    for part in call:
+      self.outbox += HEADER.pack(len(part), self._asked_in_all) + part
 
   def deadline(self) -> float:
     """Returns when, on the monotonic clock, the work at hand must have ended; inf if idle."""
-    return self._since + self._limit if self.asked or not self.ready else math.inf
+    if not self.ready:
+      return self._since + (self._limit if self._loading else SECONDS_TO_START)
+    return self._since + self._limit + SECONDS_BEYOND if self.asked else math.inf
 
   def send(self) -> None:
     """Writes as much of the outbox as the pipe takes."""
@@ -123,22 +132,24 @@ class Process:
 
   def _take(self, number: int, body: bytes, outcomes: dict[int, Outcome]) -> None:
     try:
-      kind, score, details = json.loads(body)
+      kind, score, details, last = json.loads(body)
       expected = (self._answered_in_all + 1) % (1 << 32) if self.ready else 0
-      good = number == expected and (kind == 'score') == isinstance(score, float)
-    except ValueError:
+      good = (number == expected and (kind == 'score') == isinstance(score, float)
+              and (bool(self.asked) or not self.ready))
+    except (ValueError, TypeError, RecursionError):
       good = False
     self._since = time.monotonic()
     if not good:
       self.failure = Outcome('worker_failed', None, 'an answer that the worker does not give')
     elif not self.ready:
-      self.ready = kind == 'ready'
-      self.failure = None if self.ready else Outcome(kind, None, details)
-    elif kind == 'memory_limit':  # what is left of it is not fit for more calls
-      self.failure = Outcome(kind, None, details)
+      self.ready, self._loading = kind == 'ready', True
+      if kind not in ('ready', 'loading'):
+        self.failure = Outcome(kind, None, details)
     else:
       self._answered_in_all = number
       outcomes[self.asked.popleft()] = Outcome(kind, score, details)
+      if last:
+        self.failure = Outcome('used_up', None, details)
 
   def has_ended(self) -> bool:
     """Returns whether the process is gone or not ours; does not reap it: its id stays its own."""
@@ -152,17 +163,21 @@ class Process:
     """Kills the process group and frees everything; returns the failure, explained."""
     if os.getpid() != self._owner or self._process.returncode is not None:
       return self.failure  # a forked child shares the worker, and does not own it
+    os.close(self._lifeline)  # at which the worker ends all that it has started, and itself
     try:
+      code = self._process.wait(SECONDS_TO_END)
+    except subprocess.TimeoutExpired:
       os.killpg(self._process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-      pass
-    code = self._process.wait()
+      code = self._process.wait()
     if self.failure and self.failure.kind == 'worker_killed':
-      how = f'exited with code {code}' if code >= 0 else f'was killed by {_signal_name(-code)}'
-      said = pathlib.Path(self._folder, 'stderr').read_text(errors='replace')[-1000:]
+      how = f'was killed by {_signal_name(code)}' if code < 0 or code > 128 else (
+          f'exited with code {code}')
+      self._errors.seek(0)
+      said = self._errors.read(1 << 16).decode(errors='replace')[-1000:]
       self.failure = self.failure._replace(details=f'the worker {how}\n{said}'.strip())
-    for descriptor in (self.requests, self.replies, self._lifeline):
-      os.close(descriptor)
+    os.close(self.requests)
+    os.close(self.replies)
+    self._errors.close()
     shutil.rmtree(self._folder, ignore_errors=True)
     return self.failure
 
@@ -174,7 +189,8 @@ def _environment(folder: str) -> dict[str, str]:
           'JAX_PLATFORMS': 'cpu', 'PYTHONHASHSEED': '0', 'PYTHONDONTWRITEBYTECODE': '1'}
 
 
-def _signal_name(number: int) -> str:
+def _signal_name(code: int) -> str:
+  number = -code if code < 0 else code - 128
   try:
     return signal.Signals(number).name
   except ValueError:

@@ -37,6 +37,8 @@ MAY_DIFFER = (
     Allowed(r'(started|command|overrides|host|workdir)\b.*', 'describes the start, not the run',
             False),
     Allowed(r'config\.checkpoints\..*', 'saving changes no result', False),
+    Allowed(r'isolation|config\.sandbox\.require', 'how well a grader is shut in changes no grade',
+            False),
     Allowed(r'config\.(report|trackers|doctor|notes)\b.*', 'reporting changes no result', False),
     Allowed(r'config\.judge\.(concurrency|retries|timeout_seconds|cache|api_key_env)', 'how a '
             'judge is reached changes no verdict', False),
