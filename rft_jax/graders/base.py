@@ -118,6 +118,17 @@ def grader_fault(grader, errors: dict[str, bool | str]) -> Grade:
   return Grade(None, {grader.name: None}, errors)
 
 
+def faulty(grader, fault: template.Fault) -> Grade:
+  """Returns the Grade where a template met a value that is not there."""
+  return (policy_fault if fault.of_policy else grader_fault)(grader, fault.errors)
+
+
+def template_problems(given: dict[str, Any], fields) -> list[str]:
+  """Returns what is wrong with those of the fields that are given, each a template."""
+  return [f'{field}: {problem}' for field in fields if field in given
+          for problem in template.problems(given[field])]
+
+
 def raise_problems(name: str, problems: list[str]) -> None:
   """Raises one ValueError that lists all problems of the grader called name, if there are any."""
   if problems:

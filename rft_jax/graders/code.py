@@ -66,8 +66,7 @@ class Code:
     """Returns what is wrong with those fields and settings that are given; [] if nothing."""
     sandbox = given.get('sandbox') or SandboxConfig()
     found = [f'sandbox.{problem}' for problem in sandbox.problems()]
-    found += [f'{field}: {problem}' for field in ('input', 'tests', 'entry_point', 'setup')
-              if field in given for problem in template.problems(given[field])]
+    found += base.template_problems(given, ('input', 'tests', 'entry_point', 'setup'))
     if given.get('score', 'all') not in SCORES:
       hint = template.did_you_mean(given['score'], SCORES)
       found.append(f'score={given["score"]!r}{hint}, need one of {", ".join(SCORES)}')
@@ -93,8 +92,7 @@ class Code:
         calls.append(self._call(item, sample))
         places.append(place)
       except template.Fault as fault:
-        make = base.policy_fault if fault.of_policy else base.grader_fault
-        grades[place] = make(self, fault.errors)
+        grades[place] = base.faulty(self, fault)
     try:
       outcomes = self._sandbox.run(calls)
     except OSError as error:  # no process, pipe or folder to be had

@@ -51,7 +51,7 @@ class JsonSchema:
     try:
       text = template.render('{{ sample.output_text }}', item=item, sample=sample)
     except template.Fault as fault:
-      return (base.policy_fault if fault.of_policy else base.grader_fault)(self, fault.errors)
+      return base.faulty(self, fault)
     score = float(self._is_valid(text))
     return Grade(score, {self.name: score}, {})
 

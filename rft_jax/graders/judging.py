@@ -121,8 +121,7 @@ def grade(grader, pairs: list[tuple[dict, dict]], *, form: str, schema: dict[str
     try:
       messages = judge_prompt.render(grader.input, form, item=item, sample=sample)
     except template.Fault as fault:
-      grades[place] = (base.policy_fault if fault.of_policy else base.grader_fault)(
-          grader, fault.errors)
+      grades[place] = base.faulty(grader, fault)
     else:
       places.append(place)
       requests.append(Request(grader.model, messages, grader.sampling_params or {}, schema, read))

@@ -61,7 +61,7 @@ class Length:
     try:
       text = template.render(self.input, item=item, sample=sample)
     except template.Fault as fault:
-      return (base.policy_fault if fault.of_policy else base.grader_fault)(self, fault.errors)
+      return base.faulty(self, fault)
     length = UNITS[self.unit](text)
     falling = (self.hard_limit - length) / (self.hard_limit - self.soft_limit)
     score = 0.0 if length < self.minimum else min(1.0, max(0.0, falling))

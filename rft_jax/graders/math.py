@@ -52,10 +52,7 @@ class Math:
     """Returns what is wrong with those fields and settings that are given; [] if nothing."""
     sandbox = given.get('sandbox') or SandboxConfig()
     found = [f'sandbox.{problem}' for problem in sandbox.validate()]
-    found += [
-        f'{field}: {problem}' for field in ('input', 'reference') if field in given
-        for problem in template.problems(given[field])
-    ]
+    found += base.template_problems(given, ('input', 'reference'))
     seconds = given.get('time_limit_seconds', 5.0)
     if type(seconds) not in (int, float) or not 0 < seconds < float('inf'):
       found.append(f'time_limit_seconds={seconds!r}, need a number > 0')
@@ -74,8 +71,7 @@ class Math:
         asked.append((wanted, given))
         places.append(place)
       except template.Fault as fault:
-        grades[place] = (base.policy_fault if fault.of_policy else base.grader_fault)(
-            self, fault.errors)
+        grades[place] = base.faulty(self, fault)
     for place, pair, verdict in zip(places, asked, self._pool.verify(asked)):
       grades[place] = self._grade(*pair, verdict)
     return grades

@@ -51,10 +51,7 @@ class Rank:
   @staticmethod
   def problems(given: dict[str, Any]) -> list[str]:
     """Returns what is wrong with those fields that are given; [] if nothing."""
-    found = [
-        f'{field}: {problem}' for field in ('input', 'reference') if field in given
-        for problem in template.problems(given[field])
-    ]
+    found = base.template_problems(given, ('input', 'reference'))
     decay, shrink = given.get('decay', 'reciprocal'), given.get('base', 0.7)
     longest, cased = given.get('max_length', 10), given.get('case_sensitive', False)
     if not isinstance(decay, str) or decay not in DECAYS:
@@ -72,7 +69,7 @@ class Rank:
     try:
       given, wanted = template.render_all([self.input, self.reference], item=item, sample=sample)
     except template.Fault as fault:
-      return (base.policy_fault if fault.of_policy else base.grader_fault)(self, fault.errors)
+      return base.faulty(self, fault)
     names = self._names(wanted)
     if not names:
       return base.grader_fault(self, {'other_error': True, 'other_error_details': (

@@ -49,7 +49,7 @@ class Repetition:
     try:
       text = template.render(self.input, item=item, sample=sample)
     except template.Fault as fault:
-      return (base.policy_fault if fault.of_policy else base.grader_fault)(self, fault.errors)
+      return base.faulty(self, fault)
     score = _share_of_different(text, self.n, self.unit)
     return Grade(score, {self.name: score}, {})
 

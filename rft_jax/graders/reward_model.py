@@ -56,8 +56,7 @@ class RewardModel:
         asked.append(self._asked(item, sample))
         places.append(place)
       except template.Fault as fault:
-        grades[place] = (base.policy_fault if fault.of_policy else base.grader_fault)(
-            self, fault.errors)
+        grades[place] = base.faulty(self, fault)
     for place, score in zip(places, self._scores(asked) if asked else ()):
       grades[place] = self._grade(score)
     return grades

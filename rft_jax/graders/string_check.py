@@ -42,10 +42,7 @@ class StringCheck:
   @staticmethod
   def problems(given: dict[str, Any]) -> list[str]:
     """Returns what is wrong with those fields that are given; [] if nothing."""
-    found = [
-        f'{field}: {problem}' for field in ('input', 'reference') if field in given
-        for problem in template.problems(given[field])
-    ]
+    found = base.template_problems(given, ('input', 'reference'))
     operation = given.get('operation', 'eq')
     if operation not in (*OPERATIONS, *ALIASES):
       hint = template.did_you_mean(operation, OPERATIONS)
@@ -56,7 +53,7 @@ class StringCheck:
     try:
       given, wanted = template.render_all([self.input, self.reference], item=item, sample=sample)
     except template.Fault as fault:
-      return (base.policy_fault if fault.of_policy else base.grader_fault)(self, fault.errors)
+      return base.faulty(self, fault)
     score = float(OPERATIONS[self.operation](given, wanted))
     return Grade(score, {self.name: score}, {})
 

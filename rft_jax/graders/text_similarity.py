@@ -58,10 +58,7 @@ class TextSimilarity:
   @staticmethod
   def problems(given: dict[str, Any]) -> list[str]:
     """Returns what is wrong with those fields that are given; [] if nothing."""
-    found = [
-        f'{field}: {problem}' for field in ('input', 'reference') if field in given
-        for problem in template.problems(given[field])
-    ]
+    found = base.template_problems(given, ('input', 'reference'))
     metric, variant = given.get('evaluation_metric', 'fuzzy_match'), given.get('variant')
     if not isinstance(metric, str) or metric not in (*METRICS, 'cosine'):
       hint = template.did_you_mean(metric, METRICS)
@@ -83,7 +80,7 @@ class TextSimilarity:
     try:
       given, wanted = template.render_all([self.input, self.reference], item=item, sample=sample)
     except template.Fault as fault:
-      return (base.policy_fault if fault.of_policy else base.grader_fault)(self, fault.errors)
+      return base.faulty(self, fault)
     score = float(self._similarity(given, wanted))
     return Grade(score, {self.name: score}, {})
 
