@@ -6,6 +6,7 @@ above 0 are all alike here; they weigh when a loss is summed. Whole rows are nee
 this runs once on a batch, or on any part of its rows, but whitening looks at all rows: see
 Moments.
 """
+import functools
 import math
 from typing import NamedTuple
 
@@ -80,6 +81,7 @@ class Estimated(NamedTuple):
   returns: jax.Array  # f32[B, T], advantages + values: what the critic is to say; never whitened
 
 
+@functools.partial(jax.jit, static_argnames='bootstrap')  # an eager scan compiles at each call
 def gae(token_rewards, values, weights, *, discount=1.0, gae_lambda=0.95, bootstrap=False,
         truncated=None, final_values=None) -> Estimated:
   """Returns generalised advantage estimates and returns.
