@@ -244,7 +244,13 @@ def test_equal_rewards_are_zero_also_after_whitening_and_in_gdpo():
     assert not group_advantages(rewards, config, lengths=np.zeros((7, 3))).any()
   gdpo = AdvantageConfig(estimator='gdpo', epsilon=0.0)
   for value in (0.1 + 0.2, np.nan):
-    assert not group_advantages(np.full((3, 2, 2), value), gdpo, component_weights=[1, 1]).any()
+    assert not group_advantages(np.full((3, 7, 2), value), gdpo, component_weights=[1, 1]).any()
+
+
+def test_opo_of_a_group_without_trainable_tokens_is_zero():
+  found = group_advantages([[1.0, 0.0], [1.0, 0.0]], AdvantageConfig(estimator='opo'),
+                           lengths=[[0, 0], [0, 4]])
+  np.testing.assert_array_equal(found, [[0, 0], [1, 0]])
 
 
 def test_an_unscorable_sample_of_gdpo_is_outside_all_statistics():
@@ -330,7 +336,7 @@ def test_soft_overlong_by_hand():
 
 
 def test_cosine_length_by_hand():
-  found = shaping.cosine_length([0, 50, 100, 900] * 2, [True] * 4 + [False] * 4, limit=100)
+  found = shaping.cosine_length([0, 50, 100, 800] * 2, [True] * 4 + [False] * 4, limit=100)
   np.testing.assert_allclose(found, [1, 0.75, 0.5, 0.5, -1, -0.75, -0.5, -0.5])
   third = shaping.cosine_length([25], [True], limit=100)
   np.testing.assert_allclose(third, 0.5 + 0.25 * (1 + math.cos(math.pi / 4)))
