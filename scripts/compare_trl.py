@@ -1,0 +1,246 @@
+"""Our losses and gradients beside those of TRL, on the same log-probs, masks and rewards.
+
+  python scripts/compare_trl.py --peer-python=PATH
+
+PATH is a Python with torch and TRL 1.16 (pip install trl torch); it runs scripts/trl_losses.py,
+which calls the trainers' own methods. Both sides count in float64 and exchange files. A row is ok
+where loss and gradient agree to 1e-6 relative (the gradient: largest difference over largest
+entry), explained where a reason is known and written below, and else DIFFERS, with exit code 1.
+"""
+import argparse
+import functools
+import importlib
+import json
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rft_jax.objectives import kl, masked, policy_losses, unpaired_losses
+from rft_jax.objectives.advantages import AdvantageConfig, group_advantages
+from rft_jax.objectives.preference_losses import PreferenceConfig, preference
+from rft_jax.objectives.preference_pairs import chosen_nll, over_pairs, pair, sequence_sums
+from rft_jax.objectives.reward_losses import bradley_terry
+
+PEER = pathlib.Path(__file__).with_name('trl_losses.py')
+TOLERANCE = 1e-6
+G = 4  # samples a prompt
+CLIP = {'clip_low': 0.2, 'clip_high': 0.28}
+# Where TRL rounds; read only if a row is not ok. Our own advantages are float32, which shows in the
+# rows of groups as 1e-7. Not compared, since it is meant to differ: to ORPO, TRL adds the NLL of
+# prompt and completion, we that of the completion.
+EXPLAINED = {
+    'orpo': 'TRL rounds its log-probs to float32 before the odds',
+    'f-dpo alpha': 'TRL has no float64 here, so its side is float32 throughout',
+}
+
+
+class NotHereYet(Exception):
+  """A row whose function this checkout does not have."""
+
+
+def inputs(seed=0, P=4, T=12) -> dict[str, np.ndarray]:
+  """Random log-probs of P * G completions, with all that one side or the other reads."""
+  rng = np.random.default_rng(seed)
+  B = P * G
+  lengths = rng.integers(2, T + 1, B)
+  lengths[0] = T
+  logprobs = -rng.exponential(1.2, (B, T)) - 0.05
+  rewards = rng.integers(0, 5, (P, G)) / 4
+  rewards[-1] = 0.5  # a group without signal
+  rows = np.arange(B).reshape(-1, 2)
+  return {
+      'logprobs': logprobs, 'old': logprobs + 0.15 * rng.normal(size=(B, T)),
+      'reference': logprobs + 0.4 * rng.normal(size=(B, T)),
+      'mask': (np.arange(T) < lengths[:, None]).astype(float), 'rewards': rewards,
+      'chosen': rows[:, 0], 'rejected': rows[:, 1], 'margin': rng.random(len(rows)),
+      'desirable': (rng.random(B) < 0.6).astype(float), 'mismatched': 1 + rng.normal(size=B),
+      'G': np.array(G)}
+
+
+def mean(sums):
+  return sums.total / sums.weight
+
+
+# ------------------------------------------------------------------ our side: preferences
+
+
+def paired(x, given, **settings):
+  config = PreferenceConfig(**settings)
+  found = preference(x, given['reference'], given['mask'], given['chosen'], given['rejected'],
+                     config=config)
+  return mean(over_pairs(found.losses, found.present))
+
+
+def sft(x, given):
+  return mean(chosen_nll(x, given['mask'], given['chosen']))
+
+
+def aot(x, given, *, paired, beta=0.1):
+  sums = lambda x: pair(sequence_sums(x, given['mask']), given['chosen'], given['rejected'])
+  (x_w, x_l), (ref_w, ref_l) = sums(x), sums(given['reference'])
+  sides = (x_w - x_l, ref_w - ref_l) if paired else (x_w - ref_w, x_l - ref_l)
+  return mean(over_pairs(*unpaired_losses.aot(*sides, jnp.ones(len(x_w)), beta=beta)))
+
+
+def kto(x, given, **settings):
+  z = unpaired_losses.kto_reference_point(
+      masked.Weighted(given['mismatched'].sum(), jnp.float64(len(x))))
+  return unpaired_losses.kto(sequence_sums(x - given['reference'], given['mask']),
+                             given['desirable'] > 0, z,
+                             config=unpaired_losses.KtoConfig(**settings)).mean()
+
+
+def reward(x, given, *, margin=False, centring=0.0):
+  return bradley_terry(*pair(x[:, 0], given['chosen'], given['rejected']), centring=centring,
+                       margin=given['margin'] if margin else 0.0).mean()
+
+
+# ------------------------------------------------------------------ our side: groups
+
+
+def advantages(rewards, given, **settings):
+  """A of each token, [B, T]."""
+  try:
+    config = AdvantageConfig(**settings)
+  except TypeError as error:
+    raise NotHereYet(f'advantages: {error}') from error
+  each = group_advantages(np.asarray(rewards).reshape(-1, G), config).reshape(-1, 1)
+  return jnp.asarray(each) * jnp.ones_like(given['mask'])
+
+
+def named(module, table, name):
+  """An entry of a table of ours, or NotHereYet."""
+  try:
+    return getattr(importlib.import_module(f'rft_jax.objectives.{module}'), table)[name]
+  except (ImportError, AttributeError, KeyError) as error:
+    raise NotHereYet(f'objectives.{module}.{table}[{name!r}]') from error
+
+
+def group(x, given, *, loss='clip', level='token', scale='group', aggregate=masked.over_sequences,
+          beta=0.0, **settings):
+  """The policy loss with its advantages, ratio level, aggregation and KL term."""
+  weights, old = given['mask'], given['old']
+  A = advantages(given['rewards'], given, scale=scale)
+  if (loss, level) == ('clip', 'token'):
+    values = policy_losses.clipped_surrogate(x, old, A, **CLIP)[0]
+  else:
+    ratio = named('ratios', 'LEVELS', level)(x, old, weights)
+    function = named('policy_losses', 'LOSSES', loss)
+    try:
+      config = policy_losses.PolicyLossConfig(loss=loss, **settings)
+    except (AttributeError, TypeError) as error:
+      raise NotHereYet(f'PolicyLossConfig: {error}') from error
+    values = function(x, ratio, A, weights, config=config)
+    values = values[0] if isinstance(values, tuple) else values
+  if beta:
+    values = values + beta * kl.k3(x, given['reference'])
+  return mean(aggregate(values, weights))
+
+
+def rloo(x, given, *, beta=0.0):
+  """One ratio for a whole completion, the product of its tokens', and KL (k1) in the reward."""
+  sums = lambda x: sequence_sums(x, given['mask'])
+  rewards = given['rewards'].reshape(-1) - beta * sums(kl.k1(given['old'], given['reference']))
+  A = advantages(rewards, given, estimator='rloo')[:, :1]
+  return policy_losses.clipped_surrogate(sums(x)[:, None], sums(given['old'])[:, None], A,
+                                         **CLIP)[0].mean()
+
+
+# ------------------------------------------------------------------ the cases
+
+
+def cases():
+  """Yields (name, kind and settings for scripts/trl_losses.py, our function)."""
+  part = functools.partial
+  smooth = {'label_smoothing': 0.1}
+  for ours, theirs, beta, more in (
+      ('dpo', 'sigmoid', 0.1, {}), ('dpo', 'sigmoid', 0.3, {}), ('hinge', 'hinge', 0.1, {}),
+      ('ipo_mean', 'ipo', 0.1, {}), ('robust', 'robust', 0.1, smooth),
+      ('exo', 'exo_pair', 0.1, smooth), ('nca', 'nca_pair', 0.1, {}),
+      ('bco', 'bco_pair', 0.1, {}), ('sppo', 'sppo_hard', 0.1, {}),
+      ('apo_zero', 'apo_zero', 0.1, {}), ('apo_down', 'apo_down', 0.1, {}),
+      ('discopop', 'discopop', 0.1, {}), ('dpo_mean', 'sigmoid_norm', 2.0, {})):
+    yield (f'{ours}, beta {beta}', 'dpo', {'loss_type': theirs, 'beta': beta, **more},
+           part(paired, loss=ours, beta=beta, **more))
+  for ours, theirs in (('forward_kl', 'forward_kl'), ('js', 'js_divergence'),
+                       ('alpha', 'alpha_divergence')):
+    yield (f'f-dpo {ours}', 'dpo',
+           {'loss_type': 'sigmoid', 'beta': 0.1, 'f_divergence_type': theirs,
+            'f_alpha_divergence_coef': 0.5, 'float32': ours == 'alpha'},
+           part(paired, divergence=ours, alpha=0.5))
+  for name in ('aot', 'aot_unpaired'):
+    yield name, 'dpo', {'loss_type': name, 'beta': 0.1}, part(aot, paired=name == 'aot')
+  yield 'NLL of the chosen', 'dpo', {'loss_type': 'sft', 'beta': 0.1}, sft
+  yield ('cpo', 'cpo', {'loss_type': 'sigmoid', 'beta': 0.1, **smooth},
+         part(paired, loss='cpo', **smooth))
+  yield ('simpo', 'cpo', {'loss_type': 'simpo', 'beta': 2.0, 'simpo_gamma': 0.7},
+         part(paired, loss='simpo', beta=2.0, gamma=0.7))
+  yield 'orpo', 'orpo', {'beta': 0.1}, part(paired, loss='orpo')
+  weights = {'beta': 0.1, 'desirable_weight': 1.5, 'undesirable_weight': 0.8}
+  yield 'kto', 'kto', weights, part(kto, **weights)
+  for name, settings in (('reward model', {}), ('reward model, margin', {'margin': True}),
+                         ('reward model, centred', {'centring': 0.01})):
+    yield name, 'reward', settings, part(reward, **settings)
+
+  constant = part(masked.over_constant, length=12)
+  for name, aggregate in (('grpo', masked.over_sequences), ('bnpo', masked.over_tokens),
+                          ('dr_grpo', constant), ('dapo', masked.over_tokens)):
+    for scale in ('group', 'batch', 'none'):
+      yield (f'{name}, scale {scale}', 'grpo', {'loss_type': name, 'scale_rewards': scale},
+             part(group, scale=scale, aggregate=aggregate))
+  yield 'grpo, KL (k3) 0.04', 'grpo', {'beta': 0.04}, part(group, beta=0.04)
+  yield ('grpo, sequence level', 'grpo', {'importance_sampling_level': 'sequence'},
+         part(group, level='sequence', **CLIP))
+  yield ('cispo, level 1.2', 'grpo', {'loss_type': 'cispo', 'epsilon_high': 1.2},
+         part(group, loss='cispo', cispo_level=1.2, aggregate=masked.over_tokens))
+  yield ('sapo', 'grpo', {'loss_type': 'sapo'},
+         part(group, loss='sapo', sapo_positive=1.0, sapo_negative=1.05))
+  yield 'rloo', 'rloo', {}, rloo
+  yield 'rloo, KL (k1) 0.05', 'rloo', {'beta': 0.05}, part(rloo, beta=0.05)
+
+
+def peer(python, chosen, data, folder):
+  """Runs TRL's side and returns its arrays."""
+  folder = pathlib.Path(folder)
+  folder.joinpath('cases.json').write_text(json.dumps(chosen), encoding='utf-8')
+  np.savez(folder / 'in.npz', **data)
+  files = [str(folder / name) for name in ('cases.json', 'in.npz', 'out.npz')]
+  subprocess.run([python, str(PEER), *files], check=True)
+  return dict(np.load(files[2]))
+
+
+def main():
+  parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
+  parser.add_argument('--peer-python', required=True, help='a Python with torch and TRL')
+  arguments = parser.parse_args()
+  jax.config.update('jax_enable_x64', True)
+  data = inputs()
+  rows = list(cases())
+  with tempfile.TemporaryDirectory() as folder:
+    theirs = peer(arguments.peer_python, [row[:3] for row in rows], data, folder)
+  given = {name: jnp.asarray(value) for name, value in data.items()} | {'rewards': data['rewards']}
+  print(f'TRL {theirs["version"]}\n{"":26}{"loss":>12}{"|d| rel.":>10}{"grad |d|":>10}')
+  differs = 0
+  for name, _, _, ours in rows:
+    loss, gradient = theirs[f'{name}/loss'], theirs[f'{name}/gradient']
+    try:
+      found = jax.value_and_grad(ours)(given['logprobs'], given)
+    except NotHereYet as error:
+      print(f'{name:26}{float(loss):12.6f}{"":20}  not here yet: {error}')
+      continue
+    of_loss = abs(float(found[0]) - loss) / abs(loss)
+    of_gradient = np.abs(found[1] - gradient).max() / np.abs(gradient).max()
+    good = max(of_loss, of_gradient) <= TOLERANCE
+    verdict = 'ok' if good else f'explained: {EXPLAINED[name]}' if name in EXPLAINED else 'DIFFERS'
+    differs += verdict == 'DIFFERS'
+    print(f'{name:26}{float(loss):12.6f}{of_loss:10.1e}{of_gradient:10.1e}  {verdict}')
+  sys.exit(1 if differs else 0)
+
+
+if __name__ == '__main__':
+  main()
