@@ -57,6 +57,9 @@ def rooms(config: Config, *, source: str = '', training: bool = True, workdir=No
   positions = refusing(hf.read_config, directory).max_positions
   chat = refusing(chats.make, directory, config.chat)
   with grader(config, workdir) as (made, grader_json, response_format):
+    if config.advantage.estimator == 'gdpo' and len(graders.listed(made)) < 2:
+      raise Refused("config.advantage.estimator='gdpo' compares several graders, and the grader "
+                    f'{made.name!r} is one: need type multi, or another estimator')
     fields = made.item_fields() or frozenset()
     train, validation, warnings = refusing(_examples, config, chat, fields, training)
     refusing(_check_lengths, config, train, validation, positions)

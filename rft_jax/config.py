@@ -172,6 +172,9 @@ class Config:
         (not reinforced or self.update.updates_per_batch <= rollout.prompts_per_step,
          f'update.updates_per_batch={self.update.updates_per_batch}, need <= '
          f'rollout.prompts_per_step={rollout.prompts_per_step}: each update takes whole groups'),
+        (not reinforced or self.advantage.estimator not in ('remax', 'reinforce'),
+         f'advantage.estimator={self.advantage.estimator!r} needs a baseline that grpo does not '
+         'make (a greedy completion of each prompt, or a running mean); rloo is the nearest'),
         (not reinforced or rollout.quantization == 'none' or self.grpo.importance_sampling_cap,
          f'rollout.quantization={rollout.quantization!r} with grpo.importance_sampling_cap=0, need '
          'a cap > 0 (2.0 is usual): samples of a rounded policy would count as the policy\'s own'),

@@ -13,9 +13,10 @@ import numpy as np
 from rft_jax.algorithms.base import Algorithm, Room
 from rft_jax.data import order, packing
 from rft_jax.objectives import kl, masked
-from rft_jax.objectives.advantages import AdvantageConfig, group_advantages
+from rft_jax.objectives.advantages import NEEDS, AdvantageConfig, group_advantages
 from rft_jax.objectives.policy_losses import clipped_surrogate, truncated_importance
 from rft_jax.rollout import RolloutConfig
+from rft_jax.types import Episode
 from rft_jax.update import Term
 
 AGGREGATIONS = ('token_mean', 'sequence_mean', 'constant')
@@ -78,8 +79,7 @@ def make(room: Room) -> Algorithm:
               if all(episode.grade.reward is not None for episode in group)]
     if not graded:
       return None, seen
-    rewards = np.array([[episode.grade.reward for episode in group] for group in graded])
-    batch = packing.from_groups(graded, group_advantages(rewards, advantage))
+    batch = packing.from_groups(graded, advantages(graded, advantage))
     if config.kl_coef:
       batch = batch._replace(reference_logprobs=room.score(room.reference, batch))
     if updates_per_batch > 1:
@@ -90,6 +90,26 @@ def make(room: Room) -> Algorithm:
       collect, functools.partial(loss, config=config, max_new_tokens=rollout.max_new_tokens),
       temperature=rollout.temperature, updates_per_batch=updates_per_batch,
       zero_advantages_teach_nothing=not config.kl_coef)
+
+
+def advantages(groups: list[list[Episode]], config: AdvantageConfig) -> np.ndarray:
+  """Returns the advantages f32[P, G] of graded samples, as config.estimator compares them."""
+  of = lambda value: np.array([[value(episode) for episode in group] for group in groups])
+  rewards, given = of(lambda e: e.grade.reward), {}
+  if config.estimator == 'gdpo':
+    names = sorted({name for group in groups for e in group for name in e.grade.components})
+    rewards = np.stack([of(lambda e, name=name: _component(e.grade, name)) for name in names], -1)
+    given = {'component_weights': np.ones(len(names))}
+  elif NEEDS.get(config.estimator) == 'lengths':
+    given = {'lengths': of(lambda e: len(e.sample.tokens))}
+  return group_advantages(rewards, config, **given)
+
+
+def _component(grade, name) -> float:
+  """Returns the score of one grader; after a policy fault what the fault costs, else NaN."""
+  score = grade.components.get(name)
+  missing = grade.reward if grade.errors else float('nan')
+  return missing if score is None else score
 
 
 def loss(statistics, batch, *, config: GrpoConfig, max_new_tokens: int):
