@@ -14,7 +14,8 @@ from rft_jax.algorithms.base import Algorithm, Room
 from rft_jax.data import order, packing
 from rft_jax.objectives import kl, masked
 from rft_jax.objectives.advantages import AdvantageConfig, group_advantages
-from rft_jax.objectives.policy_losses import clipped_surrogate, truncated_importance
+from rft_jax.objectives.off_policy import truncated_importance
+from rft_jax.objectives.policy_losses import clipped_surrogate
 from rft_jax.rollout import RolloutConfig
 from rft_jax.update import Term
 
