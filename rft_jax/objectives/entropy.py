@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rft_jax.objectives.kl import distance
 from rft_jax.objectives.masked import only
 from rft_jax.objectives.ratios import log_ratios
 
@@ -106,8 +107,8 @@ def kl_cov_penalty(logprobs, old_logprobs, weights, chosen, *, coefficient=1.0):
   Args:
     chosen: f32[B, T], kl_cov_mask().
   """
-  distance = jnp.abs(log_ratios(logprobs, old_logprobs, weights))
-  return coefficient * jax.lax.stop_gradient(only(chosen, weights)) * distance
+  moved = distance(log_ratios(logprobs, old_logprobs, weights))
+  return coefficient * jax.lax.stop_gradient(only(chosen, weights)) * moved
 
 
 def _rounded_up(count) -> int:

@@ -19,14 +19,19 @@ def clamped_exp(log_ratio):
   return jnp.exp(jnp.clip(log_ratio, -MAX_LOG_RATIO, MAX_LOG_RATIO))
 
 
+def distance(log_ratio):
+  """Returns |log_ratio| with a gradient of 0 at 0, where jnp.abs has 1 and would push on policy."""
+  return log_ratio * jax.lax.stop_gradient(jnp.sign(log_ratio))
+
+
 def k1(logprobs, reference_logprobs):
   """-x: unbiased; as a loss its gradient has expectation 0."""
   return logprobs - jax.lax.stop_gradient(reference_logprobs)
 
 
 def absolute(logprobs, reference_logprobs):
-  """|x|: how far apart the two are, whichever is above; not a KL."""
-  return jnp.abs(k1(logprobs, reference_logprobs))
+  """|x|: how far apart the two are, whichever is above; not a KL. The gradient at x = 0 is 0."""
+  return distance(k1(logprobs, reference_logprobs))
 
 
 def k2(logprobs, reference_logprobs):
