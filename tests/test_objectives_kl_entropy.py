@@ -125,7 +125,7 @@ def test_k3_is_not_clamped_where_the_policy_is_far_above_the_reference():
   assert value == 9999 and abs(gradient - 1) < 1e-6
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.floats(-1e4, 1e4, width=32))
 def test_k3_is_never_negative(x):
   assert kl.k3(jnp.float32(0), jnp.float32(x)) >= 0
@@ -203,7 +203,7 @@ def test_no_token_masks_nothing_and_a_share_out_of_range_is_refused():
       entropy.entropy_threshold(np.ones((1, 2)), np.ones((1, 2)), share)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.integers(0, 1000), st.floats(0.05, 1), st.permutations(range(5)))
 def test_the_share_kept_does_not_depend_on_order_or_cut(seed, share, order):
   rng = np.random.default_rng(seed)

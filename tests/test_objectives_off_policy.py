@@ -41,12 +41,17 @@ def _weights(config, d, mask):
 # ------------------------------------------------------------------ corrections
 
 
-@pytest.mark.parametrize('jit', [False, True])
-@pytest.mark.parametrize('config', CONFIGS, ids=NAMES)
-def test_values(config, jit):
+def test_values_compiled():
   d, mask = _rows()
-  function = lambda d, mask: _weights(config, d, mask)
-  found = (jax.jit(function) if jit else function)(d, mask)
+  every = lambda d, mask: [_weights(config, d, mask) for config in CONFIGS]
+  for config, found, expected in zip(CONFIGS, jax.jit(every)(d, mask), every(d, mask)):
+    np.testing.assert_allclose(found, expected, rtol=2e-6, err_msg=str(config))
+
+
+@pytest.mark.parametrize('config', CONFIGS, ids=NAMES)
+def test_values(config):
+  d, mask = _rows()
+  found = _weights(config, d, mask)
   expected = np.array([reference.correction(config, *row) for row in zip(np.float64(d), mask)])
   np.testing.assert_allclose(np.where(mask > 0, found, 1), expected, rtol=3e-6)
 
@@ -81,17 +86,17 @@ def test_nan_where_nothing_counts_is_never_read(config):
 
 
 @pytest.mark.parametrize('config', CONFIGS, ids=NAMES)
-@pytest.mark.parametrize('far', [1e4, -1e4])
-@pytest.mark.parametrize('shape', [(1, 1), (3, 4)])
-def test_extremes_are_finite(config, far, shape):
+@pytest.mark.parametrize('shape, far', [((1, 1), 1e4), ((3, 4), 1e4), ((3, 4), -1e4)])
+def test_extremes_are_finite(config, shape, far):
   mask = np.ones(shape, np.float32)
   mask[1:] = 0
   found = np.asarray(_weights(config, np.full(shape, far, np.float32), mask))
   assert np.isfinite(found).all() and (found >= 0).all()
 
 
-@settings(max_examples=25, deadline=None)
-@given(st.sampled_from(CONFIGS), st.integers(0, 1000), st.permutations(range(8)), st.integers(0, 5))
+@settings(max_examples=15, deadline=None)
+@given(st.sampled_from(CONFIGS), st.integers(0, 1000), st.permutations(range(8)),
+       st.sampled_from((0, 3)))
 def test_padding_and_the_order_of_rows_change_nothing(config, seed, order, extra):
   d, mask = _rows(seed)
   order = np.array(order)

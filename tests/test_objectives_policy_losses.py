@@ -1,6 +1,5 @@
 """Policy losses and aggregations against loops in float64, and the identities that bind them."""
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -54,12 +53,19 @@ def _expected(config, moving, held, old, advantages, mask):
 # ------------------------------------------------------------------ golden values
 
 
-@pytest.mark.parametrize('jit', [False, True])
-@pytest.mark.parametrize('config', CONFIGS, ids=NAMES)
-def test_values(config, jit):
+def test_values_compiled():
   arrays = _rows(0)
-  function = functools.partial(_loss, config)
-  found, metrics = (jax.jit(function) if jit else function)(*arrays)
+  every = lambda *arrays: [_loss(config, *arrays) for config in CONFIGS]
+  for config, found, expected in zip(CONFIGS, jax.jit(every)(*arrays), every(*arrays)):
+    np.testing.assert_allclose(found[0], expected[0], rtol=2e-6, err_msg=str(config))
+    for name in expected[1]:
+      np.testing.assert_array_equal(found[1][name], expected[1][name])
+
+
+@pytest.mark.parametrize('config', CONFIGS, ids=NAMES)
+def test_values(config):
+  arrays = _rows(0)
+  found, metrics = _loss(config, *arrays)
   logprobs, old, advantages, mask = map(np.float64, arrays)
   expected = _expected(config, logprobs, logprobs, old, advantages, mask)
   np.testing.assert_allclose(np.where(mask > 0, found, 0), expected, rtol=1e-5, atol=1e-7)
@@ -213,10 +219,10 @@ def test_the_sum_over_sequences_and_the_mean_over_prompts_by_hand():
   np.testing.assert_allclose(found, (8 / 3, 1.0), rtol=1e-6)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.sampled_from(tuple(masked.AGGREGATIONS)), st.integers(0, 1000),
        st.lists(st.integers(0, 2), min_size=6, max_size=6), st.permutations(range(6)),
-       st.integers(0, 4))
+       st.sampled_from((0, 3)))
 def test_a_step_cut_anyhow_has_the_same_sums(name, seed, part, order, extra):
   values, _, _, mask = _rows(seed)
   tokens = masked.tokens_of_groups(mask, GROUP)
@@ -272,8 +278,9 @@ def test_nan_where_nothing_counts_is_never_read(config):
     np.testing.assert_array_equal(a, b)
 
 
-@settings(max_examples=20, deadline=None)
-@given(st.sampled_from(CONFIGS), st.integers(0, 1000), st.permutations(range(6)), st.integers(0, 9))
+@settings(max_examples=15, deadline=None)
+@given(st.sampled_from(CONFIGS), st.integers(0, 1000), st.permutations(range(6)),
+       st.sampled_from((0, 3)))
 def test_padding_and_the_order_of_rows_change_nothing(config, seed, order, extra):
   arrays = _rows(seed)
   order = np.array(order)

@@ -71,8 +71,9 @@ def test_nan_where_nothing_counts_is_never_read(level):
     np.testing.assert_array_equal(a, b)
 
 
-@settings(max_examples=25, deadline=None)
-@given(st.sampled_from(LEVELS), st.integers(0, 1000), st.permutations(range(4)), st.integers(0, 9))
+@settings(max_examples=15, deadline=None)
+@given(st.sampled_from(LEVELS), st.integers(0, 1000), st.permutations(range(4)),
+       st.sampled_from((0, 3)))
 def test_padding_and_the_order_of_rows_change_nothing(level, seed, order, extra):
   logprobs, old, mask = _rows(seed)
   order = np.array(order)
