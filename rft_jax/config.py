@@ -175,9 +175,11 @@ class Config:
         (not reinforced or self.advantage.estimator not in ('remax', 'reinforce'),
          f'advantage.estimator={self.advantage.estimator!r} needs a baseline that grpo does not '
          'make (a greedy completion of each prompt, or a running mean); rloo is the nearest'),
-        (not reinforced or rollout.quantization == 'none' or self.grpo.importance_sampling_cap,
-         f'rollout.quantization={rollout.quantization!r} with grpo.importance_sampling_cap=0, need '
-         'a cap > 0 (2.0 is usual): samples of a rounded policy would count as the policy\'s own'),
+        (not reinforced or rollout.quantization == 'none' or
+         self.grpo.correction.correction != 'none',
+         f"rollout.quantization={rollout.quantization!r} with grpo.correction.correction='none', "
+         "need a correction ('tis' is usual): samples of a rounded policy would count as the "
+         "policy's own"),
     )
     return [problem for good, problem in checks if not good]
 

@@ -85,6 +85,7 @@ class Batch(NamedTuple):
   old_logprobs: Array | None = None  # f32[B, T] nats, before this update; None: the current ones
   reference_logprobs: Array | None = None  # f32[B, T] nats, of the reference policy
   sampler_logprobs: Array | None = None  # f32[B, T] nats, as the sampler computed them
+  group_tokens: Array | None = None  # f32[B], the weight of all rows of the row's group
 
 
 class TrainState(NamedTuple):

@@ -11,7 +11,8 @@ import pytest
 from rft_jax.objectives import kl, masked
 from rft_jax.objectives.advantages import AdvantageConfig, group_advantages
 from rft_jax.objectives.logprobs import token_statistics
-from rft_jax.objectives.policy_losses import clipped_surrogate, truncated_importance
+from rft_jax.objectives.off_policy import truncated_importance
+from rft_jax.objectives.policy_losses import clipped_surrogate
 
 
 # ------------------------------------------------------------------ advantages

@@ -13,6 +13,8 @@ from rft_jax import update as updates
 from rft_jax.algorithms import grpo, sft
 from rft_jax.data import packing
 from rft_jax.objectives import masked
+from rft_jax.objectives.masked import AGGREGATIONS
+from rft_jax.objectives.off_policy import CorrectionConfig
 from rft_jax.types import Batch, TrainState
 from rft_jax.update import UpdateConfig
 
@@ -38,7 +40,8 @@ def batch():
                rng.integers(0, 44, (B, T)).astype(np.int32), lengths,
                np.repeat(np.arange(P), G).astype(np.int32), weights, advantages=noise(1.0),
                old_logprobs=noise(0.3) - 3.8, reference_logprobs=noise(0.3) - 3.8,
-               sampler_logprobs=noise(0.1) - 3.8)
+               sampler_logprobs=noise(0.1) - 3.8,
+               group_tokens=masked.tokens_of_groups(weights, np.repeat(np.arange(P), G)))
 
 
 def _loss(**changes):
@@ -78,7 +81,7 @@ def _separate_rows(batch):
   return ids, starts + batch.completion_lengths, starts
 
 
-def _plain_objective(model, batch, config):
+def _plain_objective(model, batch, cap):
   """The GRPO objective written plainly, each row's prompt and completion apart."""
   ids, lengths, starts = _separate_rows(batch)
   table = jax.nn.log_softmax(model(ids, lengths=lengths)[..., :44] / 0.8)
@@ -88,25 +91,26 @@ def _plain_objective(model, batch, config):
   ratio = jnp.exp(logprobs - batch.old_logprobs[rows, columns])
   A = batch.advantages[rows, columns]
   policy = -jnp.minimum(ratio * A,
-                        jnp.clip(ratio, 1 - config.clip_low, 1 + config.clip_high) * A)
+                        jnp.clip(ratio, 1 - 0.2, 1 + 0.28) * A)
   q = np.exp(batch.old_logprobs - batch.sampler_logprobs)[rows, columns]
-  if config.importance_sampling_cap:
-    policy *= np.minimum(q, config.importance_sampling_cap)
+  if cap:
+    policy *= np.minimum(q, cap)
   x = batch.reference_logprobs[rows, columns] - logprobs
   return policy.mean() + 0.1 * (jnp.exp(x) - x - 1).mean()
 
 
 @pytest.mark.parametrize('cap', [0.0, 1.1])
 def test_the_update_follows_the_gradient_of_the_plainly_written_objective(model, batch, cap):
-  config = grpo.GrpoConfig(importance_sampling_cap=cap)
+  correction = CorrectionConfig(correction='tis', cap=cap) if cap else CorrectionConfig(
+      correction='none')
   value, gradient = jax.jit(jax.value_and_grad(
-      lambda m: _plain_objective(m, batch, config)))(model)
-  found, metrics = _gradient(model, batch, loss=_loss(importance_sampling_cap=cap))
+      lambda m: _plain_objective(m, batch, cap)))(model)
+  found, metrics = _gradient(model, batch, loss=_loss(correction=correction))
   np.testing.assert_allclose(metrics['loss'], value, rtol=1e-5)
   _assert_close((found, {}), (gradient, {}))
 
 
-@pytest.mark.parametrize('aggregation', grpo.AGGREGATIONS)
+@pytest.mark.parametrize('aggregation', AGGREGATIONS)
 def test_splitting_a_batch_does_not_change_loss_or_gradient(model, batch, aggregation):
   whole = _gradient(model, batch, loss=_loss(aggregation=aggregation))
   for tokens in (1, 200):

@@ -14,42 +14,48 @@ from rft_jax.algorithms.base import Algorithm, Room
 from rft_jax.data import order, packing
 from rft_jax.objectives import kl, masked
 from rft_jax.objectives.advantages import NEEDS, AdvantageConfig, group_advantages
-from rft_jax.objectives.policy_losses import clipped_surrogate, truncated_importance
+from rft_jax.objectives.off_policy import CORRECTIONS, CorrectionConfig
+from rft_jax.objectives.policy_choices import PolicyLossConfig, refusals
+from rft_jax.objectives.policy_losses import ANCHORED_AT_SAMPLER, LOSSES
+from rft_jax.objectives.ratios import LEVELS
 from rft_jax.rollout import RolloutConfig
 from rft_jax.types import Episode
 from rft_jax.update import Term
 
-AGGREGATIONS = ('token_mean', 'sequence_mean', 'constant')
-
 
 @dataclasses.dataclass(slots=True, kw_only=True)
 class GrpoConfig:
-  """The policy loss of GRPO."""
-  clip_low: float = 0.2  # the ratio's gradient stops below 1 - clip_low
-  clip_high: float = 0.28  # and above 1 + clip_high
+  """The loss of GRPO and its relatives: which policy loss, how it is aggregated, and a KL term."""
+  policy_loss: PolicyLossConfig = dataclasses.field(default_factory=PolicyLossConfig)
+  # What makes up for a sampler that rounds otherwise than the trainer; more with
+  # rollout.quantization.
+  correction: CorrectionConfig = dataclasses.field(default_factory=CorrectionConfig)
   kl_coef: float = 0.0  # weight of KL(policy || reference) in the loss; 0: no reference pass
-  kl_estimator: str = 'k3'  # k1, k2 or k3; see objectives/kl.py for what each one's gradient is
-  # Each token's loss is weighted by what the trainer gives it over what the sampler gave it, at
-  # most this (truncated importance sampling); the two differ by rounding, and more with
-  # rollout.quantization. 0: no weights.
-  importance_sampling_cap: float = 2.0
+  kl_estimator: str = 'k3'  # see objectives/kl.py for what each one's gradient is
   # token_mean: every token of the step weighs the same; sequence_mean: every completion does;
+  # sequence_sum: a completion weighs by its length; prompt_mean: every prompt weighs the same;
   # constant: sum over tokens / (completions * max_new_tokens), Dr.GRPO's.
   aggregation: str = 'token_mean'
 
   def validate(self) -> list[str]:
+    nested = [f'{group}.{problem}' for group in ('policy_loss', 'correction')
+              for problem in getattr(self, group).validate()]
+    chosen, correction = self.policy_loss, self.correction.correction
     checks = (
-        (0 <= self.clip_low <= 1, f'clip_low={self.clip_low}, need 0 to 1'),
-        (self.clip_high >= 0, f'clip_high={self.clip_high}, need >= 0'),
         (self.kl_coef >= 0, f'kl_coef={self.kl_coef}, need >= 0'),
         (self.kl_estimator in kl.ESTIMATORS,
          f'kl_estimator={self.kl_estimator!r}, need one of {tuple(kl.ESTIMATORS)}'),
-        (self.importance_sampling_cap >= 0,
-         f'importance_sampling_cap={self.importance_sampling_cap}, need >= 0 (0: no weights)'),
-        (self.aggregation in AGGREGATIONS,
-         f'aggregation={self.aggregation!r}, need one of {AGGREGATIONS}'),
+        (self.aggregation in masked.AGGREGATIONS,
+         f'aggregation={self.aggregation!r}, need one of {tuple(masked.AGGREGATIONS)}'),
+        (chosen.loss not in ANCHORED_AT_SAMPLER or correction == 'none',
+         f'correction.correction={correction!r} with policy_loss.loss={chosen.loss!r}, need none: '
+         'its ratio is over the sampler already'),
     )
-    return [problem for good, problem in checks if not good]
+    found = nested + [problem for good, problem in checks if not good]
+    if found:
+      return found
+    return [f'policy_loss and aggregation: {problem}' for problem in refusals(
+        chosen.loss, chosen.ratio_level, self.aggregation)]
 
 
 SUPERVISED = False
@@ -82,6 +88,8 @@ def make(room: Room) -> Algorithm:
     batch = packing.from_groups(graded, advantages(graded, advantage))
     if config.kl_coef:
       batch = batch._replace(reference_logprobs=room.score(room.reference, batch))
+    if config.aggregation == 'prompt_mean':
+      batch = batch._replace(group_tokens=masked.tokens_of_groups(batch.weights, batch.group))
     if updates_per_batch > 1:
       batch = batch._replace(old_logprobs=room.score(state.policy, batch))
     return batch, seen
@@ -113,34 +121,35 @@ def _component(grade, name) -> float:
 
 
 def loss(statistics, batch, *, config: GrpoConfig, max_new_tokens: int):
-  """The clipped surrogate plus kl_coef times the KL estimate, each over its own denominator."""
-  logprobs = statistics.logprobs
-  old = jax.lax.stop_gradient(logprobs) if batch.old_logprobs is None else batch.old_logprobs
-  aggregate = {
-      'token_mean': masked.over_tokens,
-      'sequence_mean': masked.over_sequences,
-      'constant': functools.partial(masked.over_constant, length=max_new_tokens),
-  }[config.aggregation]
-  over_tokens = lambda values: masked.over_tokens(values, batch.weights)
+  """The policy loss, corrected for the sampler, plus kl_coef times the KL estimate.
 
-  surrogate, bound_low, bound_high = clipped_surrogate(
-      logprobs, old, batch.advantages, clip_low=config.clip_low, clip_high=config.clip_high)
-  if config.importance_sampling_cap and batch.sampler_logprobs is not None:
-    surrogate *= truncated_importance(old, batch.sampler_logprobs,
-                                      cap=config.importance_sampling_cap)
-  terms = {'policy': Term(1.0, aggregate(surrogate, batch.weights))}
-  metrics = {
-      'clip_ratio/low_mean': over_tokens(bound_low.astype(jnp.float32)),
-      'clip_ratio/high_mean': over_tokens(bound_high.astype(jnp.float32)),
-      'clip_ratio/region_mean': over_tokens((bound_low | bound_high).astype(jnp.float32)),
-  }
+  Each is aggregated over its own denominator.
+  """
+  weights, chosen = batch.weights, config.policy_loss
+  only = lambda values: None if values is None else masked.only(values, weights)
+  logprobs, sampler = only(statistics.logprobs), only(batch.sampler_logprobs)
+  old = only(batch.old_logprobs)
+  old = jax.lax.stop_gradient(logprobs) if old is None else old
+  sizes = masked.Sizes(length=max_new_tokens, group_tokens=batch.group_tokens)
+  aggregate = lambda values: masked.AGGREGATIONS[config.aggregation](values, weights, sizes)
+  over_tokens = lambda values: masked.over_tokens(values, weights)
+
+  anchor = sampler if chosen.loss in ANCHORED_AT_SAMPLER and sampler is not None else old
+  ratio = LEVELS[chosen.ratio_level](logprobs, anchor, weights)
+  surrogate, bounds = LOSSES[chosen.loss](logprobs, anchor, ratio, batch.advantages, weights,
+                                          config=chosen)
+  if sampler is not None:
+    surrogate *= CORRECTIONS[config.correction.correction](old - sampler, weights,
+                                                           config.correction)
+  terms = {'policy': Term(1.0, aggregate(surrogate))}
+  metrics = {name: over_tokens(bound.astype(jnp.float32)) for name, bound in bounds.items()}
   if config.kl_coef:
-    estimate = kl.ESTIMATORS[config.kl_estimator](logprobs, batch.reference_logprobs)
-    terms['kl'] = Term(config.kl_coef, aggregate(estimate, batch.weights))
-    metrics['kl'] = over_tokens(kl.k3(logprobs, batch.reference_logprobs))
-  if batch.sampler_logprobs is not None:
-    difference = old - batch.sampler_logprobs
+    reference = only(batch.reference_logprobs)
+    estimate = kl.ESTIMATORS[config.kl_estimator](logprobs, reference)
+    terms['kl'] = Term(config.kl_coef, aggregate(estimate))
+    metrics['kl'] = over_tokens(kl.k3(logprobs, reference))
+  if sampler is not None:
+    difference = old - sampler
     metrics['sampling/sampling_logp_difference/mean'] = over_tokens(jnp.abs(difference))
-    metrics['sampling/importance_sampling_ratio/mean'] = over_tokens(
-        jnp.exp(jnp.clip(difference, -kl.MAX_LOG_RATIO, kl.MAX_LOG_RATIO)))
+    metrics['sampling/importance_sampling_ratio/mean'] = over_tokens(kl.clamped_exp(difference))
   return terms, metrics

@@ -3,7 +3,8 @@ import numpy as np
 
 from rft_jax.types import Batch, Episode, Example
 
-ROW_FIELDS = ('weights', 'advantages', 'old_logprobs', 'reference_logprobs', 'sampler_logprobs')
+ROW_FIELDS = ('weights', 'advantages', 'old_logprobs', 'reference_logprobs', 'sampler_logprobs',
+              'group_tokens')
 
 
 def from_examples(examples: list[Example]) -> Batch:
