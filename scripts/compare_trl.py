@@ -9,7 +9,6 @@ entry), explained where a reason is known and written below, and else DIFFERS, w
 """
 import argparse
 import functools
-import importlib
 import json
 import pathlib
 import subprocess
@@ -22,8 +21,10 @@ import numpy as np
 
 from rft_jax.objectives import kl, masked, policy_losses, unpaired_losses
 from rft_jax.objectives.advantages import AdvantageConfig, group_advantages
+from rft_jax.objectives.policy_choices import PolicyLossConfig
 from rft_jax.objectives.preference_losses import PreferenceConfig, preference
 from rft_jax.objectives.preference_pairs import chosen_nll, over_pairs, pair, sequence_sums
+from rft_jax.objectives.ratios import LEVELS
 from rft_jax.objectives.reward_losses import bradley_terry
 
 PEER = pathlib.Path(__file__).with_name('trl_losses.py')
@@ -37,10 +38,6 @@ EXPLAINED = {
     'orpo': 'TRL rounds its log-probs to float32 before the odds',
     'f-dpo alpha': 'TRL has no float64 here, so its side is float32 throughout',
 }
-
-
-class NotHereYet(Exception):
-  """A row whose function this checkout does not have."""
 
 
 def inputs(seed=0, P=4, T=12) -> dict[str, np.ndarray]:
@@ -105,38 +102,17 @@ def reward(x, given, *, margin=False, centring=0.0):
 
 def advantages(rewards, given, **settings):
   """A of each token, [B, T]."""
-  try:
-    config = AdvantageConfig(**settings)
-  except TypeError as error:
-    raise NotHereYet(f'advantages: {error}') from error
-  each = group_advantages(np.asarray(rewards).reshape(-1, G), config).reshape(-1, 1)
-  return jnp.asarray(each) * jnp.ones_like(given['mask'])
+  each = group_advantages(np.asarray(rewards).reshape(-1, G), AdvantageConfig(**settings))
+  return jnp.asarray(each.reshape(-1, 1)) * jnp.ones_like(given['mask'])
 
 
-def named(module, table, name):
-  """An entry of a table of ours, or NotHereYet."""
-  try:
-    return getattr(importlib.import_module(f'rft_jax.objectives.{module}'), table)[name]
-  except (ImportError, AttributeError, KeyError) as error:
-    raise NotHereYet(f'objectives.{module}.{table}[{name!r}]') from error
-
-
-def group(x, given, *, loss='clip', level='token', scale='group', aggregate=masked.over_sequences,
-          beta=0.0, **settings):
+def group(x, given, *, scale='group', aggregate=masked.over_sequences, beta=0.0, **settings):
   """The policy loss with its advantages, ratio level, aggregation and KL term."""
   weights, old = given['mask'], given['old']
+  config = PolicyLossConfig(**CLIP | settings)
   A = advantages(given['rewards'], given, scale=scale)
-  if (loss, level) == ('clip', 'token'):
-    values = policy_losses.clipped_surrogate(x, old, A, **CLIP)[0]
-  else:
-    ratio = named('ratios', 'LEVELS', level)(x, old, weights)
-    function = named('policy_losses', 'LOSSES', loss)
-    try:
-      config = policy_losses.PolicyLossConfig(loss=loss, **settings)
-    except (AttributeError, TypeError) as error:
-      raise NotHereYet(f'PolicyLossConfig: {error}') from error
-    values = function(x, ratio, A, weights, config=config)
-    values = values[0] if isinstance(values, tuple) else values
+  ratio = LEVELS[config.ratio_level](x, old, weights)
+  values, _ = policy_losses.LOSSES[config.loss](x, old, ratio, A, weights, config=config)
   if beta:
     values = values + beta * kl.k3(x, given['reference'])
   return mean(aggregate(values, weights))
@@ -195,11 +171,11 @@ def cases():
              part(group, scale=scale, aggregate=aggregate))
   yield 'grpo, KL (k3) 0.04', 'grpo', {'beta': 0.04}, part(group, beta=0.04)
   yield ('grpo, sequence level', 'grpo', {'importance_sampling_level': 'sequence'},
-         part(group, level='sequence', **CLIP))
+         part(group, ratio_level='sequence'))
   yield ('cispo, level 1.2', 'grpo', {'loss_type': 'cispo', 'epsilon_high': 1.2},
-         part(group, loss='cispo', cispo_level=1.2, aggregate=masked.over_tokens))
+         part(group, loss='cispo', cispo_high_level=1.2, aggregate=masked.over_tokens))
   yield ('sapo', 'grpo', {'loss_type': 'sapo'},
-         part(group, loss='sapo', sapo_positive=1.0, sapo_negative=1.05))
+         part(group, loss='sapo'))
   yield 'rloo', 'rloo', {}, rloo
   yield 'rloo, KL (k1) 0.05', 'rloo', {'beta': 0.05}, part(rloo, beta=0.05)
 
@@ -228,11 +204,7 @@ def main():
   differs = 0
   for name, _, _, ours in rows:
     loss, gradient = theirs[f'{name}/loss'], theirs[f'{name}/gradient']
-    try:
-      found = jax.value_and_grad(ours)(given['logprobs'], given)
-    except NotHereYet as error:
-      print(f'{name:26}{float(loss):12.6f}{"":20}  not here yet: {error}')
-      continue
+    found = jax.value_and_grad(ours)(given['logprobs'], given)
     of_loss = abs(float(found[0]) - loss) / abs(loss)
     of_gradient = np.abs(found[1] - gradient).max() / np.abs(gradient).max()
     good = max(of_loss, of_gradient) <= TOLERANCE
