@@ -23,6 +23,7 @@ from rft_jax.types import Episode, Example
 from rft_jax.update import score_batch
 
 STREAM = 0xD0C  # folded into the seed: the examination has random numbers of its own
+FREE = {'type': 'string_check', 'name': 'free', 'operation': 'eq', 'input': '', 'reference': ''}
 
 
 class Finding(NamedTuple):
@@ -99,12 +100,12 @@ def _sample(config, rooms, policy, examples):
   """Returns (Rollout, seconds of a rollout in which nothing is compiled any more)."""
   settings = dataclasses.replace(
       config.rollout, samples_per_prompt=config.doctor.samples_per_prompt, max_grader_faults=1.0)
-  run = rollout.make(rooms.chat, rooms.grader, settings, seed=config.seed ^ STREAM,
-                     mesh=rooms.mesh, response_format=rooms.response_format)
-  occurrences = list(range(len(examples)))
-  run(policy, examples, occurrences, 0)  # compiles
+  run = lambda grader: rollout.make(
+      rooms.chat, grader, settings, seed=config.seed ^ STREAM, mesh=rooms.mesh,
+      response_format=rooms.response_format)(policy, examples, list(range(len(examples))), 0)
+  run(graders.make(FREE))  # compiles; judges and servers are not asked twice
   began = time.monotonic()
-  return run(policy, examples, occurrences, 0), time.monotonic() - began
+  return run(rooms.grader), time.monotonic() - began
 
 
 def _grades(groups, settings: DoctorConfig, threshold):
@@ -226,8 +227,8 @@ def _games(rooms, cases, episodes, config):
   seen = [e.grade.reward for e in episodes if e.grade.reward is not None]
   means = {}
   for name, texts in attacks.items():
-    longest = max(map(len, rooms.chat.encode(texts[:1])))
-    means[name] = (_mean_grade(rooms, cases, texts), longest)
+    lengths = [len(ids) for ids in rooms.chat.encode(list(dict.fromkeys(texts)))]
+    means[name] = (_mean_grade(rooms, cases, texts), int(np.median(lengths)))
   possible = [mean for mean, _ in means.values() if mean is not None]
   low, top = (min([*seen, *possible]), max([*seen, 1.0])) if seen else (0.0, 1.0)
   half, policy = (low + top) / 2, float(np.mean(seen)) if seen else low

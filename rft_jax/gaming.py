@@ -30,8 +30,10 @@ def answers(cases: list[Case], fields: frozenset[str] | None) -> dict[str, list[
   everywhere = lambda text: [text] * len(cases)
   made = {'an empty answer': everywhere(''), 'the prompt echoed': [case.prompt for case in cases]}
   columns = _columns(cases, fields)
+  offered = {field: _by_frequency(text for texts in column for text in texts)
+             for field, column in columns.items()}
   for field, column in columns.items():
-    options = _by_frequency(text for texts in column for text in texts)
+    options = offered[field]
     made[f'the most frequent item.{field}'] = everywhere(options[0])
     first = [texts[0] if texts else '' for texts in column]
     made[f"another row's item.{field}"] = _of_another(first)
@@ -43,11 +45,9 @@ def answers(cases: list[Case], fields: frozenset[str] | None) -> dict[str, list[
     made['the most frequent answer'] = everywhere(_by_frequency(known)[0])
     made["another row's answer"] = _of_another([case.answer or '' for case in cases])
     made['a very long answer'] = everywhere(_long(known))
-    for field, column in columns.items():
-      options = _by_frequency(text for texts in column for text in texts)
-      for known_answer in _by_frequency(known)[:1]:
-        if stuffed := _stuffed(known_answer, known, options):
-          made[f'every item.{field} in the form of an answer'] = everywhere(stuffed)
+    for field, options in offered.items():
+      if stuffed := _stuffed(_by_frequency(known)[0], known, options):
+        made[f'every item.{field} in the form of an answer'] = everywhere(stuffed)
   return made
 
 

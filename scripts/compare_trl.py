@@ -120,11 +120,13 @@ def group(x, given, *, scale='group', aggregate=masked.over_sequences, beta=0.0,
 
 def rloo(x, given, *, beta=0.0):
   """One ratio for a whole completion, the product of its tokens', and KL (k1) in the reward."""
-  sums = lambda x: sequence_sums(x, given['mask'])
-  rewards = given['rewards'].reshape(-1) - beta * sums(kl.k1(given['old'], given['reference']))
-  A = advantages(rewards, given, estimator='rloo')[:, :1]
-  return policy_losses.clipped_surrogate(sums(x)[:, None], sums(given['old'])[:, None], A,
-                                         **CLIP)[0].mean()
+  weights, old = given['mask'], given['old']
+  kl_sums = sequence_sums(kl.k1(old, given['reference']), weights)
+  A = advantages(given['rewards'].reshape(-1) - beta * kl_sums, given, estimator='rloo')
+  ratio = LEVELS['product'](x, old, weights)
+  values, _ = policy_losses.clip(x, old, ratio, A, weights,
+                                 config=PolicyLossConfig(ratio_level='product', **CLIP))
+  return mean(masked.over_sequences(values, weights))
 
 
 # ------------------------------------------------------------------ the cases

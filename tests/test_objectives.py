@@ -12,7 +12,9 @@ from rft_jax.objectives import kl, masked
 from rft_jax.objectives.advantages import AdvantageConfig, group_advantages
 from rft_jax.objectives.logprobs import token_statistics
 from rft_jax.objectives.off_policy import truncated_importance
-from rft_jax.objectives.policy_losses import clipped_surrogate
+from rft_jax.objectives.policy_choices import PolicyLossConfig
+from rft_jax.objectives.policy_losses import clip
+from rft_jax.objectives.ratios import LEVELS
 
 
 # ------------------------------------------------------------------ advantages
@@ -70,12 +72,21 @@ def test_rescaling_rewards_leaves_group_scale_unchanged_and_none_linear():
 # ------------------------------------------------------------------ policy loss
 
 
+def _clip(logprobs, old_logprobs, advantages, *, clip_low=0.2, clip_high=0.28):
+  """The loss, and where its lower and its upper bound bind; every token counts."""
+  weights = jnp.ones_like(advantages)
+  ratio = LEVELS['token'](logprobs, old_logprobs, weights)
+  loss, bounds = clip(logprobs, old_logprobs, ratio, advantages, weights,
+                      config=PolicyLossConfig(clip_low=clip_low, clip_high=clip_high))
+  return loss, bounds['clip_ratio/low_mean'], bounds['clip_ratio/high_mean']
+
+
 @pytest.mark.parametrize('jit', [False, True])
-def test_clipped_surrogate_golden(jit):
+def test_clip_golden(jit):
   # r = 1.5 with A = 1 is held at 1.2; r = 0.5 with A = -1 at 0.8; r = 0.5 with A = 1 is not.
   ratio = jnp.array([[1.5, 0.5, 0.5, 1.5]])
   advantages = jnp.array([[1.0, -1.0, 1.0, -1.0]])
-  function = functools.partial(clipped_surrogate, clip_low=0.2, clip_high=0.2)
+  function = functools.partial(_clip, clip_low=0.2, clip_high=0.2)
   loss, low, high = (jax.jit(function) if jit else function)(
       jnp.log(ratio), jnp.zeros((1, 4)), advantages)
   np.testing.assert_allclose(loss, [[-1.2, 0.8, -0.5, 1.5]], rtol=1e-6)
@@ -86,20 +97,19 @@ def test_clipped_surrogate_golden(jit):
 def test_gradient_stops_where_a_bound_binds_and_only_there():
   ratio = jnp.array([1.5, 0.5, 0.5, 1.5])
   advantages = jnp.array([1.0, -1.0, 1.0, -1.0])
-  gradient = jax.grad(lambda x: clipped_surrogate(x, jnp.zeros(4), advantages)[0].sum())(
+  gradient = jax.grad(lambda x: _clip(x, jnp.zeros(4), advantages)[0].sum())(
       jnp.log(ratio))
   np.testing.assert_allclose(gradient, [0, 0, -0.5, 1.5], rtol=1e-6)
 
 
 def test_on_policy_gradient_is_minus_advantage():
   logprobs, advantages = jnp.array([-1.0, -2.0]), jnp.array([0.3, -0.7])
-  gradient = jax.grad(lambda x: clipped_surrogate(x, jax.lax.stop_gradient(x), advantages)[0].sum()
-                     )(logprobs)
+  gradient = jax.grad(lambda x: _clip(x, jax.lax.stop_gradient(x), advantages)[0].sum())(logprobs)
   np.testing.assert_allclose(gradient, -advantages, rtol=1e-6)
 
 
 def test_a_huge_log_ratio_does_not_overflow():
-  loss, _, _ = clipped_surrogate(jnp.array([0.0]), jnp.array([-500.0]), jnp.array([-1.0]))
+  loss, _, _ = _clip(jnp.array([0.0]), jnp.array([-500.0]), jnp.array([-1.0]))
   assert np.isfinite(loss).all()
 
 
@@ -116,7 +126,7 @@ def test_importance_weights_make_the_sampler_s_mean_the_trainer_s():
 
 def test_shapes_that_differ_are_refused():
   with pytest.raises(ValueError, match=r'\(2,\).*\(3,\)'):
-    clipped_surrogate(jnp.zeros(2), jnp.zeros(3), jnp.zeros(2))
+    _clip(jnp.zeros(2), jnp.zeros(3), jnp.zeros(2))
 
 
 # ------------------------------------------------------------------ KL

@@ -116,15 +116,6 @@ def test_the_bounds_that_bind_are_counted_on_their_side(config):
   np.testing.assert_array_equal(metrics['clip_ratio/region_mean'], expected_low | expected_high)
 
 
-def test_clip_on_token_ratios_is_the_clipped_surrogate():
-  logprobs, old, advantages, mask = _rows(5)
-  found, metrics = _loss(PolicyLossConfig(), logprobs, old, advantages, mask)
-  expected, low, high = policy_losses.clipped_surrogate(logprobs, old, advantages)
-  np.testing.assert_allclose(found[mask > 0], expected[mask > 0], rtol=1e-6)
-  np.testing.assert_array_equal(metrics['clip_ratio/low_mean'], low & (mask > 0))
-  np.testing.assert_array_equal(metrics['clip_ratio/high_mean'], high & (mask > 0))
-
-
 def test_guards_against_large_ratios_by_hand():
   # r = 10 with A = -2: PPO 20, dual clip at 3 holds it at 6, delta at 4 at 8; A = 2 is clipped.
   logprobs, old = jnp.log(jnp.array([[10.0, 10.0]])), jnp.zeros((1, 2))

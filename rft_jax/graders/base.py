@@ -123,6 +123,13 @@ def faulty(grader, fault: template.Fault) -> Grade:
   return (policy_fault if fault.of_policy else grader_fault)(grader, fault.errors)
 
 
+def sandbox_fault(grader, kind: str, details: str) -> Grade:
+  """Returns the Grade where a process failed around the answer: time-out, memory, killed, ..."""
+  return grader_fault(grader, {'python_grader_server_error': True,
+                               'python_grader_server_error_type': kind,
+                               'python_grader_server_error_details': details})
+
+
 def template_problems(given: dict[str, Any], fields) -> list[str]:
   """Returns what is wrong with those of the fields that are given, each a template."""
   return [f'{field}: {problem}' for field in fields if field in given

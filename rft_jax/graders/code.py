@@ -93,11 +93,7 @@ class Code:
         places.append(place)
       except template.Fault as fault:
         grades[place] = base.faulty(self, fault)
-    try:
-      outcomes = self._sandbox.run(calls)
-    except OSError as error:  # no process, pipe or folder to be had
-      outcomes = [Outcome('worker_failed', None, str(error))] * len(calls)
-    for place, outcome in zip(places, outcomes):
+    for place, outcome in zip(places, self._sandbox.run(calls)):
       grades[place] = self._grade(outcome)
     return grades
 
@@ -118,9 +114,7 @@ class Code:
     if outcome.kind == 'tests_broken':
       return base.grader_fault(self, {'other_error': True, 'other_error_details':
                                       f'tests: {outcome.details}'})
-    return base.grader_fault(self, {'python_grader_server_error': True,
-                                    'python_grader_server_error_type': outcome.kind,
-                                    'python_grader_server_error_details': outcome.details})
+    return base.sandbox_fault(self, outcome.kind, outcome.details)
 
   def item_fields(self) -> frozenset[str]:
     """Returns the paths of item that the templates read."""

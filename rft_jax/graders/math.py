@@ -83,10 +83,8 @@ class Math:
     if verdict.kind == 'no_reference':
       return base.grader_fault(self, {'other_error': True, 'other_error_details': (
           f'reference is {wanted!r:.200}, need a mathematical expression')})
-    return base.grader_fault(self, {
-        'python_grader_server_error': True, 'python_grader_server_error_type': verdict.kind,
-        'python_grader_server_error_details': (
-            f'{verdict.details}; reference {wanted!r:.200}, end of the answer {given[-200:]!r}')})
+    return base.sandbox_fault(self, verdict.kind, (
+        f'{verdict.details}; reference {wanted!r:.200}, end of the answer {given[-200:]!r}'))
 
   def item_fields(self) -> frozenset[str]:
     """Returns the paths of item that either template reads."""

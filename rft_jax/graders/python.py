@@ -87,11 +87,7 @@ class Python:
       except (TypeError, ValueError, RecursionError) as error:
         grades[place] = base.grader_fault(self, {
             'other_error': True, 'other_error_details': f'item or sample is not JSON: {error}'})
-    try:
-      outcomes = self._sandbox.run(calls)
-    except OSError as error:  # no process, pipe or folder to be had
-      outcomes = [Outcome('worker_failed', None, str(error))] * len(calls)
-    for place, outcome in zip(places, outcomes):
+    for place, outcome in zip(places, self._sandbox.run(calls)):
       grades[place] = self._grade(outcome)
     return grades
 
@@ -101,9 +97,7 @@ class Python:
     if outcome.kind == 'raised':
       return base.policy_fault(self, {'python_grader_runtime_error': True,
                                       'python_grader_runtime_error_details': outcome.details})
-    return base.grader_fault(self, {'python_grader_server_error': True,
-                                    'python_grader_server_error_type': outcome.kind,
-                                    'python_grader_server_error_details': outcome.details})
+    return base.sandbox_fault(self, outcome.kind, outcome.details)
 
   def item_fields(self) -> None:
     """Returns None: what a program reads cannot be told from outside."""

@@ -107,6 +107,9 @@ class Sandbox:
           self._exchange(outcomes)
           for worker in [one for one in self._workers if one.failure]:
             self._dismiss(worker, waiting, outcomes)
+      except OSError as error:  # no process, pipe or folder to be had
+        _kill_all(self._workers)
+        return [Outcome('worker_failed', None, str(error))] * len(calls)
       except BaseException:  # answers may be under way: no later call shall take them for its own
         _kill_all(self._workers)
         raise

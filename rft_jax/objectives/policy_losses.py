@@ -40,42 +40,14 @@ def clip_widths(config) -> tuple[float, float]:
           high if config.clip_high is None else config.clip_high)
 
 
-def clipped_surrogate(logprobs, old_logprobs, advantages, *, clip_low=0.2, clip_high=0.28):
-  """Returns PPO's clipped policy loss of each token, and where its bounds bind.
-
-      r = exp(logprobs - old_logprobs)
-      loss = -min(r A, clip(r, 1 - clip_low, 1 + clip_high) A)
-
-  Schulman et al. 2017, https://arxiv.org/abs/1707.06347, eq. 7. Unequal bounds ("clip-higher")
-  are from DAPO, https://arxiv.org/abs/2503.14476.
-
-  Args:
-    logprobs: f32[B, T] nats, of the sampled tokens under the policy being trained.
-    old_logprobs: f32[B, T] nats, of the same tokens before this update; a constant.
-    advantages: f32[B, T], already centred; a constant.
-    clip_low, clip_high: how far r may fall below or rise above 1 before its gradient stops.
-
-  Returns:
-    (loss f32[B, T], bound_low bool[B, T], bound_high bool[B, T]). The lower bound binds only
-    where A < 0, the upper one only where A > 0.
-  """
-  if not logprobs.shape == old_logprobs.shape == advantages.shape:
-    raise ValueError(f'shapes differ: logprobs {logprobs.shape}, old_logprobs '
-                     f'{old_logprobs.shape}, advantages {advantages.shape}')
-  old_logprobs, advantages = jax.lax.stop_gradient((old_logprobs, advantages))
-  ratio = clamped_exp(logprobs - old_logprobs)
-  clipped = jnp.clip(ratio, 1 - clip_low, 1 + clip_high)
-  loss = -jnp.minimum(ratio * advantages, clipped * advantages)
-  return loss, *_bounds(ratio, advantages, clip_low, clip_high)
-
-
 def clip(logprobs, old_logprobs, ratio, advantages, weights, *, config):
   """PPO's clipped loss on any ratio, with two guards against large ratios.
 
       loss = -min(min(r, delta) A, clip(r, 1 - clip_low, 1 + clip_high) A)
       where A < 0: loss = min(loss, -dual_clip A)
 
-  On token ratios PPO, GRPO, DAPO: see clipped_surrogate. On sequence ratios GSPO,
+  On token ratios PPO, https://arxiv.org/abs/1707.06347, eq. 7, and GRPO; unequal widths
+  ("clip-higher") are DAPO's, https://arxiv.org/abs/2503.14476. On sequence ratios GSPO,
   https://arxiv.org/abs/2507.18071. Where A < 0 PPO lets r grow without bound, and both guards end
   that: dual_clip (https://arxiv.org/abs/1912.09729, eq. 8) and delta
   (https://arxiv.org/abs/2505.07291). Each is off at 0. Bounds are counted before them.

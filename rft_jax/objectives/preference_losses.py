@@ -13,7 +13,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rft_jax.objectives.kl import MAX_LOG_RATIO
+from rft_jax.objectives.kl import MAX_LOG_RATIO, clamped_exp
 from rft_jax.objectives.masked import Weighted
 from rft_jax.objectives.preference_pairs import (over_pairs, pair, present, sequence_means,
                                                  sequence_sums)
@@ -221,7 +221,7 @@ def discopop(x_w, x_l, *, config):
   """(1 - mu) (-log sigma(h)) + mu e^-h, mu = sigma(h / tau). https://arxiv.org/abs/2406.08414"""
   h = config.beta * (x_w - x_l)
   mu = jax.nn.sigmoid(h / config.tau)
-  return -(1 - mu) * jax.nn.log_sigmoid(h) + mu * _exp(-h)
+  return -(1 - mu) * jax.nn.log_sigmoid(h) + mu * clamped_exp(-h)
 
 
 def simpo(x_w, x_l, *, config):
@@ -262,9 +262,9 @@ LOSSES = {
 # f-DPO (Wang et al. 2023, https://arxiv.org/abs/2309.16240): x becomes f'(e^x), less f'(1).
 DIVERGENCES = {
     'reverse_kl': lambda x, alpha: x,
-    'forward_kl': lambda x, alpha: 1 - _exp(-x),
+    'forward_kl': lambda x, alpha: 1 - clamped_exp(-x),
     'js': lambda x, alpha: jnp.log(2.0) + jax.nn.log_sigmoid(x),
-    'alpha': lambda x, alpha: (_exp((alpha - 1) * x) - 1) / (alpha - 1),
+    'alpha': lambda x, alpha: (clamped_exp((alpha - 1) * x) - 1) / (alpha - 1),
 }
 
 
@@ -283,7 +283,3 @@ def log_odds(logprob):
 
 def _smoothed(h, eps):
   return -(1 - eps) * jax.nn.log_sigmoid(h) - eps * jax.nn.log_sigmoid(-h)
-
-
-def _exp(x):
-  return jnp.exp(jnp.clip(x, -MAX_LOG_RATIO, MAX_LOG_RATIO))

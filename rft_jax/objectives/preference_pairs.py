@@ -7,14 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rft_jax.objectives.masked import Weighted, over_tokens
+from rft_jax.objectives.masked import Weighted, only, over_tokens
 
 
 def sequence_sums(logprobs, weights):
   """Returns the weighted sum over tokens of each row: f32[B, T] -> f32[B]; weight 0 is not read."""
   if logprobs.shape != weights.shape:
     raise ValueError(f'shapes differ: logprobs {logprobs.shape}, weights {weights.shape}')
-  return (jnp.where(weights > 0, logprobs, 0.0) * weights).sum(-1)
+  return (only(logprobs, weights) * weights).sum(-1)
 
 
 def sequence_means(sums, weights):
@@ -38,7 +38,7 @@ def present(weights, chosen, rejected):
 
 def over_pairs(values, present) -> Weighted:
   """Returns the sum over pairs f32[N] with their number; absent pairs are never read."""
-  return Weighted(jnp.where(present > 0, values, 0.0).sum(), present.sum())
+  return Weighted(only(values, present).sum(), present.sum())
 
 
 def over_prompts(values, present, prompt, P: int) -> Weighted:
@@ -53,7 +53,7 @@ def over_prompts(values, present, prompt, P: int) -> Weighted:
     prompt: i32[N], 0..P-1, to which prompt each pair belongs; anything for absent pairs.
   """
   prompt = jnp.where(present > 0, prompt, 0)
-  sums = jax.ops.segment_sum(jnp.where(present > 0, values, 0.0), prompt, P)
+  sums = jax.ops.segment_sum(only(values, present), prompt, P)
   counts = jax.ops.segment_sum(present, prompt, P)
   means = jnp.where(counts > 0, sums / jnp.where(counts > 0, counts, 1.0), 0.0)
   return Weighted(means.sum(), (counts > 0).sum(dtype=jnp.float32))

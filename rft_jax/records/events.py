@@ -58,20 +58,20 @@ class Events:
       seconds: sampling, training, eval and full_iteration.
       loss: of a supervised step.
     """
-    data = {'step': step, 'total_steps': total_steps}
+    held_out = _values(valid)
+    data = {'step': step, 'total_steps': total_steps,
+            'full_valid_mean_reward': held_out['reward_mean'],
+            'full_valid_mean_parse_error': held_out['parse_error_mean']}
     text = f'Step {step}/{total_steps} '
     if train is None:
       data |= {'train_loss': loss}
       text += f', training loss={loss:.2f}' if loss is not None else ''
     else:
-      data |= _payload(graders, train, valid)
+      data |= _payload(graders, train, valid, held_out)
       text += f", train mean reward={_two(data['train_mean_reward'])}"
     if valid is not None:
-      full = _values(valid)
-      data |= {'full_valid_mean_reward': full['reward_mean'],
-               'full_valid_mean_parse_error': full['parse_error_mean']}
-      text += (f", full validation mean reward={_two(full['reward_mean'])}, full validation mean "
-               f"parse error={_two(full['parse_error_mean'])}")
+      text += (f", full validation mean reward={_two(data['full_valid_mean_reward'])}, full "
+               f"validation mean parse error={_two(data['full_valid_mean_parse_error'])}")
     data.setdefault('timing', {})['step'] = seconds
     self._append('metrics', 'info', text, data)
 
@@ -96,10 +96,10 @@ class Events:
     self.close()
 
 
-def _payload(graders, train: Side, valid: Side | None) -> dict:
-  """Returns the data of a metrics event, apart from its step and timing."""
+def _payload(graders, train: Side, valid: Side | None, held_out) -> dict:
+  """Returns what the data of a metrics event has of graders and samples."""
   sides = {'train': train, 'valid': valid}
-  ours = {side: _values(given) for side, given in sides.items()}
+  ours = {'train': _values(train), 'valid': held_out}
   columns = {side: _by_grader(graders, given) for side, given in sides.items()}
 
   def listed(keys):
@@ -121,7 +121,6 @@ def _payload(graders, train: Side, valid: Side | None) -> dict:
       'scores': {'graders': listed(['reward_mean']), **both('reward_mean')},
       'timing': {'graders': listed(['execution_latency_mean'])},
       'train_mean_reward': ours['train']['reward_mean'],
-      'full_valid_mean_reward': None, 'full_valid_mean_parse_error': None,
       'reasoning_tokens_mean': ours['train']['reasoning_tokens_mean'],
       'valid_reasoning_tokens_mean': ours['valid']['reasoning_tokens_mean'],
       'completion_tokens_mean': ours['train']['completion_tokens_mean'],
