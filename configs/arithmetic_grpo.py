@@ -30,7 +30,7 @@ one sample in ten was right (0.11 to 0.03 in 100 steps at 5e-4; at 1e-4 0.11 to 
 import pathlib
 
 from rft_jax import config as configs
-from rft_jax.algorithms.grpo import GrpoConfig
+from rft_jax.objectives.policy_objective import ObjectiveConfig
 from rft_jax.algorithms.sft import SftConfig
 from rft_jax.data.chat import ChatConfig
 from rft_jax.data.rows import DataConfig
@@ -73,6 +73,6 @@ def get_config(directory: str = DATA) -> configs.Config:
       ),
       sft=SftConfig(target='{{ item.solution }}', rows_per_step=32),
       rollout=RolloutConfig(prompts_per_step=32, samples_per_prompt=8, max_new_tokens=40),
-      grpo=GrpoConfig(),
+      objective=ObjectiveConfig(),
       evaluate=configs.EvaluateConfig(every=0, samples_per_prompt=4),
       checkpoints=configs.CheckpointConfig(every=200))

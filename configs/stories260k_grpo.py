@@ -60,7 +60,7 @@ import pathlib
 import numpy as np
 
 from rft_jax import config as configs
-from rft_jax.algorithms.grpo import GrpoConfig
+from rft_jax.objectives.policy_objective import ObjectiveConfig
 from rft_jax.data.chat import ChatConfig
 from rft_jax.data.rows import DataConfig
 from rft_jax.optim import OptimConfig
@@ -175,7 +175,7 @@ def get_config(source: str = '') -> configs.Config:
           learning_rate=3e-4, schedule='cosine', warmup_steps=2, final_fraction=0.1)),),
       rollout=RolloutConfig(prompts_per_step=16, samples_per_prompt=8, max_new_tokens=96,
                             temperature=0.7, grade_truncated=True),
-      grpo=GrpoConfig(kl_coef=0.05, kl_estimator='k3'),
+      objective=ObjectiveConfig(kl_coef=0.05, kl_estimator='k3'),
       evaluate=configs.EvaluateConfig(every=8, samples_per_prompt=4, temperature=0.7,
                                       pass_threshold=0.5),
       checkpoints=configs.CheckpointConfig(every=8))

@@ -9,7 +9,6 @@ from dataclasses import field
 from typing import NamedTuple
 
 from rft_jax.algorithms import ALGORITHMS
-from rft_jax.algorithms.grpo import GrpoConfig
 from rft_jax.algorithms.sft import SftConfig
 from rft_jax.data.chat import ChatConfig
 from rft_jax.data.rows import DataConfig
@@ -17,6 +16,7 @@ from rft_jax.graders.judges import JudgeConfig
 from rft_jax.graders.sandbox import SandboxConfig
 from rft_jax.models.attention import IMPLEMENTATIONS
 from rft_jax.objectives.advantages import AdvantageConfig
+from rft_jax.objectives.policy_objective import ObjectiveConfig
 from rft_jax.optim import OptimConfig
 from rft_jax.records.checkpoint import CheckpointConfig
 from rft_jax.records.report import ReportConfig
@@ -125,7 +125,7 @@ class Config:
   sft: SftConfig = field(default_factory=SftConfig)
   rollout: RolloutConfig = field(default_factory=RolloutConfig)
   advantage: AdvantageConfig = field(default_factory=AdvantageConfig)
-  grpo: GrpoConfig = field(default_factory=GrpoConfig)
+  objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)  # of reinforced stages
   update: UpdateConfig = field(default_factory=UpdateConfig)
   mesh: MeshConfig = field(default_factory=MeshConfig)
   evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
@@ -176,9 +176,9 @@ class Config:
          f'advantage.estimator={self.advantage.estimator!r} needs a baseline that grpo does not '
          'make (a greedy completion of each prompt, or a running mean); rloo is the nearest'),
         (not reinforced or rollout.quantization == 'none' or
-         self.grpo.correction.correction != 'none',
-         f"rollout.quantization={rollout.quantization!r} with grpo.correction.correction='none', "
-         "need a correction ('tis' is usual): samples of a rounded policy would count as the "
+         self.objective.correction.correction != 'none',
+         f'rollout.quantization={rollout.quantization!r} with '
+         "objective.correction.correction='none', need a correction ('tis' is usual): samples of a rounded policy would count as the "
          "policy's own"),
     )
     return [problem for good, problem in checks if not good]

@@ -280,7 +280,7 @@ def _cost(config, rooms, policy, sampled, seconds):
   score()
   forward = (time.monotonic() - began) / len(sampled.episodes())
   sampling = seconds / len(sampled.episodes())
-  passes = 3 + (config.grpo.kl_coef > 0) + (config.update.updates_per_batch > 1)
+  passes = 3 + (config.objective.kl_coef > 0) + (config.update.updates_per_batch > 1)
   total, steps = 0.0, {}
   for number, stage in enumerate(config.stages):
     if ALGORITHMS[stage.algorithm].SUPERVISED:

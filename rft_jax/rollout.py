@@ -19,7 +19,7 @@ class RolloutConfig(SamplingConfig):
   samples_per_prompt: int = 8  # the group; sequences per step = prompts x samples
   slots: int = 0  # completions decoded side by side on each part of the mesh; 0: chosen
   # Of the kernels while training samples are drawn: 'none', or 'int8' (half of what bfloat16
-  # reads). The samples are then of a rounded policy; grpo.correction makes up for that.
+  # reads). The samples are then of a rounded policy; objective.correction makes up for that.
   quantization: str = 'none'
   # The reward of a policy fault: the answer does not parse, lacks a field or was cut off.
   ungradable_reward: float = 0.0

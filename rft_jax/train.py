@@ -114,7 +114,7 @@ def _run_stage(desk, span, state, tokens, last, *, fresh):
   steps = stage.steps * algorithm.updates_per_batch
   tx = optim.make(stage.optim, steps)
   if fresh:
-    state = state._replace(optimizer=sharding.place(tx.init, mesh, state.policy))
+    state = state._replace(optimizer=sharding.place(tx.init, mesh, state.policy), memory={})
   update = make_update(algorithm.loss, tx, config=config.update, mesh=mesh,
                        temperature=algorithm.temperature,
                        skip_zero_advantages=algorithm.zero_advantages_teach_nothing,
@@ -138,7 +138,8 @@ def _run_stage(desk, span, state, tokens, last, *, fresh):
 def _step(algorithm: Algorithm, update, state: TrainState):
   """One step: make the batch, then the optimizer steps on its parts."""
   began, compiled = time.monotonic(), compilations.so_far()
-  batch, values = algorithm.collect(state, state.step)
+  batch, values, memory = algorithm.collect(state, state.step)
+  state = state._replace(memory=state.memory if memory is None else memory)
   collected = time.monotonic()
   learned = []
   if batch is not None:
@@ -150,7 +151,8 @@ def _step(algorithm: Algorithm, update, state: TrainState):
   values['seconds/collect'] = collected - began
   values['seconds/update'] = time.monotonic() - collected
   values['compilations'] = compilations.so_far() - compiled
-  return state._replace(step=state.step + 1), values
+  memory = {**state.memory, 'last': values}
+  return state._replace(step=state.step + 1, memory=memory), values
 
 
 def _algorithm(desk, span, state, keep) -> Algorithm:
@@ -162,7 +164,7 @@ def _algorithm(desk, span, state, keep) -> Algorithm:
     desk.checkpoints.save_reference(span.number, state.policy)
   return module.make(Room(
       groups=groups, seed=config.seed, first_step=span.first,
-      examples=rooms.train[span.number],
+      examples=rooms.train[span.number], validation=rooms.validation,
       reference=desk.checkpoints.restore_reference(
           span.number, sharding.abstract(state.policy, rooms.mesh)) if needs_reference else None,
       rollout=rollout.make(rooms.chat, rooms.grader, config.rollout, seed=config.seed,

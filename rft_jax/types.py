@@ -33,6 +33,8 @@ class Example(NamedTuple):
   item: Item
   prompt_ids: list[int]  # the rendered prompt, generation prompt included
   target_ids: list[int] | None  # supervised: the completion with its end-of-turn id
+  rejected_ids: list[int] | None = None  # of a pair: the completion that target_ids is preferred to
+  desirable: bool | None = None  # of a single answer: whether target_ids is a good one
 
 
 class Sample(NamedTuple):
@@ -86,6 +88,12 @@ class Batch(NamedTuple):
   reference_logprobs: Array | None = None  # f32[B, T] nats, of the reference policy
   sampler_logprobs: Array | None = None  # f32[B, T] nats, as the sampler computed them
   group_tokens: Array | None = None  # f32[B], the weight of all rows of the row's group
+  grades: Array | None = None  # f32[B], higher is preferred within a group; NaN: not compared
+  policy_weights: Array | None = None  # f32[B, T], multiplied with the policy loss of each token
+  held: Array | None = None  # f32[B, T], 1 at tokens that KL-Cov holds where they are
+  entropy_coef: Array | None = None  # f32[B], the same for all: the entropy bonus of this step
+  old_values: Array | None = None  # f32[B, T], of the critic before this update
+  returns: Array | None = None  # f32[B, T], what the critic is to say
 
 
 class TrainState(NamedTuple):
@@ -93,3 +101,7 @@ class TrainState(NamedTuple):
   step: int  # optimizer-visible step, counted on across stages
   policy: Tree  # a Decoder, float32
   optimizer: Tree  # the optax state of the current stage
+  critic: Tree | None = None  # what puts a number on tokens: PPO's critic, or a reward model
+  # What an algorithm remembers from step to step: JSON, never changed in place. Its key 'last'
+  # holds the metrics of the step before.
+  memory: dict[str, Any] = {}

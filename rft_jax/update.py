@@ -7,7 +7,7 @@ batch is cut into microbatches, padded, ordered or spread over devices changes n
 """
 import dataclasses
 import functools
-from typing import Callable, NamedTuple
+from typing import Callable
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ from rft_jax.data.microbatches import Microbatch
 from rft_jax.data.packing import ROW_FIELDS
 from rft_jax.objectives.logprobs import TokenStatistics, token_statistics
 from rft_jax.models import REMAT
-from rft_jax.objectives.masked import Weighted, means, over_tokens
+from rft_jax.objectives.masked import Term, Weighted, means, over_tokens
 from rft_jax.types import Batch, TrainState
 
 
@@ -43,12 +43,6 @@ class UpdateConfig:
         (self.remat in REMAT, f'remat={self.remat!r}, need one of {tuple(REMAT)}'),
     )
     return [problem for good, problem in checks if not good]
-
-
-class Term(NamedTuple):
-  """One part of a loss: coefficient * total / weight, with weight summed over the whole step."""
-  coefficient: float
-  sum: Weighted
 
 
 Loss = Callable[[TokenStatistics, Batch], tuple[dict[str, Term], dict[str, Weighted]]]
@@ -192,7 +186,7 @@ def make_update(loss: Loss, tx: optax.GradientTransformation, *, config: UpdateC
     metrics = means(_added(list(sums))) | {'loss': sum(values)} | applied | rate
     metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
     metrics['token_efficiency'] = microbatches.token_efficiency(learnt, pieces)
-    return TrainState(state.step, policy, optimizer), metrics
+    return state._replace(policy=policy, optimizer=optimizer), metrics
 
   update.traces = lambda: sum(f._cache_size() for f in (alone, accumulate, apply))
   return update

@@ -19,10 +19,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from rft_jax import models, optim, sharding
-from rft_jax.algorithms import grpo
 from rft_jax.data import packing
 from rft_jax.models import decoding
 from rft_jax.objectives.advantages import AdvantageConfig, group_advantages
+from rft_jax.objectives.policy_objective import ObjectiveConfig, policy_objective
 from rft_jax.sampling import engine
 from rft_jax.types import Batch, Episode, Grade, Item, TrainState
 from rft_jax.update import UpdateConfig, make_update, score_batch
@@ -116,7 +116,7 @@ class Trainer:
     self.state = TrainState(0, policy, sharding.place(tx.init, self.mesh, policy))
     self.settings = UpdateConfig(microbatch_tokens=args.microbatch_tokens, remat=args.remat)
     self.update = make_update(
-        functools.partial(grpo.loss, config=grpo.GrpoConfig(kl_coef=0.04),
+        functools.partial(policy_objective, config=ObjectiveConfig(kl_coef=0.04),
                           max_new_tokens=args.new), tx, config=self.settings, temperature=1.0,
         mesh=self.mesh)
 

@@ -14,6 +14,7 @@ from rft_jax.objectives.logprobs import TokenStatistics
 from rft_jax.objectives.off_policy import CORRECTIONS, CorrectionConfig
 from rft_jax.objectives.policy_choices import MEANT_FOR, PolicyLossConfig
 from rft_jax.objectives.policy_losses import ANCHORED_AT_SAMPLER
+from rft_jax.objectives.policy_objective import ObjectiveConfig, policy_objective
 from rft_jax.records import metrics
 from rft_jax.types import Batch, Episode, Grade, Item, Sample
 
@@ -79,12 +80,12 @@ def test_estimators_without_their_baseline_are_refused(tmp_path, estimator):
 
 
 @pytest.mark.parametrize('config, words', [
-    (grpo.GrpoConfig(policy_loss=PolicyLossConfig(loss='gmpo'), aggregation='token_mean'), 'gmpo'),
-    (grpo.GrpoConfig(policy_loss=PolicyLossConfig(ratio_level='sequence')), 'once a token'),
-    (grpo.GrpoConfig(policy_loss=PolicyLossConfig(loss='dppo_tv')), 'over the sampler already'),
-    (grpo.GrpoConfig(policy_loss=PolicyLossConfig(loss='ppo')), "policy_loss.loss='ppo'"),
-    (grpo.GrpoConfig(correction=CorrectionConfig(cap=0)), 'correction.cap=0'),
-    (grpo.GrpoConfig(aggregation='mean', kl_estimator='k4'), "kl_estimator='k4'"),
+    (ObjectiveConfig(policy_loss=PolicyLossConfig(loss='gmpo'), aggregation='token_mean'), 'gmpo'),
+    (ObjectiveConfig(policy_loss=PolicyLossConfig(ratio_level='sequence')), 'once a token'),
+    (ObjectiveConfig(policy_loss=PolicyLossConfig(loss='dppo_tv')), 'over the sampler already'),
+    (ObjectiveConfig(policy_loss=PolicyLossConfig(loss='ppo')), "policy_loss.loss='ppo'"),
+    (ObjectiveConfig(correction=CorrectionConfig(cap=0)), 'correction.cap=0'),
+    (ObjectiveConfig(aggregation='mean', kl_estimator='k4'), "kl_estimator='k4'"),
 ])
 def test_what_does_not_go_together_is_refused_with_the_reason(config, words):
   assert any(words in problem for problem in config.validate())
@@ -113,7 +114,7 @@ def _sums(config, logprobs, batch, gradient_of=None):
   """Returns the Weighted of each term, or the gradient of its total by the log-probs."""
   def sums(logprobs):
     statistics = TokenStatistics(logprobs, 0 * logprobs, logprobs > 0)
-    terms, _ = grpo.loss(statistics, batch, config=config, max_new_tokens=5)
+    terms, _ = policy_objective(statistics, batch, config=config, max_new_tokens=5)
     return {name: term.sum for name, term in terms.items()}
 
   if gradient_of:
@@ -129,7 +130,7 @@ ROUTES += [('clip', 'token', 'token_mean', correction) for correction in CORRECT
 
 @pytest.mark.parametrize('kind, level, aggregation, correction', ROUTES)
 def test_every_choice_is_the_same_however_a_step_is_cut(kind, level, aggregation, correction):
-  config = grpo.GrpoConfig(
+  config = ObjectiveConfig(
       policy_loss=PolicyLossConfig(loss=kind, ratio_level=level), kl_coef=0.1,
       correction=CorrectionConfig(correction=correction), aggregation=aggregation)
   assert not config.validate()
@@ -159,8 +160,8 @@ def test_other_losses_train_from_config_to_checkpoint(tmp_path):
       (PolicyLossConfig(loss='cispo'), 'prompt_mean', 'icepop'),
       (PolicyLossConfig(ratio_level='sequence'), 'sequence_mean', 'tis'),
       (PolicyLossConfig(loss='vespo', ratio_level='product'), 'constant', 'none')]):
-    config.grpo = grpo.GrpoConfig(policy_loss=policy_loss, aggregation=aggregation,
-                                  correction=CorrectionConfig(correction=correction))
+    config.objective = ObjectiveConfig(policy_loss=policy_loss, aggregation=aggregation,
+                                       correction=CorrectionConfig(correction=correction))
     rft_jax.train(config, tmp_path / str(number), quiet=True)
     row, = metrics.read(tmp_path / str(number) / 'metrics.jsonl')
     assert row['grad_norm'] > 0 and row['skipped_nonfinite'] == 0

@@ -37,7 +37,7 @@ def directory(tmp_path_factory):
 @pytest.fixture(scope='module')
 def config(directory):
   made = tiny.config(directory)
-  made.grpo.kl_coef = 0.05  # with a reference, so that its restore is under test too
+  made.objective.kl_coef = 0.05  # with a reference, so that its restore is under test too
   made.update.updates_per_batch = 2
   return made
 

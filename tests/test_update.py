@@ -10,11 +10,12 @@ import pytest
 import rft_jax
 from rft_jax import models, optim, sharding
 from rft_jax import update as updates
-from rft_jax.algorithms import grpo, sft
+from rft_jax.algorithms import sft
 from rft_jax.data import packing
 from rft_jax.objectives import masked
 from rft_jax.objectives.masked import AGGREGATIONS
 from rft_jax.objectives.off_policy import CorrectionConfig
+from rft_jax.objectives.policy_objective import ObjectiveConfig, policy_objective
 from rft_jax.types import Batch, TrainState
 from rft_jax.update import UpdateConfig
 
@@ -45,7 +46,7 @@ def batch():
 
 
 def _loss(**changes):
-  return functools.partial(grpo.loss, config=grpo.GrpoConfig(kl_coef=0.1, **changes),
+  return functools.partial(policy_objective, config=ObjectiveConfig(kl_coef=0.1, **changes),
                            max_new_tokens=20)
 
 
@@ -154,7 +155,7 @@ def test_supervised_loss_is_the_mean_over_target_tokens(model, batch):
 def test_a_zero_variance_group_keeps_its_tokens_in_the_denominator(model, batch):
   advantages = batch.advantages.copy()
   advantages[:G] = 0
-  loss = functools.partial(grpo.loss, config=grpo.GrpoConfig(), max_new_tokens=20)
+  loss = functools.partial(policy_objective, config=ObjectiveConfig(), max_new_tokens=20)
   kept, _ = _gradient(model, batch._replace(advantages=advantages), loss=loss)
   dropped, _ = _gradient(model, packing.select(batch, np.arange(1, 8)), loss=loss)
   share = batch.weights[G:].sum() / batch.weights.sum()
@@ -164,7 +165,7 @@ def test_a_zero_variance_group_keeps_its_tokens_in_the_denominator(model, batch)
 def test_groups_without_advantage_are_left_out_and_counted(model, batch):
   advantages = batch.advantages.copy()
   advantages[:2 * G] = advantages[5 * G:6 * G] = 0
-  loss = functools.partial(grpo.loss, config=grpo.GrpoConfig(), max_new_tokens=20)
+  loss = functools.partial(policy_objective, config=ObjectiveConfig(), max_new_tokens=20)
   given = batch._replace(advantages=advantages)
   skipped, metrics = _gradient(model, given, loss=loss, skip_zero_advantages=True)
   whole, _ = _gradient(model, given, loss=loss)

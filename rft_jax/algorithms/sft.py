@@ -1,10 +1,9 @@
 """Supervised fine-tuning: the loss is on the answer only. The warm-up of ReFT."""
 import dataclasses
 
-from rft_jax.algorithms.base import Algorithm, Room
+from rft_jax.algorithms.base import Algorithm, Collected, Room
 from rft_jax.data import order, packing
-from rft_jax.objectives.masked import over_tokens
-from rft_jax.update import Term
+from rft_jax.objectives.masked import Term, over_tokens
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
@@ -34,8 +33,8 @@ def make(room: Room) -> Algorithm:
     rows = order.rows_at(room.seed, start, config.rows_per_step, len(room.examples))
     batch = packing.from_examples([room.examples[row] for row in rows])
     tokens = int(batch.prompt_lengths.sum() + batch.completion_lengths.sum())
-    return batch, {'step_tokens': tokens,
-                   'epoch': (start + config.rows_per_step) / len(room.examples)}
+    return Collected(batch, {'step_tokens': tokens, 'epoch':
+                             (start + config.rows_per_step) / len(room.examples)})
 
   return Algorithm(collect, loss)
 

@@ -4,7 +4,8 @@ import numpy as np
 from rft_jax.types import Batch, Episode, Example
 
 ROW_FIELDS = ('weights', 'advantages', 'old_logprobs', 'reference_logprobs', 'sampler_logprobs',
-              'group_tokens')
+              'group_tokens', 'grades', 'policy_weights', 'held', 'entropy_coef', 'old_values',
+              'returns')
 
 
 def from_examples(examples: list[Example]) -> Batch:

@@ -16,6 +16,12 @@ class Weighted(NamedTuple):
   weight: jax.Array  # f32[]
 
 
+class Term(NamedTuple):
+  """One part of a loss: coefficient * total / weight, with weight summed over the whole step."""
+  coefficient: float
+  sum: Weighted
+
+
 class Sizes(NamedTuple):
   """What some aggregations must know that the values and weights of a microbatch do not tell."""
   length: int | None = None  # 'constant': the tokens a sequence is taken to have

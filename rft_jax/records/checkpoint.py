@@ -95,7 +95,7 @@ class Checkpoints:
     return int(which)
 
   def metadata(self, which: int | str) -> dict:
-    """Returns {'step', 'stage', 'metric', 'position'} of one checkpoint."""
+    """Returns {'step', 'stage', 'metric', 'position', 'memory'} of one checkpoint."""
     return _metadata(self._folder(self.resolve(which)))
 
   # ---------------------------------------------------------------- saving
@@ -106,13 +106,14 @@ class Checkpoints:
 
     Args:
       step: names the checkpoint; one of the same step is replaced.
-      state: policy and optimizer, on any mesh.
+      state: policy and optimizer, on any mesh, and the algorithm's memory.
       stage: which stage's optimizer it is.
       metric: held-out grade, higher is better; None or not finite: not graded.
       position: where the data order stands, any small JSON.
     """
     metric = float(metric) if metric is not None and math.isfinite(metric) else None
-    about = {'step': int(step), 'stage': int(stage), 'metric': metric, 'position': position}
+    about = {'step': int(step), 'stage': int(stage), 'metric': metric, 'position': position,
+             'memory': state.memory}
     self._write(self._folder(step), about, {'policy': state.policy, 'optimizer': state.optimizer})
     if jax.process_index() == 0:
       for old in set(self.steps()) - self._kept():
@@ -155,7 +156,9 @@ class Checkpoints:
     folder = self._folder(step)
     trees = {'policy': like.policy, 'optimizer': like.optimizer}
     restored = _restore(folder, trees)
-    return TrainState(_metadata(folder)['step'], restored['policy'], restored['optimizer'])
+    about = _metadata(folder)
+    return TrainState(about['step'], restored['policy'], restored['optimizer'],
+                      memory=about['memory'])
 
   def restore_policy(self, which: int | str, like: Tree) -> Tree:
     """Returns the policy alone: for evaluation, export, or as another run's start."""

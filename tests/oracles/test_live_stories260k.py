@@ -35,7 +35,7 @@ def run(tmp_path_factory):
     config.rollout.samples_per_prompt = config.evaluate.samples_per_prompt = 2
     config.rollout.max_new_tokens = 24
     config.evaluate.every = 0
-    config.grpo.kl_coef = 0.0
+    config.objective.kl_coef = 0.0
     rft_jax.train(config, workdir, quiet=True)
   mesh = sharding.make_mesh(1, 1, 1, devices=jax.devices()[:1])
   like = sharding.abstract(models.abstract(hf.read_config(STORIES)), mesh)

@@ -1,0 +1,94 @@
+"""The loss of reinforced stages, put together by name from the pure functions of this folder.
+
+(policy loss) x (ratio level) x (aggregation) x (correction for the sampler) x (weights of tokens),
+plus a KL term and an entropy bonus. GRPO, DAPO, GSPO, CISPO, RLOO and PPO differ in what a config
+says here and in whose advantages they are.
+"""
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from rft_jax.objectives import kl, masked
+from rft_jax.objectives.masked import Term
+from rft_jax.objectives.off_policy import CORRECTIONS, CorrectionConfig
+from rft_jax.objectives.policy_choices import PolicyLossConfig, refusals
+from rft_jax.objectives.policy_losses import ANCHORED_AT_SAMPLER, LOSSES
+from rft_jax.objectives.ratios import LEVELS
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class ObjectiveConfig:
+  """What a reinforced stage minimises: which policy loss, how it is aggregated, and a KL term."""
+  policy_loss: PolicyLossConfig = dataclasses.field(default_factory=PolicyLossConfig)
+  # What makes up for a sampler that rounds otherwise than the trainer; more with
+  # rollout.quantization.
+  correction: CorrectionConfig = dataclasses.field(default_factory=CorrectionConfig)
+  # token_mean: every token of the step weighs the same; sequence_mean: every completion does;
+  # sequence_sum: a completion weighs by its length; prompt_mean: every prompt weighs the same;
+  # constant: sum over tokens / (completions * max_new_tokens), Dr.GRPO's.
+  aggregation: str = 'token_mean'
+  kl_coef: float = 0.0  # weight of KL(policy || reference) in the loss; 0: no reference pass
+  kl_estimator: str = 'k3'  # see objectives/kl.py for what each one's gradient is
+
+  def validate(self) -> list[str]:
+    nested = [f'{group}.{problem}' for group in ('policy_loss', 'correction')
+              for problem in getattr(self, group).validate()]
+    chosen, correction = self.policy_loss, self.correction.correction
+    checks = (
+        (self.kl_coef >= 0, f'kl_coef={self.kl_coef}, need >= 0'),
+        (self.kl_estimator in kl.ESTIMATORS,
+         f'kl_estimator={self.kl_estimator!r}, need one of {tuple(kl.ESTIMATORS)}'),
+        (self.aggregation in masked.AGGREGATIONS,
+         f'aggregation={self.aggregation!r}, need one of {tuple(masked.AGGREGATIONS)}'),
+        (chosen.loss not in ANCHORED_AT_SAMPLER or correction == 'none',
+         f'correction.correction={correction!r} with policy_loss.loss={chosen.loss!r}, need none: '
+         'its ratio is over the sampler already'),
+    )
+    found = nested + [problem for good, problem in checks if not good]
+    if found:
+      return found
+    return [f'policy_loss and aggregation: {problem}' for problem in refusals(
+        chosen.loss, chosen.ratio_level, self.aggregation)]
+
+
+def policy_objective(statistics, batch, *, config: ObjectiveConfig, max_new_tokens: int):
+  """Returns (terms, metrics): the policy loss, corrected for the sampler, and the KL estimate.
+
+  Each is aggregated over its own denominator.
+
+  Args:
+    statistics: TokenStatistics of the policy being trained.
+    batch: a Batch with advantages; old_logprobs None means those of `statistics`.
+    max_new_tokens: the divisor of the aggregation 'constant'.
+  """
+  weights, chosen = batch.weights, config.policy_loss
+  only = lambda values: None if values is None else masked.only(values, weights)
+  logprobs, sampler = only(statistics.logprobs), only(batch.sampler_logprobs)
+  old = only(batch.old_logprobs)
+  old = jax.lax.stop_gradient(logprobs) if old is None else old
+  sizes = masked.Sizes(length=max_new_tokens, group_tokens=batch.group_tokens)
+  aggregate = lambda values: masked.AGGREGATIONS[config.aggregation](values, weights, sizes)
+  over_tokens = lambda values: masked.over_tokens(values, weights)
+
+  anchor = sampler if chosen.loss in ANCHORED_AT_SAMPLER and sampler is not None else old
+  ratio = LEVELS[chosen.ratio_level](logprobs, anchor, weights)
+  surrogate, bounds = LOSSES[chosen.loss](logprobs, anchor, ratio, batch.advantages, weights,
+                                          config=chosen)
+  if sampler is not None:
+    surrogate *= CORRECTIONS[config.correction.correction](old - sampler, weights,
+                                                           config.correction)
+  if batch.policy_weights is not None:
+    surrogate *= only(batch.policy_weights)
+  terms = {'policy': Term(1.0, aggregate(surrogate))}
+  metrics = {name: over_tokens(bound.astype(jnp.float32)) for name, bound in bounds.items()}
+  if config.kl_coef:
+    reference = only(batch.reference_logprobs)
+    estimate = kl.ESTIMATORS[config.kl_estimator](logprobs, reference)
+    terms['kl'] = Term(config.kl_coef, aggregate(estimate))
+    metrics['kl'] = over_tokens(kl.k3(logprobs, reference))
+  if sampler is not None:
+    difference = old - sampler
+    metrics['sampling/sampling_logp_difference/mean'] = over_tokens(jnp.abs(difference))
+    metrics['sampling/importance_sampling_ratio/mean'] = over_tokens(kl.clamped_exp(difference))
+  return terms, metrics
