@@ -9,6 +9,7 @@ from dataclasses import field
 from typing import NamedTuple
 
 from rft_jax.algorithms import ALGORITHMS
+from rft_jax.algorithms.ppo import CriticConfig
 from rft_jax.algorithms.sft import SftConfig
 from rft_jax.data.chat import ChatConfig
 from rft_jax.data.rows import DataConfig
@@ -126,6 +127,7 @@ class Config:
   rollout: RolloutConfig = field(default_factory=RolloutConfig)
   advantage: AdvantageConfig = field(default_factory=AdvantageConfig)
   objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)  # of reinforced stages
+  critic: CriticConfig = field(default_factory=CriticConfig)  # of ppo
   update: UpdateConfig = field(default_factory=UpdateConfig)
   mesh: MeshConfig = field(default_factory=MeshConfig)
   evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
@@ -172,14 +174,11 @@ class Config:
         (not reinforced or self.update.updates_per_batch <= rollout.prompts_per_step,
          f'update.updates_per_batch={self.update.updates_per_batch}, need <= '
          f'rollout.prompts_per_step={rollout.prompts_per_step}: each update takes whole groups'),
-        (not reinforced or self.advantage.estimator not in ('remax', 'reinforce'),
-         f'advantage.estimator={self.advantage.estimator!r} needs a baseline that grpo does not '
-         'make (a greedy completion of each prompt, or a running mean); rloo is the nearest'),
         (not reinforced or rollout.quantization == 'none' or
          self.objective.correction.correction != 'none',
          f'rollout.quantization={rollout.quantization!r} with '
-         "objective.correction.correction='none', need a correction ('tis' is usual): samples of a rounded policy would count as the "
-         "policy's own"),
+         "objective.correction.correction='none', need a correction ('tis' is usual): samples of a "
+         "rounded policy would count as the policy's own"),
     )
     return [problem for good, problem in checks if not good]
 

@@ -84,3 +84,14 @@ def metrics(counts: dict[str, dict[str, float]]) -> dict[str, float]:
       elif key.startswith('usage/'):
         values[f'graders/{name}/{key}'] = value
   return values
+
+
+def added(counts: list[dict[str, dict[str, float]]]) -> dict[str, dict[str, float]]:
+  """Returns what each grader did in several rollouts together."""
+  total = {}
+  for one in counts:
+    for name, count in one.items():
+      into = total.setdefault(name, {})
+      for key, value in count.items():
+        into[key] = into.get(key, 0) + value
+  return total

@@ -2,11 +2,13 @@
 import concurrent.futures
 import contextlib
 import dataclasses
+import functools
 import pathlib
 
 import jax
 
 from rft_jax import build, hf, models, optim, sharding
+from rft_jax.algorithms import ALGORITHMS
 from rft_jax.data import rows
 from rft_jax.models import attention
 from rft_jax.records import manifest
@@ -50,11 +52,34 @@ def state(config, rooms, checkpoints) -> tuple[TrainState, int, int]:
   if newest == span.end:  # the next stage begins with an optimizer of its own
     return TrainState(newest, build.refusing(checkpoints.restore_policy, newest, policy),
                       None), -1, tokens
-  # The structure of the state does not depend on how many steps the schedule spans.
-  tx = optim.make(config.stages[span.number].optim, 1)
-  optimizer = sharding.abstract(jax.eval_shape(tx.init, policy), rooms.mesh)
-  like = TrainState(newest, policy, optimizer)
+  like = jax.eval_shape(functools.partial(begin, config, config.stages[span.number]),
+                        TrainState(newest, policy, None))
+  like = like._replace(**sharding.abstract({name: getattr(like, name) for name in (
+      'policy', 'optimizer', 'critic')}, rooms.mesh))
   return build.refusing(checkpoints.restore, newest, like), span.number, tokens
+
+
+def begin(config, stage, state: TrainState) -> TrainState:
+  """Returns the state with which a stage starts: its own optimizer, critic and memory."""
+  kind = ALGORITHMS[stage.algorithm].critic_kind(groups(config))
+  critic = models.make_critic(state.policy, kind) if kind else None
+  learners = {'policy': state.policy, 'critic': critic}
+  # The structure of the state does not depend on how many steps the schedule spans.
+  return state._replace(critic=critic, memory={}, optimizer={
+      name: optim.make(chosen, 1).init(learners[name])
+      for name, chosen in optimizers(config, stage).items()})
+
+
+def optimizers(config, stage) -> dict:
+  """Returns the OptimConfig of each model that a stage trains."""
+  algorithm, given = ALGORITHMS[stage.algorithm], groups(config)
+  own = {'critic': given['critic'].optim} if algorithm.critic_kind(given) else {}
+  return {'policy': stage.optim} | own
+
+
+def groups(config) -> dict:
+  """Returns the config's groups by name: what lies below config.py sees of it."""
+  return {group.name: getattr(config, group.name) for group in dataclasses.fields(config)}
 
 
 @contextlib.contextmanager

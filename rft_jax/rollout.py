@@ -25,6 +25,9 @@ class RolloutConfig(SamplingConfig):
   ungradable_reward: float = 0.0
   # Grade what was cut off as it stands, for open-ended text that has no natural end.
   grade_truncated: bool = False
+  # Dynamic sampling: groups whose samples all have the same grade are dropped, and so many times
+  # more prompts_per_step others are sampled to fill their places. 0: off.
+  refill_rounds: int = 0
   # The run stops when more than this share of a step's samples have a grader fault (time-out,
   # broken sandbox, a field missing in the row), since it would learn from what is left by chance.
   max_grader_faults: float = 0.1
@@ -33,6 +36,7 @@ class RolloutConfig(SamplingConfig):
     checks = (
         (self.prompts_per_step >= 1, f'prompts_per_step={self.prompts_per_step}, need >= 1'),
         (self.samples_per_prompt >= 1, f'samples_per_prompt={self.samples_per_prompt}, need >= 1'),
+        (self.refill_rounds >= 0, f'refill_rounds={self.refill_rounds}, need >= 0 (0: off)'),
         (self.slots >= 0, f'slots={self.slots}, need >= 0 (0: chosen)'),
         (self.quantization in QUANTIZATIONS,
          f'quantization={self.quantization!r}, need one of {QUANTIZATIONS}'),
@@ -51,6 +55,17 @@ class Rollout(NamedTuple):
   def episodes(self) -> list[Episode]:
     """Returns the P * G episodes in one list."""
     return [episode for group in self.groups for episode in group]
+
+
+def joined(rollouts: list[Rollout]) -> Rollout:
+  """Returns several rollouts of one step as one."""
+  if len(rollouts) == 1:
+    return rollouts[0]
+  groups = [group for one in rollouts for group in one.groups]
+  counts = grading.added([one.counts for one in rollouts])
+  overhead = np.mean([one.metrics['sampling/slot_overhead'] for one in rollouts])
+  return Rollout(groups, metrics(groups) | grading.metrics(counts) | {
+      'sampling/slot_overhead': float(overhead)}, counts)
 
 
 class GraderFaults(RuntimeError):

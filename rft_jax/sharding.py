@@ -20,6 +20,7 @@ BATCH = ('data', 'fsdp')  # the axes over which rows of a batch are split
 RULES = (
     (r'embed$', P('tensor', 'fsdp')),  # [V, D]
     (r'head/kernel$', P('fsdp', 'tensor')),  # [D, V]
+    (r'score/kernel$', P('fsdp')),  # [D, 1]
     (r'(q|k|v|gate|up)/kernel$', P(None, 'fsdp', 'tensor')),  # [L, in, out]
     (r'(o|down)/kernel$', P(None, 'tensor', 'fsdp')),
     (r'(q|k|v|gate|up)/bias$', P(None, 'tensor')),

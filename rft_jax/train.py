@@ -21,7 +21,7 @@ from rft_jax.records.metrics import Metrics
 from rft_jax.records.progress import Progress
 from rft_jax.results import finish, last_evaluation
 from rft_jax.types import TrainState
-from rft_jax.update import make_update, score_batch
+from rft_jax.update import make_update, score_batch, value_batch
 
 
 class Desk(NamedTuple):
@@ -110,15 +110,20 @@ def _run_stage(desk, span, state, tokens, last, *, fresh):
     ledger.write(desk.workdir, step + 1, sampled.episodes())
     kept[step + 1] = Side(sampled.episodes(), sampled.counts)
 
-  algorithm = _algorithm(desk, span, state, keep)
-  steps = stage.steps * algorithm.updates_per_batch
-  tx = optim.make(stage.optim, steps)
   if fresh:
-    state = state._replace(optimizer=sharding.place(tx.init, mesh, state.policy), memory={})
-  update = make_update(algorithm.loss, tx, config=config.update, mesh=mesh,
-                       temperature=algorithm.temperature,
-                       skip_zero_advantages=algorithm.zero_advantages_teach_nothing,
-                       schedule=optim.make_schedule(stage.optim, steps))
+    state = _begin(config, stage, state, mesh)
+  algorithm = _algorithm(desk, span, state, keep)
+  optimizers = opening.optimizers(config, stage)
+  update_steps = {name: algorithm.updates_per_batch * sum(
+      name in algorithm.trains(step) for step in range(span.first, span.end))
+      for name in optimizers}
+  update = make_update(
+      algorithm.loss,
+      {name: optim.make(chosen, update_steps[name]) for name, chosen in optimizers.items()},
+      config=config.update, mesh=mesh, temperature=algorithm.temperature,
+      skip_zero_advantages=algorithm.zero_advantages_teach_nothing,
+      schedule={name: optim.make_schedule(chosen, update_steps[name])
+                for name, chosen in optimizers.items()})
   while state.step < min(span.end, last):
     state, values = _step(algorithm, update, state)
     tokens += int(values['step_tokens'])
@@ -144,7 +149,7 @@ def _step(algorithm: Algorithm, update, state: TrainState):
   learned = []
   if batch is not None:
     for part in packing.split(batch, min(algorithm.updates_per_batch, len(batch.prompts))):
-      state, one = update(state, part)
+      state, one = update(state, part, algorithm.trains(state.step))
       learned.append(one)
   if learned:
     values |= {name: float(np.mean([one[name] for one in learned])) for name in learned[0]}
@@ -159,25 +164,51 @@ def _algorithm(desk, span, state, keep) -> Algorithm:
   """Furnishes the algorithm of a stage, with the policy at its start as reference if it asks."""
   config, rooms = desk.config, desk.rooms
   module = ALGORITHMS[config.stages[span.number].algorithm]
-  needs_reference = module.needs_reference(groups := _groups(config))
+  needs_reference = module.needs_reference(groups := opening.groups(config))
   if state.step == span.first and (span.first or needs_reference):
     desk.checkpoints.save_reference(span.number, state.policy)
+  sampling = lambda settings: rollout.make(
+      rooms.chat, rooms.grader, settings, seed=config.seed, mesh=rooms.mesh,
+      response_format=rooms.response_format)
   return module.make(Room(
       groups=groups, seed=config.seed, first_step=span.first,
       examples=rooms.train[span.number], validation=rooms.validation,
-      reference=desk.checkpoints.restore_reference(
-          span.number, sharding.abstract(state.policy, rooms.mesh)) if needs_reference else None,
-      rollout=rollout.make(rooms.chat, rooms.grader, config.rollout, seed=config.seed,
-                           mesh=rooms.mesh, response_format=rooms.response_format),
+      reference=_reference(desk, span, state),
+      rollout=sampling(config.rollout),
+      greedy=sampling(dataclasses.replace(config.rollout, samples_per_prompt=1, temperature=0.0,
+                                          top_k=0, top_p=1.0, min_p=0.0)),
       score=lambda model, batch: score_batch(
           model, batch, config.update, temperature=jnp.float32(config.rollout.temperature),
           mesh=rooms.mesh),
+      values=lambda state, batch: value_batch(state.policy, state.critic, batch, config.update,
+                                              mesh=rooms.mesh),
       keep=keep))
 
 
-def _groups(config):
-  """Returns the config's groups by name: what lies below config.py sees of it."""
-  return {group.name: getattr(config, group.name) for group in dataclasses.fields(config)}
+def _reference(desk, span, state):
+  """Returns reference(state): the policy at the stage's start, or as config says a later one."""
+  every = desk.config.objective.reference_every
+  like, held = sharding.abstract(state.policy, desk.rooms.mesh), {}
+
+  def reference(state):
+    since = state.step - (state.step - span.first) % every if every else span.first
+    later = since if since > span.first else None
+    if state.step == later:
+      desk.checkpoints.save_reference(span.number, state.policy, later)
+    if since not in held:
+      held.clear()
+      held[since] = desk.checkpoints.restore_reference(span.number, like, later)
+    return held[since]
+
+  return reference
+
+
+def _begin(config, stage, state, mesh):
+  """Returns opening.begin's state, what is new of it born on its shards."""
+  new = sharding.place(lambda policy: {
+      name: getattr(opening.begin(config, stage, state._replace(policy=policy)), name)
+      for name in ('optimizer', 'critic')}, mesh, state.policy)
+  return state._replace(**new, memory={})
 
 
 def _due(step, every):

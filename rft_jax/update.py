@@ -48,14 +48,19 @@ class UpdateConfig:
 Loss = Callable[[TokenStatistics, Batch], tuple[dict[str, Term], dict[str, Weighted]]]
 
 
-def completion_statistics(model, piece: Microbatch, *, temperature,
+def completion_statistics(model, piece: Microbatch, *, temperature, critic=None,
                           remat='none') -> TokenStatistics:
-  """Returns log-prob, entropy and rank of every completion token [B, T], prompts computed once."""
+  """Returns log-prob, entropy and rank of every completion token [B, T], prompts computed once.
+
+  With a critic, its values too.
+  """
   batch = piece.batch
-  hidden = model.completion_hidden(batch.prompts, batch.prompt_lengths, piece.packed, piece.begins,
-                                   remat=remat)
+  inputs = batch.prompts, batch.prompt_lengths, piece.packed, piece.begins
+  hidden = model.completion_hidden(*inputs, remat=remat)
   packed = token_statistics(hidden, model.head(), piece.packed, temperature=temperature,
                             valid_vocab=model.config.valid_vocab)
+  if critic is not None:
+    packed = packed._replace(values=critic(critic.hidden(hidden, *inputs, remat=remat)))
   unpack = lambda x: jnp.take_along_axis(x.reshape(len(piece.places), -1), piece.places, axis=1)
   return jax.tree.map(lambda x: unpack(x).reshape(batch.completions.shape), packed)
 
@@ -70,8 +75,24 @@ def score_batch(model, batch: Batch, config: UpdateConfig, *, temperature, mesh)
   pieces = _pieces(batch, config, mesh)
   parts = [_logprobs(model, _put(_inputs_only(piece), mesh), jnp.float32(temperature))
            for piece, _ in pieces]
-  return microbatches.scatter(jax.device_get(parts), pieces, batch.completions.shape) * (
-      np.arange(batch.completions.shape[1]) < batch.completion_lengths[:, None])
+  return _whole(parts, pieces, batch)
+
+
+@jax.jit
+def _values(models, piece):
+  return completion_statistics(models['policy'], piece, temperature=1.0,
+                               critic=models['critic']).values
+
+
+def value_batch(policy, critic, batch: Batch, config: UpdateConfig, *, mesh) -> np.ndarray:
+  """Returns the critic's values f32[B, T] of the completions, 0 on padding.
+
+  The value at a token is that of the state before it is read.
+  """
+  models = {'policy': policy if critic.decoder is None else critic.decoder, 'critic': critic}
+  pieces = _pieces(batch, config, mesh)
+  parts = [_values(models, _put(_inputs_only(piece), mesh)) for piece, _ in pieces]
+  return _whole(parts, pieces, batch)
 
 
 @jax.jit
@@ -105,27 +126,29 @@ def score(model, tokens, lengths, temperature=1.0) -> jax.Array:
   return jnp.where(jnp.arange(1, tokens.shape[1]) < lengths[:, None], logprobs, 0.0)
 
 
-def make_update(loss: Loss, tx: optax.GradientTransformation, *, config: UpdateConfig,
-                temperature: float, mesh, schedule=None, skip_zero_advantages=False):
-  """Returns update(state, batch) -> (state, metrics): one optimizer step.
+def make_update(loss: Loss, tx: dict[str, optax.GradientTransformation], *,
+                config: UpdateConfig, temperature: float, mesh, schedule=None,
+                skip_zero_advantages=False):
+  """Returns update(state, batch, trains=('policy',)) -> (state, metrics): one optimizer step.
 
-  The state given is donated: its buffers become the new state's. A step whose gradient is not
-  finite changes nothing and is counted in 'skipped_nonfinite'.
+  What is trained of the state given is donated: its buffers become the new state's. A step whose
+  gradient is not finite changes nothing and is counted in 'skipped_nonfinite'.
 
   Args:
     loss: see Term; called while traced.
-    tx: the optax chain, global-norm clip included.
+    tx: 'policy' and, where there is one, 'critic' -> its optax chain, global-norm clip included;
+      state.optimizer has the same keys.
     temperature: what the sampler divided the logits by.
     skip_zero_advantages: leave out groups of which every advantage is 0, for losses in which they
       have no gradient. Their tokens stay in the denominators; metrics are then of the others.
-    schedule: optimizer step -> learning rate, for the metrics; None: not reported.
+    schedule: of the same keys, optimizer step -> learning rate, for the metrics.
   """
   temperature = jnp.float32(temperature)
 
-  def objective(policy, piece, denominators):
-    batch = piece.batch
-    statistics = completion_statistics(policy, piece, temperature=temperature,
-                                       remat=config.remat)
+  def objective(trained, frozen, piece, denominators):
+    batch, models = piece.batch, trained | frozen
+    statistics = completion_statistics(models['policy'], piece, temperature=temperature,
+                                       critic=models['critic'], remat=config.remat)
     terms, metrics = loss(statistics, batch)
     value = sum(term.coefficient * term.sum.total / jnp.maximum(denominators[name], 1e-9)
                 for name, term in terms.items())
@@ -136,35 +159,40 @@ def make_update(loss: Loss, tx: optax.GradientTransformation, *, config: UpdateC
   @jax.jit
   def weights(batch):
     zeros = jnp.zeros(batch.completions.shape, jnp.float32)
-    terms, _ = loss(TokenStatistics(zeros, zeros, zeros > 0), batch)
+    terms, _ = loss(TokenStatistics(zeros, zeros, zeros > 0, zeros), batch)
     return {name: term.sum.weight for name, term in terms.items()}
 
-  @functools.partial(jax.jit, donate_argnums=(1,))
-  def accumulate(policy, gradients, piece, denominators):
-    new, aux = jax.grad(objective, has_aux=True)(policy, piece, denominators)
+  @functools.partial(jax.jit, donate_argnums=(2,))
+  def accumulate(trained, frozen, gradients, piece, denominators):
+    new, aux = jax.grad(objective, has_aux=True)(trained, frozen, piece, denominators)
     return _like(jax.tree.map(jnp.add, gradients, new), mesh), aux
 
   @jax.jit
-  def alone(policy, piece, denominators):  # without the room and the pass of an accumulator
-    gradients, aux = jax.grad(objective, has_aux=True)(policy, piece, denominators)
+  def alone(trained, frozen, piece, denominators):  # without an accumulator's room and pass
+    gradients, aux = jax.grad(objective, has_aux=True)(trained, frozen, piece, denominators)
     return _like(gradients, mesh), aux
 
   @jax.jit
-  def zeros(policy):
-    return _like(jax.tree.map(jnp.zeros_like, policy), mesh)
+  def zeros(trained):
+    return _like(jax.tree.map(jnp.zeros_like, trained), mesh)
 
   @functools.partial(jax.jit, donate_argnums=(0, 1))
-  def apply(policy, optimizer, gradients):
-    norm = optax.tree.norm(gradients)
-    updates, new_optimizer = tx.update(gradients, optimizer, policy)
-    finite = jnp.isfinite(norm)
+  def apply(trained, optimizer, gradients):
+    norms = {name: optax.tree.norm(of_one) for name, of_one in gradients.items()}
+    finite = jnp.isfinite(jnp.stack(list(norms.values()))).all()
+    new, new_optimizer = {}, {}
+    for name, model in trained.items():
+      updates, new_optimizer[name] = tx[name].update(gradients[name], optimizer[name], model)
+      new[name] = optax.apply_updates(model, updates)
     keep = lambda new, old: jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
-    policy, optimizer = keep((optax.apply_updates(policy, updates), new_optimizer),
-                             (policy, optimizer))
-    return _like(policy, mesh), _like(optimizer, mesh), {
-        'grad_norm': norm, 'skipped_nonfinite': 1.0 - finite}
+    trained, optimizer = keep((new, new_optimizer), (trained, optimizer))
+    return _like(trained, mesh), _like(optimizer, mesh), {'skipped_nonfinite': 1.0 - finite} | {
+        f'{_PREFIX[name]}grad_norm': norm for name, norm in norms.items()}
 
-  def update(state: TrainState, batch: Batch):
+  def update(state: TrainState, batch: Batch, trains: tuple[str, ...] = ('policy',)):
+    models = {'policy': state.policy, 'critic': state.critic}
+    trained, frozen = ({name: model for name, model in models.items() if (name in trains) == wanted}
+                       for wanted in (True, False))
     learnt, idle = _split_idle(batch) if skip_zero_advantages else (batch, None)
     pieces = _pieces(learnt, config, mesh)
     placed = [_put(piece, mesh) for piece, _ in pieces]
@@ -173,23 +201,34 @@ def make_update(loss: Loss, tx: optax.GradientTransformation, *, config: UpdateC
       counted += [_put(piece, mesh) for piece, _ in _pieces(idle, config, mesh)]
     denominators = _added([weights(piece.batch) for piece in counted])
     if len(placed) == 1:
-      gradients, aux = alone(state.policy, placed[0], denominators)
+      gradients, aux = alone(trained, frozen, placed[0], denominators)
       outputs = [aux]
     else:
-      gradients, outputs = zeros(state.policy), []
+      gradients, outputs = zeros(trained), []
       for piece in placed:
-        gradients, aux = accumulate(state.policy, gradients, piece, denominators)
+        gradients, aux = accumulate(trained, frozen, gradients, piece, denominators)
         outputs.append(aux)
-    rate = {} if schedule is None else {'learning_rate': schedule(_count(state.optimizer))}
-    policy, optimizer, applied = apply(state.policy, state.optimizer, gradients)
+    optimizer = {name: state.optimizer[name] for name in trained}
+    rate = {f'{_PREFIX[name]}learning_rate': schedule[name](_count(optimizer[name]))
+            for name in (trained if schedule else ())}
+    trained, optimizer, applied = apply(trained, optimizer, gradients)
     values, sums = zip(*outputs)
     metrics = means(_added(list(sums))) | {'loss': sum(values)} | applied | rate
     metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
     metrics['token_efficiency'] = microbatches.token_efficiency(learnt, pieces)
-    return state._replace(policy=policy, optimizer=optimizer), metrics
+    return state._replace(**trained, optimizer=state.optimizer | optimizer), metrics
 
   update.traces = lambda: sum(f._cache_size() for f in (alone, accumulate, apply))
   return update
+
+
+_PREFIX = {'policy': '', 'critic': 'critic/'}  # of the metrics of each model
+
+
+def _whole(parts, pieces, batch):
+  """Returns the arrays of the pieces as one f32[B, T], 0 on padding."""
+  return microbatches.scatter(jax.device_get(parts), pieces, batch.completions.shape) * (
+      np.arange(batch.completions.shape[1]) < batch.completion_lengths[:, None])
 
 
 def _split_idle(batch):

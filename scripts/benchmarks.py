@@ -113,11 +113,13 @@ class Trainer:
     self.reference = place(0)
     policy = place(0)
     tx = optim.make(optim.OptimConfig(learning_rate=1e-5), 1000)
-    self.state = TrainState(0, policy, sharding.place(tx.init, self.mesh, policy))
+    optimizer = {'policy': sharding.place(tx.init, self.mesh, policy)}
+    self.state = TrainState(0, policy, optimizer)
     self.settings = UpdateConfig(microbatch_tokens=args.microbatch_tokens, remat=args.remat)
     self.update = make_update(
         functools.partial(policy_objective, config=ObjectiveConfig(kl_coef=0.04),
-                          max_new_tokens=args.new), tx, config=self.settings, temperature=1.0,
+                          max_new_tokens=args.new),
+        {'policy': tx}, config=self.settings, temperature=1.0,
         mesh=self.mesh)
 
   def score(self, batch: Batch) -> Batch:

@@ -54,11 +54,12 @@ def _gradient(model, batch, *, loss, mesh=None, skip_zero_advantages=False, **se
   """Returns (minus the change of the weights at learning rate 1, metrics) of one update."""
   mesh = mesh or sharding.make_mesh(devices=jax.devices()[:1])
   tx = optax.sgd(1.0)
-  update = updates.make_update(loss, tx, config=UpdateConfig(**settings), temperature=0.8,
-                               mesh=mesh, skip_zero_advantages=skip_zero_advantages)
+  update = updates.make_update(loss, {'policy': tx}, config=UpdateConfig(**settings),
+                               temperature=0.8, mesh=mesh,
+                               skip_zero_advantages=skip_zero_advantages)
   place = lambda tree: jax.device_put(jax.tree.map(jnp.copy, tree),
                                       sharding.shardings_for(tree, mesh))
-  state, metrics = update(TrainState(0, place(model), tx.init(model)), batch)
+  state, metrics = update(TrainState(0, place(model), {'policy': tx.init(model)}), batch)
   return jax.tree.map(lambda a, b: np.asarray(a) - np.asarray(b), model, state.policy), metrics
 
 
@@ -213,10 +214,11 @@ def test_a_gradient_that_is_not_finite_changes_nothing(model, batch):
 def test_update_traces_once_for_batches_of_one_shape(model, batch):
   mesh = sharding.make_mesh(2, 2, 2)
   tx = optim.make(optim.OptimConfig(learning_rate=1e-3, warmup_steps=2), steps=4)
-  update = updates.make_update(_loss(), tx, config=UpdateConfig(), temperature=1.0, mesh=mesh)
+  update = updates.make_update(_loss(), {'policy': tx}, config=UpdateConfig(), temperature=1.0,
+                               mesh=mesh)
   state = TrainState(0, jax.device_put(jax.tree.map(jnp.copy, model),
                                        sharding.shardings_for(model, mesh)), None)
-  state = state._replace(optimizer=sharding.place(tx.init, mesh, state.policy))
+  state = state._replace(optimizer={'policy': sharding.place(tx.init, mesh, state.policy)})
   for _ in range(3):
     state, metrics = update(state, batch)
   assert update.traces() == 2  # one gradient, one application

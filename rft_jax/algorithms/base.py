@@ -1,7 +1,7 @@
 """What an algorithm is, and what it is given."""
 from typing import Any, Callable, NamedTuple
 
-from rft_jax.types import Batch, Example, TrainState, Tree
+from rft_jax.types import Batch, Example, TrainState
 
 
 class Collected(NamedTuple):
@@ -36,7 +36,9 @@ class Room(NamedTuple):
   first_step: int  # the step at which the stage begins
   examples: list[Example]
   validation: list[Example]
-  reference: Tree | None  # the policy at the start of the stage; None unless asked for
+  reference: Callable  # (state) -> the reference policy, where the algorithm has asked for one
   rollout: Callable  # (policy, examples, occurrences, step) -> Rollout
   score: Callable  # (model, batch) -> log-probs f32[B, T]
+  values: Callable  # (state, batch) -> the critic's values f32[B, T]
+  greedy: Callable  # as rollout, with one completion of each prompt, at temperature 0
   keep: Callable  # (step, Rollout): puts what the step sampled on record

@@ -1,20 +1,23 @@
-"""GRPO: several samples a prompt, each judged against its group; no critic.
+"""GRPO and its relatives: several samples a prompt, each judged against others; no critic.
 
 Shao et al. 2024, https://arxiv.org/abs/2402.03300, with the token mean and the unequal clip
-bounds of DAPO, https://arxiv.org/abs/2503.14476, and no KL term unless asked for.
+bounds of DAPO, https://arxiv.org/abs/2503.14476, and no KL term unless asked for. What a sample
+is compared with is config.advantage, what is minimised is config.objective: RLOO, REINFORCE++,
+ReMax, DAPO, GSPO and CISPO are settings of the two.
 """
 import functools
 
 import numpy as np
 
 from rft_jax.algorithms.base import Algorithm, Collected, Room
-from rft_jax.data import order, packing
-from rft_jax.objectives import masked
-from rft_jax.objectives.advantages import NEEDS, AdvantageConfig, group_advantages
+from rft_jax.algorithms.gathering import (gather, lengths_of, rewards_of, token_rewards,
+                                          with_logprobs)
+from rft_jax.data import packing
+from rft_jax.objectives.advantages import (NEEDS, AdvantageConfig, group_advantages,
+                                           running_baseline)
 from rft_jax.objectives.policy_objective import ObjectiveConfig, policy_objective
-from rft_jax.rollout import RolloutConfig
+from rft_jax.objectives.returns import returns_to_go, whiten
 from rft_jax.types import Episode
-
 
 SUPERVISED = False
 
@@ -23,52 +26,82 @@ def needs_reference(groups) -> bool:
   return groups['objective'].kl_coef > 0
 
 
+def critic_kind(groups) -> str | None:
+  return None
+
+
 def make(room: Room) -> Algorithm:
   """Returns the GRPO Algorithm over room.examples, sampled by room.rollout."""
   config: ObjectiveConfig = room.groups['objective']
   advantage: AdvantageConfig = room.groups['advantage']
-  rollout: RolloutConfig = room.groups['rollout']
-  updates_per_batch = room.groups['update'].updates_per_batch
-  prompts_per_step = rollout.prompts_per_step
+  rollout = room.groups['rollout']
+  kl_in_reward = config.kl_coef > 0 and config.kl_place == 'reward'
 
   def collect(state, step):
-    start = (step - room.first_step) * prompts_per_step
-    occurrences = list(range(start, start + prompts_per_step))
-    rows = order.rows_at(room.seed, start, prompts_per_step, len(room.examples))
-    sampled = room.rollout(state.policy, [room.examples[row] for row in rows], occurrences, step)
-    room.keep(step, sampled)
-    seen = dict(sampled.metrics)
-    seen['epoch'] = (start + prompts_per_step) / len(room.examples)
-    graded = [group for group in sampled.groups
-              if all(episode.grade.reward is not None for episode in group)]
-    if not graded:
-      return Collected(None, seen)
-    batch = packing.from_groups(graded, advantages(graded, advantage))
-    if config.kl_coef:
-      batch = batch._replace(reference_logprobs=room.score(room.reference, batch))
-    if config.aggregation == 'prompt_mean':
-      batch = batch._replace(group_tokens=masked.tokens_of_groups(batch.weights, batch.group))
-    if updates_per_batch > 1:
-      batch = batch._replace(old_logprobs=room.score(state.policy, batch))
-    return Collected(batch, seen)
+    groups, metrics, memory = gather(room, state, step)
+    greedy = None
+    if groups and advantage.estimator == 'remax':
+      groups, greedy, seen = with_greedy(room, state, step, groups)
+      metrics |= seen
+    if not groups:
+      return Collected(None, metrics, memory)
+    batch = with_logprobs(room, state, packing.from_groups(groups))
+    rewards = rewards_of(groups, advantage, rollout.max_new_tokens)
+    on_tokens, seen, memory = token_rewards(batch, rewards.reshape(-1), config, memory)
+    metrics |= seen
+    if kl_in_reward:
+      rewards = np.float64(on_tokens).sum(1).reshape(rewards.shape)
+    baseline = greedy if greedy is not None else memory.get('baseline', rewards.mean())
+    if advantage.estimator == 'reinforce':
+      memory = {**memory, 'baseline': running_baseline(memory.get('baseline'), rewards,
+                                                       decay=advantage.baseline_decay)}
+    if kl_in_reward and advantage.estimator == 'reinforce_plus_plus':  # a return for each token
+      found = np.asarray(whiten(returns_to_go(on_tokens, batch.weights), batch.weights))
+    else:
+      of_samples = advantages(groups, rewards, advantage, baseline=baseline)
+      found = of_samples.reshape(-1, 1) * batch.weights
+    return Collected(batch._replace(advantages=found), metrics, memory)
 
   return Algorithm(
       collect, functools.partial(policy_objective, config=config,
                                  max_new_tokens=rollout.max_new_tokens),
-      temperature=rollout.temperature, updates_per_batch=updates_per_batch,
-      zero_advantages_teach_nothing=not config.kl_coef)
+      temperature=rollout.temperature,
+      updates_per_batch=room.groups['update'].updates_per_batch,
+      zero_advantages_teach_nothing=not config.kl_coef or kl_in_reward)
 
 
-def advantages(groups: list[list[Episode]], config: AdvantageConfig) -> np.ndarray:
-  """Returns the advantages f32[P, G] of graded samples, as config.estimator compares them."""
-  of = lambda value: np.array([[value(episode) for episode in group] for group in groups])
-  rewards, given = of(lambda e: e.grade.reward), {}
+def with_greedy(room: Room, state, step, groups):
+  """Returns (groups, rewards of each prompt's greedy completion f64[P], metrics): ReMax's baseline.
+
+  Groups whose greedy completion could not be graded are left out.
+  """
+  of_item = {example.item.source: example for example in room.examples}
+  examples = [of_item[group[0].item.source] for group in groups]
+  decoded = room.greedy(state.policy, examples, [group[0].occurrence for group in groups], step)
+  rewards = [group[0].grade.reward for group in decoded.groups]
+  kept = [p for p, reward in enumerate(rewards) if reward is not None]
+  metrics = {'greedy/reward': float(np.mean([rewards[p] for p in kept]))} if kept else {}
+  return ([groups[p] for p in kept], np.array([rewards[p] for p in kept]), metrics)
+
+
+def advantages(groups: list[list[Episode]], rewards: np.ndarray, config: AdvantageConfig, *,
+               baseline=None) -> np.ndarray:
+  """Returns the advantages f32[P, G] of graded samples, as config.estimator compares them.
+
+  Args:
+    rewards: f64[P, G], of the samples.
+    baseline: for the estimators that need one, see group_advantages.
+  """
+  need, given = NEEDS.get(config.estimator), {}
   if config.estimator == 'gdpo':
     names = sorted({name for group in groups for e in group for name in e.grade.components})
-    rewards = np.stack([of(lambda e, name=name: _component(e.grade, name)) for name in names], -1)
+    of = lambda name: np.array([[_component(e.grade, name) for e in group] for group in groups])
+    rewards = np.stack([of(name) for name in names], -1)
     given = {'component_weights': np.ones(len(names))}
-  elif NEEDS.get(config.estimator) == 'lengths':
-    given = {'lengths': of(lambda e: len(e.sample.tokens))}
+  elif need == 'lengths':
+    given = {'lengths': lengths_of(groups)}
+  elif need == 'baseline':
+    given = {'baseline': baseline}
   return group_advantages(rewards, config, **given)
 
 

@@ -24,6 +24,10 @@ def needs_reference(groups) -> bool:
   return False
 
 
+def critic_kind(groups) -> str | None:
+  return None
+
+
 def make(room: Room) -> Algorithm:
   """Returns the supervised Algorithm over room.examples, which all have target_ids."""
   config: SftConfig = room.groups['sft']

@@ -17,12 +17,13 @@ def from_examples(examples: list[Example]) -> Batch:
                np.arange(len(examples), dtype=np.int32), _inside(completions, lengths))
 
 
-def from_groups(groups: list[list[Episode]], advantages) -> Batch:
+def from_groups(groups: list[list[Episode]], advantages=None) -> Batch:
   """Returns the Batch of P groups of G graded samples.
 
   Args:
     groups: the episodes of one prompt occurrence stand together.
-    advantages: f32[P, G], one for each sample; every token of a sample gets its sample's.
+    advantages: f32[P, G], one for each sample; every token of a sample gets its sample's. None:
+      they are still to come.
   """
   episodes = [episode for group in groups for episode in group]
   completions, lengths = _pad([episode.sample.tokens for episode in episodes])
@@ -30,8 +31,9 @@ def from_groups(groups: list[list[Episode]], advantages) -> Batch:
   weights = _inside(completions, lengths)
   sampler, _ = _pad([episode.sample.logprobs for episode in episodes], np.float32)
   group = np.repeat(np.arange(len(groups), dtype=np.int32), [len(g) for g in groups])
-  return Batch(prompts, prompt_lengths, completions, lengths, group, weights,
-               advantages=np.asarray(advantages, np.float32).reshape(-1, 1) * weights,
+  if advantages is not None:
+    advantages = np.asarray(advantages, np.float32).reshape(-1, 1) * weights
+  return Batch(prompts, prompt_lengths, completions, lengths, group, weights, advantages,
                sampler_logprobs=sampler)
 
 

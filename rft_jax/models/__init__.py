@@ -9,3 +9,6 @@ from rft_jax.models.decoder import make
 from rft_jax.models.decoder import REMAT
 from rft_jax.models.families import FAMILIES
 from rft_jax.models.families import family_of
+from rft_jax.models.heads import Critic
+from rft_jax.models.heads import CRITIC_KINDS
+from rft_jax.models.heads import make_critic

@@ -17,6 +17,11 @@ class AdvantageConfig:
   scale: str = 'group'  # divide the centred reward by the std of its group, of the batch, or not
   epsilon: float = 1e-4  # added to that std
   ddof: int = 1  # std over G - ddof
+  # DAPO's soft punishment of length: over so many tokens before max_new_tokens the reward falls
+  # by overlong_penalty. 0: off.
+  overlong_buffer: int = 0
+  overlong_penalty: float = 1.0
+  baseline_decay: float = 0.9  # reinforce: of the running mean that rewards are compared with
 
   def validate(self) -> list[str]:
     problems = []
@@ -29,6 +34,10 @@ class AdvantageConfig:
                       'which scales in its own way')
     if self.epsilon < 0:
       problems.append(f'epsilon={self.epsilon}, need >= 0')
+    if self.overlong_buffer < 0:
+      problems.append(f'overlong_buffer={self.overlong_buffer}, need >= 0 (0: off)')
+    if not 0 <= self.baseline_decay < 1:
+      problems.append(f'baseline_decay={self.baseline_decay}, need 0 to below 1')
     if self.ddof not in (0, 1):
       problems.append(f'ddof={self.ddof}, need 0 or 1')
     return problems

@@ -16,6 +16,7 @@ class TokenStatistics(NamedTuple):
   logprobs: jax.Array  # f32[B, T] nats, of logits divided by the temperature
   entropy: jax.Array  # f32[B, T] nats, of the same distribution; a constant to gradients
   greedy: jax.Array  # bool[B, T], whether no other token was more probable
+  values: jax.Array | None = None  # f32[B, T], the critic's, of the state before the token
 
 
 def temper(logits, temperature, valid_vocab: int):

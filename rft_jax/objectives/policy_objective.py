@@ -16,6 +16,8 @@ from rft_jax.objectives.policy_choices import PolicyLossConfig, refusals
 from rft_jax.objectives.policy_losses import ANCHORED_AT_SAMPLER, LOSSES
 from rft_jax.objectives.ratios import LEVELS
 
+KL_ESTIMATORS = (*kl.ESTIMATORS, 'scored_k3')  # the last reads the ratio of the token too
+
 
 @dataclasses.dataclass(slots=True, kw_only=True)
 class ObjectiveConfig:
@@ -28,8 +30,12 @@ class ObjectiveConfig:
   # sequence_sum: a completion weighs by its length; prompt_mean: every prompt weighs the same;
   # constant: sum over tokens / (completions * max_new_tokens), Dr.GRPO's.
   aggregation: str = 'token_mean'
-  kl_coef: float = 0.0  # weight of KL(policy || reference) in the loss; 0: no reference pass
-  kl_estimator: str = 'k3'  # see objectives/kl.py for what each one's gradient is
+  kl_coef: float = 0.0  # weight of KL(policy || reference); 0: no reference pass
+  kl_place: str = 'loss'  # or 'reward': each token pays for its log-ratio before the advantages
+  kl_estimator: str = 'k3'  # in the loss; see objectives/kl.py for what each one's gradient is
+  kl_target: float = 0.0  # in the reward: kl_coef follows the KL to so many nats a completion
+  kl_horizon: int = 10000  # completions in which kl_coef may then change by a fifth
+  reference_every: int = 0  # steps after which the policy becomes the reference; 0: never
 
   def validate(self) -> list[str]:
     nested = [f'{group}.{problem}' for group in ('policy_loss', 'correction')
@@ -37,8 +43,17 @@ class ObjectiveConfig:
     chosen, correction = self.policy_loss, self.correction.correction
     checks = (
         (self.kl_coef >= 0, f'kl_coef={self.kl_coef}, need >= 0'),
-        (self.kl_estimator in kl.ESTIMATORS,
-         f'kl_estimator={self.kl_estimator!r}, need one of {tuple(kl.ESTIMATORS)}'),
+        (self.kl_estimator in KL_ESTIMATORS,
+         f'kl_estimator={self.kl_estimator!r}, need one of {KL_ESTIMATORS}'),
+        (self.kl_place in ('loss', 'reward'),
+         f"kl_place={self.kl_place!r}, need 'loss' or 'reward'"),
+        (self.kl_target >= 0, f'kl_target={self.kl_target}, need >= 0 (0: kl_coef stays)'),
+        (not self.kl_target or (self.kl_place == 'reward' and self.kl_coef > 0),
+         f"kl_target={self.kl_target} moves the coefficient of a KL in the reward: need "
+         "kl_place='reward' and kl_coef > 0"),
+        (self.reference_every >= 0, f'reference_every={self.reference_every}, need >= 0'),
+        (not self.reference_every or self.kl_coef > 0,
+         f'reference_every={self.reference_every} with kl_coef=0: there is no reference to renew'),
         (self.aggregation in masked.AGGREGATIONS,
          f'aggregation={self.aggregation!r}, need one of {tuple(masked.AGGREGATIONS)}'),
         (chosen.loss not in ANCHORED_AT_SAMPLER or correction == 'none',
@@ -84,9 +99,13 @@ def policy_objective(statistics, batch, *, config: ObjectiveConfig, max_new_toke
   metrics = {name: over_tokens(bound.astype(jnp.float32)) for name, bound in bounds.items()}
   if config.kl_coef:
     reference = only(batch.reference_logprobs)
-    estimate = kl.ESTIMATORS[config.kl_estimator](logprobs, reference)
-    terms['kl'] = Term(config.kl_coef, aggregate(estimate))
     metrics['kl'] = over_tokens(kl.k3(logprobs, reference))
+    if config.kl_place == 'loss':
+      if config.kl_estimator == 'scored_k3':
+        estimate = kl.scored_k3(logprobs, reference, LEVELS['token'](logprobs, old, weights))
+      else:
+        estimate = kl.ESTIMATORS[config.kl_estimator](logprobs, reference)
+      terms['kl'] = Term(config.kl_coef, aggregate(estimate))
   if sampler is not None:
     difference = old - sampler
     metrics['sampling/sampling_logp_difference/mean'] = over_tokens(jnp.abs(difference))

@@ -1,8 +1,9 @@
 """Checkpoints: what training needs to go on, kept as {leaf name: array} by Orbax.
 
     checkpoints/
-      step_000050/           checkpoint.json, policy/, optimizer/
+      step_000050/           checkpoint.json, policy/, optimizer/, critic/ where there is one
       reference_stage_1/     checkpoint.json, policy/           never pruned, never overwritten
+      reference_stage_1_step_000040/                            one that took its place later
 
 A folder has its final name only once all of it is written: an interrupted save leaves a hidden
 folder, which the next save clears away, and every earlier checkpoint as it was.
@@ -106,7 +107,7 @@ class Checkpoints:
 
     Args:
       step: names the checkpoint; one of the same step is replaced.
-      state: policy and optimizer, on any mesh, and the algorithm's memory.
+      state: policy, optimizer and critic, on any mesh, and the algorithm's memory.
       stage: which stage's optimizer it is.
       metric: held-out grade, higher is better; None or not finite: not graded.
       position: where the data order stands, any small JSON.
@@ -114,16 +115,23 @@ class Checkpoints:
     metric = float(metric) if metric is not None and math.isfinite(metric) else None
     about = {'step': int(step), 'stage': int(stage), 'metric': metric, 'position': position,
              'memory': state.memory}
-    self._write(self._folder(step), about, {'policy': state.policy, 'optimizer': state.optimizer})
+    self._write(self._folder(step), about, {'policy': state.policy, 'optimizer': state.optimizer,
+                                            'critic': state.critic})
     if jax.process_index() == 0:
       for old in set(self.steps()) - self._kept():
         _remove(self._folder(old))
+      for folder in self._outlived(stage):
+        _remove(folder)
     _together('pruned')
 
-  def save_reference(self, stage: int, policy: Tree) -> None:
-    """Saves the policy with which a stage starts. One that exists already stays as it is."""
-    if not self.has_reference(stage):
-      self._write(self._reference(stage), {'stage': int(stage)}, {'policy': policy})
+  def save_reference(self, stage: int, policy: Tree, step: int | None = None) -> None:
+    """Saves the policy with which a stage starts, or the one that takes its place at a step.
+
+    One that exists already stays as it is.
+    """
+    if not self.has_reference(stage, step):
+      self._write(self._reference(stage, step), {'stage': int(stage), 'step': step},
+                  {'policy': policy})
 
   def clear(self) -> None:
     """Removes the references of a run that never saved a checkpoint, and unfinished saves.
@@ -154,35 +162,43 @@ class Checkpoints:
     """
     step = self.resolve(which)
     folder = self._folder(step)
-    trees = {'policy': like.policy, 'optimizer': like.optimizer}
+    trees = {'policy': like.policy, 'optimizer': like.optimizer, 'critic': like.critic}
     restored = _restore(folder, trees)
     about = _metadata(folder)
     return TrainState(about['step'], restored['policy'], restored['optimizer'],
-                      memory=about['memory'])
+                      restored['critic'], about['memory'])
 
   def restore_policy(self, which: int | str, like: Tree) -> Tree:
     """Returns the policy alone: for evaluation, export, or as another run's start."""
     return _restore(self._folder(self.resolve(which)), {'policy': like})['policy']
 
-  def has_reference(self, stage: int) -> bool:
-    """Tells whether the reference of a stage has been saved."""
-    return self._reference(stage).is_dir()
+  def has_reference(self, stage: int, step: int | None = None) -> bool:
+    """Tells whether the reference of a stage, or its later one of a step, has been saved."""
+    return self._reference(stage, step).is_dir()
 
-  def restore_reference(self, stage: int, like: Tree) -> Tree:
-    """Returns the policy with which a stage started."""
-    if not self.has_reference(stage):
+  def restore_reference(self, stage: int, like: Tree, step: int | None = None) -> Tree:
+    """Returns the policy with which a stage started, or the later reference of a step."""
+    if not self.has_reference(stage, step):
       there = sorted(path.name for path in self._folders() if path.name.startswith('reference_'))
-      raise MissingCheckpoint(f'{self.directory} holds no reference of stage {stage}; '
+      raise MissingCheckpoint(f'{self.directory} holds no {self._reference(stage, step).name}; '
                               f'there are {", ".join(there) or "none"}')
-    return _restore(self._reference(stage), {'policy': like})['policy']
+    return _restore(self._reference(stage, step), {'policy': like})['policy']
 
   # ---------------------------------------------------------------- the folder
 
   def _folder(self, step):
     return self.directory / f'step_{int(step):06d}'
 
-  def _reference(self, stage):
-    return self.directory / f'reference_stage_{int(stage)}'
+  def _reference(self, stage, step=None):
+    later = '' if step is None else f'_step_{int(step):06d}'
+    return self.directory / f'reference_stage_{int(stage)}{later}'
+
+  def _outlived(self, stage):
+    """Later references of a stage that no continued run can ask for any more."""
+    found = {path: int(match[1]) for path in self._folders() if (match := re.fullmatch(
+        rf'reference_stage_{int(stage)}_step_(\d+)', path.name))}
+    needed = max((step for step in found.values() if step <= self.latest()), default=0)
+    return [path for path, step in found.items() if step < needed]
 
   def _folders(self):
     return list(self.directory.iterdir()) if self.directory.is_dir() else []

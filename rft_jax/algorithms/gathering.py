@@ -1,0 +1,110 @@
+"""What reinforced algorithms do before and beside their advantages: sample, grade, score."""
+from typing import NamedTuple
+
+import numpy as np
+
+from rft_jax import rollout
+from rft_jax.algorithms.base import Room
+from rft_jax.data import order
+from rft_jax.objectives import masked, returns, shaping
+from rft_jax.objectives.advantages import groups_with_signal
+from rft_jax.types import Batch, Episode
+
+
+class Gathered(NamedTuple):
+  """What a step has sampled and can learn from."""
+  groups: list[list[Episode]]  # graded whole; may be empty
+  metrics: dict[str, float]
+  memory: dict  # the next one
+
+
+def gather(room: Room, state, step: int) -> Gathered:
+  """Samples the prompts of a step and puts all of it on record.
+
+  With rollout.refill_rounds, groups of which all rewards are equal are dropped and further prompts
+  are sampled, so many times at most: the dynamic sampling of DAPO,
+  https://arxiv.org/abs/2503.14476. What is sampled beyond prompts_per_step groups is not used.
+  """
+  config = room.groups['rollout']
+  if room.groups['objective'].reference_every:
+    room.reference(state)  # also where a step turns out to have nothing to learn from
+  P, start = config.prompts_per_step, state.memory.get('position', 0)
+  sampled, usable, with_signal = [], [], []
+  for _ in range(1 + config.refill_rounds):
+    rows = order.rows_at(room.seed, start, P, len(room.examples))
+    sampled.append(room.rollout(state.policy, [room.examples[row] for row in rows],
+                                list(range(start, start + P)), step))
+    start += P
+    graded = [group for group in sampled[-1].groups
+              if all(episode.grade.reward is not None for episode in group)]
+    usable += graded
+    if graded and config.refill_rounds:
+      signal = groups_with_signal(_rewards(graded)).groups
+      with_signal += [group for group, differs in zip(graded, signal) if differs]
+    if len(with_signal) >= P:
+      break
+  everything = rollout.joined(sampled)
+  room.keep(step, everything)
+  metrics = dict(everything.metrics, epoch=start / len(room.examples))
+  if config.refill_rounds:
+    metrics |= {'dynamic_sampling/prompts': float(len(everything.groups)),
+                'dynamic_sampling/used': float(min(len(with_signal), P))}
+    usable = with_signal[:P]
+  return Gathered(usable, metrics, {**state.memory, 'position': start})
+
+
+def rewards_of(groups: list[list[Episode]], config, max_new_tokens: int) -> np.ndarray:
+  """Returns the rewards f64[P, G] of graded samples, less what config asks for their length."""
+  rewards = _rewards(groups)
+  if not config.overlong_buffer:
+    return rewards
+  return rewards + config.overlong_penalty * shaping.soft_overlong(
+      lengths_of(groups), limit=max_new_tokens, buffer=config.overlong_buffer)
+
+
+def lengths_of(groups: list[list[Episode]]) -> np.ndarray:
+  """Returns the tokens of each sample, i64[P, G]."""
+  return np.array([[len(episode.sample.tokens) for episode in group] for group in groups])
+
+
+def with_logprobs(room: Room, state, batch: Batch) -> Batch:
+  """Returns the batch with the log-probs and counts that the objective is going to read."""
+  config = room.groups['objective']
+  if config.kl_coef:
+    batch = batch._replace(reference_logprobs=room.score(room.reference(state), batch))
+  if config.aggregation == 'prompt_mean':
+    batch = batch._replace(group_tokens=masked.tokens_of_groups(batch.weights, batch.group))
+  in_reward = config.kl_coef and config.kl_place == 'reward'
+  if room.groups['update'].updates_per_batch > 1 or in_reward:
+    batch = batch._replace(old_logprobs=room.score(state.policy, batch))
+  return batch
+
+
+def token_rewards(batch: Batch, rewards, config, memory) -> tuple[np.ndarray, dict, dict]:
+  """Returns (rewards on tokens f32[B, T], metrics, the next memory).
+
+  The reward stands on the last token; with kl_place='reward' every token pays for its KL, by a
+  coefficient that config.kl_target lets follow the KL that is measured.
+
+  Args:
+    batch: with old_logprobs and reference_logprobs where the KL is in the reward.
+    rewards: [B].
+    config: an ObjectiveConfig.
+  """
+  on_tokens = returns.terminal_rewards(np.asarray(rewards, np.float32), batch.weights)
+  if not config.kl_coef or config.kl_place != 'reward':
+    return np.asarray(on_tokens), {}, memory
+  coefficient = memory.get('kl_coef', config.kl_coef)
+  on_tokens = returns.subtract_kl(on_tokens, batch.old_logprobs, batch.reference_logprobs,
+                                  batch.weights, coefficient=coefficient)
+  difference = np.where(batch.weights > 0, batch.old_logprobs - batch.reference_logprobs, 0.0)
+  measured = float(difference.sum(1).mean())
+  if config.kl_target:
+    memory = {**memory, 'kl_coef': returns.adapt_kl_coefficient(
+        coefficient, measured, target=config.kl_target, samples=len(batch.group),
+        horizon=config.kl_horizon)}
+  return np.asarray(on_tokens), {'kl_per_completion': measured, 'kl_coef': coefficient}, memory
+
+
+def _rewards(groups):
+  return np.array([[episode.grade.reward for episode in group] for group in groups], np.float64)

@@ -1,0 +1,108 @@
+"""PPO: every token judged by a critic, which learns beside the policy what is to be expected.
+
+Schulman et al. 2017, https://arxiv.org/abs/1707.06347, on completions as in Ouyang et al. 2022,
+https://arxiv.org/abs/2203.02155: the grade on the last token, the KL where objective.kl_place says,
+generalised advantage estimates over the tokens that are trained, whitened over the batch.
+"""
+import dataclasses
+import functools
+
+import jax.numpy as jnp
+import numpy as np
+
+from rft_jax.algorithms.base import Algorithm, Collected, Room
+from rft_jax.algorithms.gathering import gather, rewards_of, token_rewards, with_logprobs
+from rft_jax.data import packing
+from rft_jax.models import CRITIC_KINDS
+from rft_jax.objectives.masked import Term, over_tokens
+from rft_jax.objectives.policy_objective import policy_objective
+from rft_jax.objectives.returns import gae, value_loss, whiten
+from rft_jax.optim import OptimConfig
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class CriticConfig:
+  """The critic of PPO: what it is, how it learns, and how its values become advantages."""
+  # separate: a decoder of its own, which starts as a copy of the policy; head: a linear map of the
+  # policy's hidden states, a thousandth of the memory, whose loss moves the policy too.
+  kind: str = 'separate'
+  optim: OptimConfig = dataclasses.field(default_factory=lambda: OptimConfig(learning_rate=1e-5))
+  vf_coef: float = 0.5  # weight of its loss; matters to head, Adam makes up for it in separate
+  clip: float = 0.2  # how far a value may move in an update; 0: as far as it likes
+  warmup_steps: int = 0  # first steps of the stage in which the critic learns alone
+  discount: float = 1.0
+  gae_lambda: float = 0.95  # 1: the return less the value; 0: the next value less this one
+  whiten: bool = True  # advantages to mean 0 and std 1 over the tokens of the step
+
+  def validate(self) -> list[str]:
+    checks = (
+        (self.kind in CRITIC_KINDS, f'kind={self.kind!r}, need one of {CRITIC_KINDS}'),
+        (self.vf_coef > 0, f'vf_coef={self.vf_coef}, need > 0'),
+        (self.clip >= 0, f'clip={self.clip}, need >= 0 (0: off)'),
+        (self.warmup_steps >= 0, f'warmup_steps={self.warmup_steps}, need >= 0'),
+        (0 < self.discount <= 1, f'discount={self.discount}, need > 0 and <= 1'),
+        (0 <= self.gae_lambda <= 1, f'gae_lambda={self.gae_lambda}, need 0 to 1'),
+    )
+    return [f'optim.{problem}' for problem in self.optim.validate()] + [
+        problem for good, problem in checks if not good]
+
+
+SUPERVISED = False
+
+
+def needs_reference(groups) -> bool:
+  return groups['objective'].kl_coef > 0
+
+
+def critic_kind(groups) -> str | None:
+  return groups['critic'].kind
+
+
+def make(room: Room) -> Algorithm:
+  """Returns the PPO Algorithm over room.examples, sampled by room.rollout."""
+  objective, config = room.groups['objective'], room.groups['critic']
+  rollout, advantage = room.groups['rollout'], room.groups['advantage']
+
+  def collect(state, step):
+    groups, metrics, memory = gather(room, state, step)
+    if not groups:
+      return Collected(None, metrics, memory)
+    batch = with_logprobs(room, state, packing.from_groups(groups))
+    rewards = rewards_of(groups, advantage, rollout.max_new_tokens).reshape(-1)
+    on_tokens, seen, memory = token_rewards(batch, rewards, objective, memory)
+    values = room.values(state, batch)
+    found = gae(on_tokens, values, batch.weights, discount=config.discount,
+                gae_lambda=config.gae_lambda)
+    advantages = whiten(found.advantages, batch.weights) if config.whiten else found.advantages
+    batch = batch._replace(advantages=np.asarray(advantages), old_values=values,
+                           returns=np.asarray(found.returns))
+    return Collected(batch, metrics | seen | told(batch), memory)
+
+  warm = room.first_step + config.warmup_steps
+  return Algorithm(
+      collect, functools.partial(loss, objective=objective, config=config,
+                                 max_new_tokens=rollout.max_new_tokens),
+      temperature=rollout.temperature,
+      updates_per_batch=room.groups['update'].updates_per_batch,
+      trains=lambda step: ('policy', 'critic') if step >= warm else ('critic',))
+
+
+def told(batch) -> dict[str, float]:
+  """Returns what people look at: the values, the returns, and how much of these the critic knew."""
+  here = batch.weights > 0
+  values, returns = batch.old_values[here], batch.returns[here]
+  spread = float(returns.var())
+  explained = 1 - float((returns - values).var()) / spread if spread else 0.0
+  return {'critic/value_mean': float(values.mean()), 'critic/return_mean': float(returns.mean()),
+          'critic/explained_variance': explained}
+
+
+def loss(statistics, batch, *, objective, config: CriticConfig, max_new_tokens: int):
+  """The policy objective plus vf_coef times the squared error of the values, clipped."""
+  terms, metrics = policy_objective(statistics, batch, config=objective,
+                                    max_new_tokens=max_new_tokens)
+  errors, clipped = value_loss(statistics.values, batch.old_values, batch.returns, batch.weights,
+                               clip=config.clip or None)
+  terms['value'] = Term(config.vf_coef, over_tokens(errors, batch.weights))
+  metrics['critic/clip_ratio'] = over_tokens(clipped.astype(jnp.float32), batch.weights)
+  return terms, metrics
