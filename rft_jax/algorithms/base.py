@@ -38,5 +38,7 @@ class Room(NamedTuple):
   validation: list[Example]
   reference: Tree | None  # the policy at the start of the stage; None unless asked for
   rollout: Callable  # (policy, examples, occurrences, step) -> Rollout
-  score: Callable  # (model, batch) -> log-probs f32[B, T]
+  # (model, batch, temperature=the sampler's) -> log-probs f32[B, T]
+  score: Callable
   keep: Callable  # (step, Rollout): puts what the step sampled on record
+  folder: Any = None  # the workdir, for what is dear to compute again; None: nothing is kept

@@ -16,7 +16,7 @@ from rft_jax.rollout import RolloutConfig
 from rft_jax.types import Episode
 
 
-SUPERVISED = False
+ROWS = 'prompts'
 
 
 def needs_reference(groups) -> bool:
