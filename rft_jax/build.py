@@ -6,10 +6,9 @@ import pathlib
 from typing import Any, NamedTuple
 
 from rft_jax import graders, hf, local_judge, sharding
-from rft_jax.algorithms import ALGORITHMS
 from rft_jax.config import Config
 from rft_jax.data import chat as chats
-from rft_jax.data import rows
+from rft_jax.data import preferences, rows
 from rft_jax.types import Example
 
 
@@ -57,11 +56,14 @@ def rooms(config: Config, *, source: str = '', training: bool = True, workdir=No
   positions = refusing(hf.read_config, directory).max_positions
   chat = refusing(chats.make, directory, config.chat)
   with grader(config, workdir) as (made, grader_json, response_format):
-    if config.advantage.estimator == 'gdpo' and len(graders.listed(made)) < 2:
+    if config.advantage.estimator == 'gdpo' and made and len(graders.listed(made)) < 2:
       raise Refused("config.advantage.estimator='gdpo' compares several graders, and the grader "
                     f'{made.name!r} is one: need type multi, or another estimator')
-    fields = made.item_fields() or frozenset()
+    fields = made and made.item_fields() or frozenset()
     train, validation, warnings = refusing(_examples, config, chat, fields, training)
+    if made is None and all(example.target_ids is None for example in validation):
+      raise Refused(f'config.data.validation={config.data.validation} holds no preferences, and '
+                    'config.grader is empty: nothing can be measured; give one of the two')
     refusing(_check_lengths, config, train, validation, positions)
     yield Rooms(mesh, chat, made, grader_json, response_format, train, validation,
                 config.warnings() + warnings)
@@ -74,6 +76,9 @@ def grader(config: Config, workdir=''):
   Raises:
     Refused: the grader or the response_format is not fit; everything found is listed.
   """
+  if config.ungraded():
+    yield None, None, None
+    return
   grader_json = refusing(_json, 'grader', config.grader)
   response_format = refusing(_json, 'response_format', config.response_format)
   if problems := graders.response_format_problems(response_format):
@@ -84,6 +89,13 @@ def grader(config: Config, workdir=''):
         graders.make, grader_json, ungradable_reward=config.rollout.ungradable_reward,
         sandbox=config.sandbox, response_format=response_format, judges=judges)))
     yield made, grader_json, response_format
+
+
+def check_graded(config: Config) -> None:
+  """Raises Refused for a run without a grader, where answers are to be graded."""
+  if config.ungraded():
+    raise Refused('config.grader is empty: answers cannot be graded; held-out pairs are measured '
+                  'in training, against its reference (evaluation.jsonl)')
 
 
 def _judges(config, workdir) -> graders.Judges:
@@ -112,34 +124,50 @@ def _json(name, value):
 def _examples(config, chat, fields, training):
   """Returns (train rows for each stage, validation rows, warnings), each file read once.
 
-  A file that a supervised stage learns from may serve a reinforced one too: its targets are then
-  left aside.
+  A file that a supervised stage learns from may serve a reinforced one too, and one of pairs both:
+  supervised stages learn the chosen answers. What a stage has no use for is left aside.
   """
   sources = [stage.data or config.data.train for stage in config.stages]
-  taught = {source for source, stage in zip(sources, config.stages)
-            if ALGORITHMS[stage.algorithm].SUPERVISED}
+  kinds = config.learns_from()
+  held_out = next((kind for kind in preferences.KINDS if kind in kinds), '')
   if not training:  # the training rows are not needed, and may be gone
-    sources, taught = [], {config.data.validation} if taught and not config.sft.target else set()
+    held_out = held_out or ('targets' if 'targets' in kinds and not config.sft.target else '')
+    sources, kinds = [config.data.validation], [held_out or 'prompts']
   loaded, warnings = {}, []
-  for source in dict.fromkeys(sources or [config.data.validation]):
-    *loaded[source], found = rows.load(
-        dataclasses.replace(config.data, train=source), chat=chat, item_fields=fields,
-        supervised=source in taught, target_template=config.sft.target if source in taught else '')
-    warnings += [line for line in found if training and line not in warnings]
+  for source in dict.fromkeys(sources):
+    given = [kind for one, kind in zip(sources, kinds) if one == source]
+    for kind in _readings(given):
+      target = config.sft.target if kind == 'targets' else ''
+      *loaded[source, kind], found = rows.load(
+          dataclasses.replace(config.data, train=source), chat=chat, item_fields=fields, kind=kind,
+          held_out=held_out, target_template=target, graded=bool({'prompts', 'targets'} & {*given}))
+      warnings += [line for line in found if training and line not in warnings]
   validation = next(iter(loaded.values()))[1]
-  return ([loaded[source][0] for source in sources], validation[:config.evaluate.rows or None],
-          warnings)
+  readings = {source: {kind for one, kind in loaded if one == source} for source in sources}
+  train = [loaded[source, kind if kind in readings[source] else
+                  next(other for other in ('pairs', 'targets') if other in readings[source])][0]
+           for source, kind in zip(sources, kinds)] if training else []
+  return train, validation[:config.evaluate.rows or None], warnings
+
+
+def _readings(kinds):
+  """Returns in which ways a file is to be read, so that every stage finds what it needs."""
+  if 'pairs' in kinds:
+    return ['pairs'] + ['answers'] * ('answers' in kinds)
+  return [kind for kind in ('targets', 'answers', 'prompts') if kind in kinds and (
+      kind != 'prompts' or 'targets' not in kinds)]
 
 
 def _check_lengths(config, train, validation, positions):
   """Raises if a prompt with its completion needs more positions than the model has."""
-  new = config.rollout.max_new_tokens
-  supervised = [max(len(e.prompt_ids) + len(e.target_ids) for e in examples)
-                for examples in train if examples[0].target_ids is not None]
+  new = 0 if config.ungraded() else config.rollout.max_new_tokens
+  given = [len(e.prompt_ids) + max(len(e.target_ids), len(e.rejected_ids or ()))
+           for examples in [*train, validation] for e in examples if e.target_ids is not None]
   longest = max(len(e.prompt_ids) for examples in [*train, validation] for e in examples)
-  if max([longest + new, *supervised]) > positions:
+  if max([longest + new, *given]) > positions:
     raise ValueError(
         f'the longest prompt has {longest} tokens; with rollout.max_new_tokens={new}'
-        f'{" (longest supervised row: %d)" % max(supervised) if supervised else ""} that is more '
+        f'{" (longest row with its answer: %d)" % max(given) if given else ""} that is more '
         f"than the model's {positions} positions (max_position_embeddings); lower "
-        'rollout.max_new_tokens, or set data.max_prompt_tokens with data.overlong=drop')
+        'rollout.max_new_tokens, or set data.max_prompt_tokens and data.max_completion_tokens '
+        'with data.overlong=drop')

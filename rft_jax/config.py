@@ -9,6 +9,8 @@ from dataclasses import field
 from typing import NamedTuple
 
 from rft_jax.algorithms import ALGORITHMS
+from rft_jax.algorithms.dpo import DpoConfig
+from rft_jax.algorithms.kto import KtoStageConfig
 from rft_jax.algorithms.ppo import CriticConfig
 from rft_jax.algorithms.sft import SftConfig
 from rft_jax.data.chat import ChatConfig
@@ -120,10 +122,14 @@ class Config:
   model: ModelConfig = field(default_factory=ModelConfig)
   data: DataConfig = field(default_factory=DataConfig)
   chat: ChatConfig = field(default_factory=ChatConfig)
-  grader: object = ''  # OpenAI's grader JSON, as a dict or the path of a file
+  # OpenAI's grader JSON, as a dict or the path of a file. Empty where nothing is sampled: in runs
+  # that learn from preferences, and are measured by held-out pairs.
+  grader: object = ''
   response_format: object = ''  # OpenAI's response_format, as a dict or the path of a file
   stages: tuple[Stage, ...] = ()
   sft: SftConfig = field(default_factory=SftConfig)
+  dpo: DpoConfig = field(default_factory=DpoConfig)
+  kto: KtoStageConfig = field(default_factory=KtoStageConfig)
   rollout: RolloutConfig = field(default_factory=RolloutConfig)
   advantage: AdvantageConfig = field(default_factory=AdvantageConfig)
   objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)  # of reinforced stages
@@ -160,11 +166,10 @@ class Config:
     """Fields that are right alone and wrong together."""
     if not self.stages:
       return ['stages is empty, need at least one Stage(algorithm=..., steps=...)']
-    reinforced = any(stage.algorithm != 'sft' for stage in self.stages)
-    rollout = self.rollout
+    reinforced, rollout = 'prompts' in self.learns_from(), self.rollout
     checks = (
-        (self.grader, 'grader is empty, need OpenAI\'s grader JSON (a dict or a path): held-out '
-         'rows are graded with it'),
+        (self.grader or self.ungraded(), 'grader is empty, need OpenAI\'s grader JSON (a dict or a '
+         'path): held-out rows are graded with it'),
         (not reinforced or rollout.samples_per_prompt >= 2,
          f'rollout.samples_per_prompt={rollout.samples_per_prompt}, need >= 2 for grpo: a group of '
          'one has no one to be compared with'),
@@ -185,10 +190,20 @@ class Config:
   def warnings(self) -> list[str]:
     """Returns what is possible but seldom meant."""
     found = list(self.notes)
-    if self.rollout.filtered and any(stage.algorithm != 'sft' for stage in self.stages):
+    if self.rollout.filtered and 'prompts' in self.learns_from():
       found.append('rollout.top_k, top_p or min_p is set: samples then come from another '
                    'distribution than the policy that is trained on them')
     return found
+
+  def learns_from(self) -> list[str]:
+    """Returns for each stage what a row brings: 'prompts', 'targets', 'pairs' or 'answers'."""
+    return [ALGORITHMS[stage.algorithm].ROWS if stage.algorithm in ALGORITHMS else ''
+            for stage in self.stages]
+
+  def ungraded(self) -> bool:
+    """Returns whether nothing is sampled: no grader, and none needed."""
+    kinds = set(self.learns_from())
+    return not self.grader and bool(kinds & {'pairs', 'answers'}) and 'prompts' not in kinds
 
   def total_steps(self) -> int:
     return sum(stage.steps for stage in self.stages)

@@ -14,7 +14,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from rft_jax import gaming, graders, rollout
-from rft_jax.algorithms import ALGORITHMS
 from rft_jax.config import Config, DoctorConfig
 from rft_jax.data import packing, validate
 from rft_jax.data.templates import text_of
@@ -64,6 +63,10 @@ def refused(reasons: str) -> Examination:
 def examine(config: Config, rooms, policy) -> Examination:
   """Examines the rooms of a run with the policy that reinforcement would start from."""
   settings = config.doctor
+  if rooms.grader is None:
+    found, values = _leakage(rooms, _train(config, rooms))
+    told = [Finding('warning', text) for text in rooms.warnings]
+    return Examination(told + found + [Finding('fine', 'no grader: nothing is sampled')], values)
   examples = _some(_train(config, rooms), settings.rows, config.seed)
   sampled, seconds = _sample(config, rooms, policy, examples)
   episodes = sampled.episodes()
@@ -86,8 +89,8 @@ def examine(config: Config, rooms, policy) -> Examination:
 
 def _train(config, rooms) -> list[Example]:
   """Returns the rows of the first reinforced stage, or of the only one."""
-  kinds = [ALGORITHMS[stage.algorithm].SUPERVISED for stage in config.stages]
-  return rooms.train[kinds.index(False) if False in kinds else 0]
+  kinds = config.learns_from()
+  return rooms.train[kinds.index('prompts') if 'prompts' in kinds else 0]
 
 
 def _some(examples, count, seed):
@@ -282,9 +285,13 @@ def _cost(config, rooms, policy, sampled, seconds):
   sampling = seconds / len(sampled.episodes())
   passes = 3 + (config.objective.kl_coef > 0) + (config.update.updates_per_batch > 1)
   total, steps = 0.0, {}
-  for number, stage in enumerate(config.stages):
-    if ALGORITHMS[stage.algorithm].SUPERVISED:
+  for number, (stage, kind) in enumerate(zip(config.stages, config.learns_from())):
+    if kind == 'targets':
       each = config.sft.rows_per_step * 3 * forward
+    elif kind == 'pairs':
+      each = config.dpo.pairs_per_step * 6 * forward
+    elif kind == 'answers':  # with the mismatched ones
+      each = config.kto.rows_per_step * 4 * forward
     else:
       sequences = config.rollout.prompts_per_step * config.rollout.samples_per_prompt
       each = sequences * (sampling + passes * forward)

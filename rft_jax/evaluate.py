@@ -17,16 +17,19 @@ class Evaluation(NamedTuple):
   """What a policy does on held-out rows."""
   values: dict[str, dict[str, float]]  # metric -> mean, low, high (95 %, bootstrap over rows)
   rows: int
-  greedy: list[Episode]  # one a row
-  sampled: rollout.Rollout  # k a row
+  greedy: list[Episode]  # one a row; [] without a grader
+  sampled: rollout.Rollout | None  # k a row
 
 
 def make(chat, grader, config: Config, *, mesh, response_format=None):
   """Returns evaluate(policy, examples) -> Evaluation.
 
   The random numbers are the same at every call, so that two policies differ by what they have
-  learnt and not by their draws, and independent of those of training.
+  learnt and not by their draws, and independent of those of training. Without a grader nothing is
+  sampled, and nothing measured here.
   """
+  if grader is None:
+    return lambda policy, examples: Evaluation({}, len(examples), [], None)
   seed = int(np.random.SeedSequence([config.seed, STREAM]).generate_state(1)[0] >> 1)
   settings = dataclasses.replace(
       config.rollout, samples_per_prompt=config.evaluate.samples_per_prompt,
@@ -132,6 +135,7 @@ def evaluate(config: Config, model: str = '') -> dict[str, dict[str, float]]:
     build.Refused: config, data, grader or checkpoint are not fit; lists everything found.
   """
   source = model or config.model.source
+  build.check_graded(config)
   with build.rooms(config, source=source, training=False) as rooms:
     policy, _ = build.refusing(hf.load, source, dtype=config.model.dtype,
                                attention=config.model.attention, mesh=rooms.mesh)

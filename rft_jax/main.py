@@ -125,6 +125,7 @@ def _grade(config):
         return _grade_with(grader, None)
     from rft_jax import build
     config.grader = _GRADER.value or config.grader
+    build.check_graded(config)
     with build.grader(config, _WORKDIR.value or '') as (grader, _, response_format):
       _grade_with(grader, response_format)
   except (ValueError, RuntimeError, OSError) as error:

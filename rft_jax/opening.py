@@ -85,7 +85,7 @@ def groups(config) -> dict:
 @contextlib.contextmanager
 def compiling(config, rooms, evaluate, *, fresh):
   """Compiles the beginning of a fresh run while the weights are read; needs JAX's cache on disk."""
-  if not (fresh and jax.config.jax_compilation_cache_dir):
+  if rooms.grader is None or not (fresh and jax.config.jax_compilation_cache_dir):
     yield
     return
 
@@ -105,7 +105,6 @@ def _decoder(config):
 
 def arithmetic(config, rooms, state) -> list[str]:
   """Returns the derived numbers of the run, in words."""
-  P, G = config.rollout.prompts_per_step, config.rollout.samples_per_prompt
   parameters = sum(leaf.size for leaf in jax.tree.leaves(state.policy))
   model = state.policy.config
   kernel = attention.chosen(model.attention, model.dtype, model.head_dim)
@@ -116,11 +115,7 @@ def arithmetic(config, rooms, state) -> list[str]:
                  f'(sandbox.require={config.sandbox.require!r})')
   for span, stage in zip(config.spans(), config.stages):
     count = len(rooms.train[span.number])
-    if stage.algorithm == 'sft':
-      each, what = config.sft.rows_per_step, f'{config.sft.rows_per_step} rows a step'
-    else:
-      each, what = P, (f'{P} prompts x {G} samples = {P * G} sequences a step, '
-                       f'{config.update.updates_per_batch} update(s) of them')
+    each, what = _each_step(config, stage.algorithm)
     lines.append(f'stage {span.number} ({stage.algorithm}): steps {span.first + 1}..{span.end}, '
                  f'{what}, {stage.steps * each / count:.1f} epochs of {count} rows')
   if state.step == config.total_steps():
@@ -128,3 +123,16 @@ def arithmetic(config, rooms, state) -> list[str]:
   elif state.step:
     lines.append(f'continues from step {state.step}')
   return lines
+
+
+def _each_step(config, algorithm):
+  """Returns (rows that a step takes, the same in words)."""
+  if algorithm in ('sft', 'kto'):
+    rows_per_step = getattr(config, algorithm).rows_per_step
+    return rows_per_step, f'{rows_per_step} rows a step'
+  if algorithm == 'dpo':
+    return config.dpo.pairs_per_step, (f'{config.dpo.pairs_per_step} pairs a step, '
+                                       f'loss {config.dpo.preference.loss!r}')
+  P, G = config.rollout.prompts_per_step, config.rollout.samples_per_prompt
+  return P, (f'{P} prompts x {G} samples = {P * G} sequences a step, '
+             f'{config.update.updates_per_batch} update(s) of them')

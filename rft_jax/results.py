@@ -9,13 +9,17 @@ from rft_jax.records import atomic, manifest, metrics, report
 from rft_jax.records.checkpoint import Checkpoints
 
 
+_TOLD = (('grade', 'grade, sampled'), ('greedy/grade', 'greedy'),
+         ('preference/accuracy', 'pair accuracy'))
+
+
 def finish(config: Config, workdir, tell=lambda _: None):
   """Writes what a finished run leaves: the report, and the best checkpoint as HF directory."""
   for row in _evaluations(workdir):
     if row['step'] in {0} | {span.end for span in config.spans()}:
-      tell(f'held-out grade at step {row["step"]}: ' + ', '.join(
+      tell(f'held-out at step {row["step"]}: ' + ', '.join(
           f'{label} {row[name]["mean"]:.3f} [{row[name]["low"]:.3f}, {row[name]["high"]:.3f}]'
-          for name, label in (('grade', 'sampled'), ('greedy/grade', 'greedy')) if name in row))
+          for name, label in _TOLD if name in row))
   tell(f'report: {write_report(config, workdir)}')
   tell(f'export: {export_checkpoint(config, workdir, force=True)}')
 
@@ -57,6 +61,7 @@ def evaluate_checkpoint(config: Config, workdir, *, which: int | str = 'best') -
   Raises:
     build.Refused: there is no such checkpoint, or something given is not fit.
   """
+  build.check_graded(config)
   with build.rooms(config, training=False, workdir=workdir) as rooms:
     policy, _, _ = _checkpoint(config, pathlib.Path(workdir), which)
     evaluate = make_evaluate(rooms.chat, rooms.grader, config, mesh=rooms.mesh,

@@ -13,6 +13,7 @@ from rft_jax import build, graders, opening, optim, rollout, sharding
 from rft_jax.algorithms import ALGORITHMS, Algorithm, Room
 from rft_jax.config import Config
 from rft_jax.data import packing
+from rft_jax.evaluate import intervals
 from rft_jax.evaluate import make as make_evaluate
 from rft_jax.records import compilations, ledger, manifest
 from rft_jax.records.checkpoint import Checkpoints
@@ -84,8 +85,6 @@ def train(config: Config, workdir, *, stop_at_step: int | None = None, overrides
     desk = Desk(config, workdir, rooms, checkpoints, metrics, events, progress,
                 lambda policy: evaluate(policy, rooms.validation))
     last = min(config.total_steps(), stop_at_step or config.total_steps())
-    if state.step == 0:
-      _evaluate(desk, state)
     for span in config.spans():
       if span.first < last and state.step < span.end:
         state, tokens = _run_stage(desk, span, state, tokens, last, fresh=stage != span.number)
@@ -113,6 +112,8 @@ def _run_stage(desk, span, state, tokens, last, *, fresh):
   if fresh:
     state = _begin(config, stage, state, mesh)
   algorithm = _algorithm(desk, span, state, keep)
+  if state.step == 0:
+    _evaluate(desk, state, algorithm)
   optimizers = opening.optimizers(config, stage)
   update_steps = {name: algorithm.updates_per_batch * sum(
       name in algorithm.trains(step) for step in range(span.first, span.end))
@@ -131,10 +132,10 @@ def _run_stage(desk, span, state, tokens, last, *, fresh):
     desk.progress.update(state.step, stage=stage.algorithm, values=values)
     held_out, seconds = None, 0.0
     if state.step == span.end or _due(state.step, config.evaluate.every):
-      held_out, seconds = _evaluate(desk, state)
+      held_out, seconds = _evaluate(desk, state, algorithm)
     _tell_events(desk, state.step, values, kept.pop(state.step, None), held_out, seconds)
     if held_out or state.step == last or _due(state.step, config.checkpoints.every):
-      desk.checkpoints.save(state.step, state, stage=span.number, metric=_grade(held_out),
+      desk.checkpoints.save(state.step, state, stage=span.number, metric=_measure(held_out),
                             position={'num_tokens': tokens})
       desk.events.message(f'Checkpoint created at step {state.step}', step=state.step)
   return state, tokens
@@ -177,12 +178,11 @@ def _algorithm(desk, span, state, keep) -> Algorithm:
       rollout=sampling(config.rollout),
       greedy=sampling(dataclasses.replace(config.rollout, samples_per_prompt=1, temperature=0.0,
                                           top_k=0, top_p=1.0, min_p=0.0)),
-      score=lambda model, batch: score_batch(
-          model, batch, config.update, temperature=jnp.float32(config.rollout.temperature),
-          mesh=rooms.mesh),
+      score=lambda model, batch, temperature=config.rollout.temperature: score_batch(
+          model, batch, config.update, temperature=jnp.float32(temperature), mesh=rooms.mesh),
       values=lambda state, batch: value_batch(state.policy, state.critic, batch, config.update,
                                               mesh=rooms.mesh),
-      keep=keep))
+      keep=keep, folder=desk.workdir))
 
 
 def _reference(desk, span, state):
@@ -190,11 +190,11 @@ def _reference(desk, span, state):
   every = desk.config.objective.reference_every
   like, held = sharding.abstract(state.policy, desk.rooms.mesh), {}
 
-  def reference(state):
-    since = state.step - (state.step - span.first) % every if every else span.first
+  def reference(now=None):
+    since = now.step - (now.step - span.first) % every if every and now else span.first
     later = since if since > span.first else None
-    if state.step == later:
-      desk.checkpoints.save_reference(span.number, state.policy, later)
+    if later is not None and now.step == later:
+      desk.checkpoints.save_reference(span.number, now.policy, later)
     if since not in held:
       held.clear()
       held[since] = desk.checkpoints.restore_reference(span.number, like, later)
@@ -218,31 +218,41 @@ def _due(step, every):
 # ------------------------------------------------------------------ evaluation and what is left
 
 
-def _evaluate(desk, state):
+def _evaluate(desk, state, algorithm):
   """Evaluates the policy and puts it on record; returns (its Evaluation, the seconds it took)."""
   began = time.monotonic()
   result = desk.evaluate(state.policy)
+  if algorithm.held_out is not None:
+    result = result._replace(values=result.values | intervals(algorithm.held_out(state)))
+  if not result.values:  # no grader, and an algorithm that measures nothing itself
+    return None, 0.0
   desk.metrics.evaluation(state.step, 'validation', result.rows, result.values)
-  ledger.write(desk.workdir / 'evaluations', state.step,
-               [episode._replace(policy_step=state.step)
-                for episode in result.greedy + result.sampled.episodes()])
-  desk.progress.evaluated(_grade(result))
+  if result.sampled is not None:
+    ledger.write(desk.workdir / 'evaluations', state.step,
+                 [episode._replace(policy_step=state.step)
+                  for episode in result.greedy + result.sampled.episodes()])
+  desk.progress.evaluated(_measure(result))
   return result, time.monotonic() - began
 
 
-def _grade(held_out) -> float | None:
-  """Returns the mean held-out grade, by which checkpoints are compared."""
-  return held_out and held_out.values.get('grade', {}).get('mean')
+def _measure(held_out) -> float | None:
+  """Returns that by which checkpoints are compared: the held-out grade, else pair accuracy."""
+  values = held_out.values if held_out else {}
+  found = values.get('grade') or values.get('preference/accuracy') or {}
+  return found.get('mean')
 
 
 def _tell_events(desk, step, values, train, held_out, seconds):
   """Appends the metrics event of a step."""
-  valid = held_out and Side(held_out.sampled.episodes(), held_out.sampled.counts)
+  sampled = held_out and held_out.sampled
+  valid = sampled and Side(sampled.episodes(), sampled.counts)
+  grader = desk.rooms.grader
   sampling, training = values['seconds/collect'], values['seconds/update']
   desk.events.metrics(
-      step, desk.config.total_steps(), graders.listed(desk.rooms.grader), train=train, valid=valid,
-      loss=values.get('loss'), seconds={'eval': seconds, 'sampling': sampling, 'training': training,
-                                        'full_iteration': seconds + sampling + training})
+      step, desk.config.total_steps(), graders.listed(grader) if grader else (), train=train,
+      valid=valid, loss=values.get('loss'),
+      seconds={'eval': seconds, 'sampling': sampling, 'training': training,
+               'full_iteration': seconds + sampling + training})
 
 
 def _tell(line):

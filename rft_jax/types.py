@@ -94,6 +94,7 @@ class Batch(NamedTuple):
   entropy_coef: Array | None = None  # f32[B], the same for all: the entropy bonus of this step
   old_values: Array | None = None  # f32[B, T], of the critic before this update
   returns: Array | None = None  # f32[B, T], what the critic is to say
+  reference_point: Array | None = None  # f32[B], the same for all: KTO's z, of the whole step
 
 
 class TrainState(NamedTuple):

@@ -278,7 +278,7 @@ def test_an_example_holds_the_ids_of_its_row(load, plain_chat):
 
 
 def test_a_target_template_makes_the_answer(load, plain_chat):
-  train, _, _ = load([row('a', solution='6 x 7 = 42')], supervised=True,
+  train, _, _ = load([row('a', solution='6 x 7 = 42')], kind='targets',
                      target_template='So: {{ item.solution }}')
   assert plain_chat.tokenizer.decode(train[0].target_ids) == 'So: 6 x 7 = 42<eos>'
   assert train[0].prompt_ids == plain_chat.prompt_ids(row('a')['messages'])
@@ -286,24 +286,24 @@ def test_a_target_template_makes_the_answer(load, plain_chat):
 
 def test_an_assistant_turn_at_the_end_is_the_answer(load, plain_chat):
   train, _, _ = load([turns('user', 'assistant')], [turns('developer', 'user', 'assistant')],
-                     supervised=True)
+                     kind='targets')
   assert plain_chat.tokenizer.decode(train[0].target_ids) == 'assistant 1<eos>'
 
 
 def test_supervised_rows_without_answer_are_an_error(load):
-  text = error_of(load, [row()], [turns('user', 'assistant')], supervised=True)
+  text = error_of(load, [row()], [turns('user', 'assistant')], kind='targets')
   assert 'train.jsonl line 1: E_LAST_ROLE' in text and 'sft.target' in text
 
 
 def test_a_target_template_reads_only_fields_that_are_there(load):
-  text = error_of(load, [row('a', solution=' '), row('b')], supervised=True,
+  text = error_of(load, [row('a', solution=' '), row('b')], kind='targets',
                   target_template='{{ item.solution }}')
   assert 'line 2: E_ITEM_FIELD_MISSING: item.solution' in text
   assert 'line 1: E_MESSAGE_NOT_RENDERED' in text and 'is empty for this row' in text
   with pytest.raises(ValueError, match='sft.target'):
-    load([row()], supervised=True, target_template='{{ solution }}')
+    load([row()], kind='targets', target_template='{{ solution }}')
   assert 'a target is made of the fields of item alone' in error_of(
-      load, [row()], supervised=True, target_template='{{ sample.output_text }}')
+      load, [row()], kind='targets', target_template='{{ sample.output_text }}')
 
 
 def test_the_real_cases_load_without_error(plain_chat):
@@ -311,7 +311,7 @@ def test_the_real_cases_load_without_error(plain_chat):
     pytest.skip('needs the rare-disease cases of the shared data, which are not here')
   config = rows.DataConfig(train=str(VALID), validation=str(VALID), max_prompt_tokens=8000)
   train, _, warnings = rows.load(config, chat=plain_chat, item_fields=frozenset({'gene'}),
-                                 supervised=True, target_template='{"genes": ["{{ item.gene }}"]}')
+                                 kind='targets', target_template='{"genes": ["{{ item.gene }}"]}')
   assert len(train) == 512
   assert any('W_TRAIN_VAL_OVERLAP' in warning for warning in warnings)
 
@@ -324,6 +324,6 @@ def test_held_out_rows_need_no_target(tmp_path, plain_chat):
   config = rows.DataConfig(train=str(tmp_path / 'train.jsonl'),
                            validation=str(tmp_path / 'validation.jsonl'))
   train, validation, _ = rows.load(config, chat=plain_chat, item_fields=frozenset({"answer"}),
-                                   supervised=True, target_template='{{ item.solution }}')
+                                   kind='targets', target_template='{{ item.solution }}')
   assert train[0].target_ids and validation[0].target_ids is None
   assert validation[0].prompt_ids == plain_chat.prompt_ids(held_out['messages'])

@@ -1,14 +1,18 @@
 """Learning algorithms: each is `collect` (make the batch of a step) plus `loss`.
 
 To add one: a file, and a line in ALGORITHMS. The file holds `make(room) -> Algorithm`,
-`SUPERVISED` (whether its rows must bring a target), `needs_reference(groups) -> bool` and
-`critic_kind(groups) -> str | None`, one of models.CRITIC_KINDS.
+`needs_reference(groups) -> bool`, `critic_kind(groups) -> str | None`, one of
+models.CRITIC_KINDS, and `ROWS`, what it learns from: 'prompts' (it samples and grades), 'targets'
+(a row brings the answer to learn), 'pairs' (chosen and rejected) or 'answers' (single ones, marked
+good or bad).
 """
-from rft_jax.algorithms import grpo, ppo, sft
+from rft_jax.algorithms import dpo, grpo, kto, ppo, sft
 from rft_jax.algorithms.base import Algorithm, Room
 
 ALGORITHMS = {
     'sft': sft,
     'grpo': grpo,
     'ppo': ppo,
+    'dpo': dpo,
+    'kto': kto,
 }

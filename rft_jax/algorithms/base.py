@@ -36,9 +36,12 @@ class Room(NamedTuple):
   first_step: int  # the step at which the stage begins
   examples: list[Example]
   validation: list[Example]
-  reference: Callable  # (state) -> the reference policy, where the algorithm has asked for one
+  # (state) -> the reference policy, where the algorithm has asked for one; () -> that of the start
+  reference: Callable
   rollout: Callable  # (policy, examples, occurrences, step) -> Rollout
-  score: Callable  # (model, batch) -> log-probs f32[B, T]
+  # (model, batch, temperature=the sampler's) -> log-probs f32[B, T]
+  score: Callable
   values: Callable  # (state, batch) -> the critic's values f32[B, T]
   greedy: Callable  # as rollout, with one completion of each prompt, at temperature 0
   keep: Callable  # (step, Rollout): puts what the step sampled on record
+  folder: Any = None  # the workdir, for what is dear to compute again; None: nothing is kept

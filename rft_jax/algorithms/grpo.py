@@ -19,7 +19,7 @@ from rft_jax.objectives.policy_objective import ObjectiveConfig, policy_objectiv
 from rft_jax.objectives.returns import returns_to_go, whiten
 from rft_jax.types import Episode
 
-SUPERVISED = False
+ROWS = 'prompts'
 
 
 def needs_reference(groups) -> bool:

@@ -47,7 +47,7 @@ class CriticConfig:
         problem for good, problem in checks if not good]
 
 
-SUPERVISED = False
+ROWS = 'prompts'
 
 
 def needs_reference(groups) -> bool:

@@ -17,7 +17,7 @@ class SftConfig:
     return [] if self.rows_per_step >= 1 else [f'rows_per_step={self.rows_per_step}, need >= 1']
 
 
-SUPERVISED = True
+ROWS = 'targets'
 
 
 def needs_reference(groups) -> bool:

@@ -53,6 +53,7 @@ def plan(batch: Batch, *, tokens: int, shards: int = 1) -> list[tuple[Microbatch
   Each shape is a program to compile, and lengths differ from step to step; so all groups of about
   the same longest completion share one shape, whatever the others' lengths are, with P `shards`
   times a power of two, or half of that for the last one. Everything follows from the batch alone.
+  A batch with grades compares completions of a group: no group is then cut in two.
 
   Returns:
     (microbatch, rows) pairs; rows i32[B] says which row of the batch each row of the microbatch
@@ -63,7 +64,8 @@ def plan(batch: Batch, *, tokens: int, shards: int = 1) -> list[tuple[Microbatch
   pieces = []
   for groups in _classes(batch, members):
     lengths = [batch.completion_lengths[members[group]] for group in groups]
-    shape = _shape(few(int(batch.prompt_lengths[groups].max())), lengths)
+    shape = _shape(few(int(batch.prompt_lengths[groups].max())), lengths,
+                   whole_groups=batch.grades is not None)
     parts = [(group, members[group][part], places) for group, of in zip(groups, lengths)
              for part, places in _parts(of, shape)]
     most = shards * (1 << (max(tokens // shape.size // shards, 1).bit_length() - 1))
@@ -105,13 +107,16 @@ def token_efficiency(batch: Batch, pieces) -> float:
   return real / sum(piece.size for piece, _ in pieces)
 
 
-def _shape(S: int, lengths) -> _Shape:
-  """Returns the shape that holds every completion at the least cost, all groups together."""
+def _shape(S: int, lengths, *, whole_groups=False) -> _Shape:
+  """Returns the shape that holds every completion at the least cost, all groups together.
+
+  whole_groups: each group in one piece, so that R is as many rows as the widest of them takes.
+  """
   longest = few(max(8, max(int(group.max()) for group in lengths)))
   costs = []
   for W in (longest, 2 * longest):
     rows = [max(row for row, _ in _first_fit(group, W)) + 1 for group in lengths]
-    for R in sorted({power_of_two(row) for row in rows}):
+    for R in sorted({power_of_two(row) for row in ([max(rows)] if whole_groups else rows)}):
       shape = _Shape(S, R, W)
       times = sum(-(-row // R) for row in rows)
       costs.append((times * (S + R * W * (1 + W * COLUMN_COST)), shape))

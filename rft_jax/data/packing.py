@@ -5,7 +5,7 @@ from rft_jax.types import Batch, Episode, Example
 
 ROW_FIELDS = ('weights', 'advantages', 'old_logprobs', 'reference_logprobs', 'sampler_logprobs',
               'group_tokens', 'grades', 'policy_weights', 'held', 'entropy_coef', 'old_values',
-              'returns')
+              'returns', 'reference_point')
 
 
 def from_examples(examples: list[Example]) -> Batch:
@@ -15,6 +15,20 @@ def from_examples(examples: list[Example]) -> Batch:
   prompts, prompt_lengths = _pad([example.prompt_ids for example in examples])
   return Batch(prompts, prompt_lengths, completions, lengths,
                np.arange(len(examples), dtype=np.int32), _inside(completions, lengths))
+
+
+def from_pairs(examples: list[Example]) -> Batch:
+  """Returns the Batch of N pairs: prompt n with row 2n, the chosen completion, and 2n + 1.
+
+  grades are 1 and 0. All tokens of both completions have weight 1.
+  """
+  answers = [ids for example in examples for ids in (example.target_ids, example.rejected_ids)]
+  completions, lengths = _pad(answers)
+  prompts, prompt_lengths = _pad([example.prompt_ids for example in examples])
+  N = len(examples)
+  return Batch(prompts, prompt_lengths, completions, lengths,
+               np.repeat(np.arange(N, dtype=np.int32), 2), _inside(completions, lengths),
+               grades=np.tile(np.array([1, 0], np.float32), N))
 
 
 def from_groups(groups: list[list[Episode]], advantages=None) -> Batch:

@@ -8,7 +8,7 @@ import hashlib
 import json
 import pathlib
 
-from rft_jax.data import formats, validate
+from rft_jax.data import formats, preferences, validate
 from rft_jax.data.chat import Chat, RenderError
 from rft_jax.data.validate import Problem
 from rft_jax.graders import template
@@ -24,7 +24,8 @@ class DataConfig:
   train: str = ''  # required: a file, a directory of Parquet files, hub:name or hub:name:split
   validation: str = ''  # required: the same, of cases that are never trained on
   max_prompt_tokens: int = 2048  # of the rendered prompt
-  overlong: str = 'error'  # a prompt beyond that: 'error', or 'drop' (counted, and told)
+  max_completion_tokens: int = 0  # of each answer that is learnt from; 0: no limit
+  overlong: str = 'error'  # a row beyond that: 'error', or 'drop' (counted, and told)
 
   def validate(self) -> list[str]:
     """Returns every problem as 'field=value, need ...'; [] if there is none."""
@@ -33,13 +34,17 @@ class DataConfig:
                 if not _is_source(source)]
     if self.max_prompt_tokens < 1:
       problems.append(f'max_prompt_tokens={self.max_prompt_tokens}, need >= 1')
+    if self.max_completion_tokens < 0:
+      problems.append(f'max_completion_tokens={self.max_completion_tokens}, need >= 0 '
+                      '(0: no limit)')
     if self.overlong not in ('error', 'drop'):
       problems.append(f"overlong={self.overlong!r}, need 'error' or 'drop'")
     return problems
 
 
-def load(config: DataConfig, *, chat: Chat, item_fields=frozenset(), supervised: bool = False,
-         target_template: str = '') -> tuple[list[Example], list[Example], list[str]]:
+def load(config: DataConfig, *, chat: Chat, item_fields=frozenset(), kind: str = 'prompts',
+         held_out: str = '', target_template: str = '',
+         graded: bool = True) -> tuple[list[Example], list[Example], list[str]]:
   """Returns (train, validation, warnings) with every row rendered and encoded.
 
   Args:
@@ -47,9 +52,13 @@ def load(config: DataConfig, *, chat: Chat, item_fields=frozenset(), supervised:
     chat: renders and encodes.
     item_fields: paths of the row that graders read for every case ('answer', 'genes[0]'); those
       of target_template are added here.
-    supervised: target_ids are wanted: of target_template, or of the row's last assistant turn.
+    kind: what is learnt from a row: 'prompts' (nothing but the prompt is read), 'targets' (of
+      target_template, or the row's last assistant turn), 'pairs' or 'answers' (see preferences).
+    held_out: the same of validation rows; '': kind, but 'prompts' where a template makes the
+      targets. See preferences.held_out_kind.
     target_template: text with {{ item.x }}, the answer to learn; '' for none. Held-out rows need
       no such answer: what is measured on them is sampled.
+    graded: whether the rows to train on must have item_fields too.
 
   Raises:
     ValueError: one, with every error of both files, each kind with its rows and a way out.
@@ -57,24 +66,29 @@ def load(config: DataConfig, *, chat: Chat, item_fields=frozenset(), supervised:
   wrong = template.problems(target_template)
   if wrong:
     raise ValueError('\n'.join(['sft.target:', *(f'  {one}' for one in wrong)]))
-  fields = {'train': frozenset(item_fields) | template.fields(target_template),
+  kinds = {'train': kind,
+           'validation': held_out or ('prompts' if target_template else kind)}
+  fields = {'train': frozenset(item_fields if graded else ()) | template.fields(target_template),
             'validation': frozenset(item_fields)}
   sources = {'train': config.train, 'validation': config.validation}
   items, found = {}, {}
   for split, source in sources.items():
     items[split], found[split] = read(source, split=split)
-    found[split] += validate.rows(items[split], supervised=supervised,
-                                  with_target=bool(target_template))
-  kinds = validate.kinds(items['train'] + items['validation'], fields['train'])
+    if split == 'validation' and kinds[split] in preferences.KINDS:
+      kinds[split] = preferences.held_out_kind(items[split], kinds[split])
+    supervised = kind == 'targets' and (kinds[split] == 'targets' or bool(target_template))
+    items[split], problems = _checked(items[split], kinds[split], supervised,
+                                      bool(target_template))
+    found[split] += problems
+  types = validate.kinds(items['train'] + items['validation'],
+                         fields['train'] | fields['validation'])
   examples = {}
   for split in sources:
-    found[split] += validate.item_fields(items[split], fields[split], kinds)
+    found[split] += validate.item_fields(items[split], fields[split], types)
     sound = _without(items[split], found[split])
-    found[split] += validate.suspicions(sound, fields[split])
-    if split == 'validation' and target_template:  # rows end with the user: the prompt is all
-      examples[split], problems = _examples(sound, config, chat, False, '')
-    else:
-      examples[split], problems = _examples(sound, config, chat, supervised, target_template)
+    found[split] += _suspicions(sound, fields[split], kinds[split])
+    examples[split], problems = _examples(
+        sound, config, chat, kinds[split], target_template if split == 'train' else '')
     found[split] += problems
     if not examples[split] and not any(problem.blocks for problem in found[split]):
       found[split].append(Problem('E_COUNT_MIN', 0, '', 'no rows are left', 'need at least one'))
@@ -96,12 +110,30 @@ def _without(items, problems):
   return [item for item in items if validate.line_of(item) not in broken]
 
 
-def _examples(items, config, chat, supervised, target_template):
+def _checked(items, kind, supervised, with_target):
+  """Returns (items, what is wrong with the shape of each); preferences are put in one form."""
+  if kind not in preferences.KINDS:
+    return items, validate.rows(items, supervised=supervised, with_target=with_target)
+  made, problems = preferences.read(items, kind)
+  shapes = validate.rows(made, supervised=False, with_target=False)
+  return made, problems + preferences.renamed(shapes, items)
+
+
+def _suspicions(items, fields, kind):
+  found = validate.suspicions(items, fields)
+  if kind not in preferences.KINDS:
+    return found
+  # A prompt may well have several pairs, and those of an answer stand next to each other.
+  return [problem for problem in found if problem.code != 'W_DUPLICATE_PROMPT'
+          ] + preferences.contradictions(items)
+
+
+def _examples(items, config, chat, kind, target_template):
   """Returns (examples, problems) of sound rows."""
   problems, ready, texts = [], [], []
   for item in items:
     try:
-      texts.append(_texts(item.row, chat, supervised, target_template))
+      texts.append(_texts(item.row, chat, kind, target_template))
       ready.append(item)
     except RenderError as error:
       problems.append(_unrendered(item, error))
@@ -111,29 +143,41 @@ def _examples(items, config, chat, supervised, target_template):
     problems += _control_tokens(item, chat)
   prompts = chat.encode([prompt for prompt, _ in texts])
   examples = []
-  for item, (prompt, rest), prompt_ids in zip(ready, texts, prompts, strict=True):
+  for item, (prompt, rests), prompt_ids in zip(ready, texts, prompts, strict=True):
     if len(prompt_ids) > config.max_prompt_tokens:
-      problems.append(_overlong(item, len(prompt_ids), config))
+      problems.append(_overlong(item, 'prompt', len(prompt_ids), config))
       continue
     try:
-      target_ids = chat.completion_ids(prompt, prompt_ids, rest) if supervised else None
-      examples.append(Example(item, prompt_ids, target_ids))
+      answers = [chat.completion_ids(prompt, prompt_ids, rest) for rest in rests]
     except RenderError as error:
       problems.append(_unrendered(item, error))
+      continue
+    longest = max(map(len, answers), default=0)
+    if 0 < config.max_completion_tokens < longest:
+      problems.append(_overlong(item, 'completion', longest, config))
+    else:
+      examples.append(Example(item, prompt_ids, answers[0] if answers else None,
+                              rejected_ids=answers[1] if len(answers) > 1 else None,
+                              desirable=item.row['label'] if kind == 'answers' else None))
   return examples, problems
 
 
-def _texts(row, chat, supervised, target_template):
-  """Returns (prompt, what follows it and is learnt) of one row."""
+def _texts(row, chat, kind, target_template):
+  """Returns (prompt, [what may follow it and is learnt]) of one row; the preferred one first."""
   messages, tools = row['messages'], row.get('tools')
-  if not supervised:
-    return chat.prompt_text(messages, tools), ''
+  if kind == 'prompts':
+    return chat.prompt_text(messages, tools), []
+  if kind in preferences.KINDS:
+    sides = ('chosen', 'rejected') if kind == 'pairs' else ('completion',)
+    texts = [chat.supervised_text([*messages, row[side]], tools) for side in sides]
+    return texts[0][0], [rest for _, rest in texts]
   target = None
   if target_template:
     target = template.render(target_template, item=row, sample={})
     if not target.strip():
       raise RenderError(f'the target {target_template!r} is empty for this row')
-  return chat.supervised_text(messages, tools, target)
+  prompt, rest = chat.supervised_text(messages, tools, target)
+  return prompt, [rest]
 
 
 def _unrendered(item, error):
@@ -153,14 +197,15 @@ def _control_tokens(item, chat):
   return found
 
 
-def _overlong(item, tokens, config):
+def _overlong(item, what, tokens, config):
+  limit = f'max_{what}_tokens'
+  told = f'{tokens} {what} tokens, more than {getattr(config, limit)}'
+  path = 'messages' if what == 'prompt' else ''
   if config.overlong == 'drop':
-    return Problem('W_PROMPT_DROPPED', validate.line_of(item), 'messages',
-                   f'{tokens} prompt tokens, more than {config.max_prompt_tokens}',
+    return Problem(f'W_{what.upper()}_DROPPED', validate.line_of(item), path, told,
                    'left out, as data.overlong=drop asks')
-  return Problem('E_PROMPT_TOO_LONG', validate.line_of(item), 'messages',
-                 f'{tokens} prompt tokens, more than {config.max_prompt_tokens}',
-                 'shorten them, raise data.max_prompt_tokens, or set data.overlong=drop')
+  return Problem(f'E_{what.upper()}_TOO_LONG', validate.line_of(item), path, told,
+                 f'shorten them, raise data.{limit}, or set data.overlong=drop')
 
 
 def read(source: str, *, split: str = 'train') -> tuple[list[Item], list[Problem]]:
