@@ -13,6 +13,8 @@ class Files(NamedTuple):
   validation: list[dict[str, Any]]  # the same form, no prompt of train among them
   grader: dict[str, Any]  # OpenAI's grader JSON
   facts: dict[str, Any]  # becomes task.json: how it was made, and scores to compare with
+  # Rows with `chosen` and `rejected` answers, of train and of validation; None: not asked for.
+  pairs: tuple[list[dict], list[dict]] | None = None
 
 
 def mean_with_interval(values, *, seed: int = 0, resamples: int = 2000) -> dict[str, float]:
@@ -32,13 +34,18 @@ def texts(files: Files) -> list[str]:
 def write(files: Files, to: str | os.PathLike) -> None:
   """Writes train.jsonl, validation.jsonl, grader.json and task.json into the directory `to`.
 
+  Pairs go into pairs.jsonl and pairs_validation.jsonl.
+
   Each appears by rename, whole or not at all; what stood there under these names is replaced.
   """
   directory = pathlib.Path(to)
   directory.mkdir(parents=True, exist_ok=True)
+  lines = lambda rows: ''.join(json.dumps(row) + '\n' for row in rows)
+  pairs = zip(('pairs.jsonl', 'pairs_validation.jsonl'), files.pairs or ())
   contents = {
-      'train.jsonl': ''.join(json.dumps(row) + '\n' for row in files.train),
-      'validation.jsonl': ''.join(json.dumps(row) + '\n' for row in files.validation),
+      'train.jsonl': lines(files.train),
+      'validation.jsonl': lines(files.validation),
+      **{name: lines(rows) for name, rows in pairs},
       'grader.json': json.dumps(files.grader, indent=2) + '\n',
       'task.json': json.dumps(files.facts, indent=2) + '\n',
   }
