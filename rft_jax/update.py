@@ -7,7 +7,7 @@ batch is cut into microbatches, padded, ordered or spread over devices changes n
 """
 import dataclasses
 import functools
-from typing import Callable
+from typing import Callable, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,8 @@ from rft_jax.data.microbatches import Microbatch
 from rft_jax.data.packing import ROW_FIELDS
 from rft_jax.objectives.logprobs import TokenStatistics, token_statistics
 from rft_jax.models import REMAT
-from rft_jax.objectives.masked import Term, Weighted, means, over_tokens
+from rft_jax.objectives.masked import Maximum, Term, Weighted, added, means, over_tokens
+from rft_jax.objectives.off_policy import mismatch_figures
 from rft_jax.types import Batch, TrainState
 
 
@@ -45,7 +46,13 @@ class UpdateConfig:
     return [problem for good, problem in checks if not good]
 
 
-Loss = Callable[[TokenStatistics, Batch], tuple[dict[str, Term], dict[str, Weighted]]]
+Loss = Callable[[TokenStatistics, Batch], tuple[dict[str, Term], dict[str, Weighted | Maximum]]]
+
+
+class Scored(NamedTuple):
+  """What a model says of the completions of a batch. Host arrays, 0 on padding."""
+  logprobs: np.ndarray  # f32[B, T] nats
+  entropy: np.ndarray  # f32[B, T] nats, of the distribution each token was drawn from
 
 
 def completion_statistics(model, piece: Microbatch, *, temperature,
@@ -61,17 +68,19 @@ def completion_statistics(model, piece: Microbatch, *, temperature,
 
 
 @jax.jit
-def _logprobs(model, piece, temperature):
-  return completion_statistics(model, piece, temperature=temperature).logprobs
+def _scored(model, piece, temperature):
+  statistics = completion_statistics(model, piece, temperature=temperature)
+  return Scored(statistics.logprobs, statistics.entropy)
 
 
-def score_batch(model, batch: Batch, config: UpdateConfig, *, temperature, mesh) -> np.ndarray:
-  """Returns the log-probs f32[B, T] of the completions under model, 0 on padding."""
+def score_batch(model, batch: Batch, config: UpdateConfig, *, temperature, mesh) -> Scored:
+  """Returns the log-probs of the completions under model, and its entropies beside them."""
   pieces = _pieces(batch, config, mesh)
-  parts = [_logprobs(model, _put(_inputs_only(piece), mesh), jnp.float32(temperature))
+  parts = [_scored(model, _put(_inputs_only(piece), mesh), jnp.float32(temperature))
            for piece, _ in pieces]
-  return microbatches.scatter(jax.device_get(parts), pieces, batch.completions.shape) * (
-      np.arange(batch.completions.shape[1]) < batch.completion_lengths[:, None])
+  inside = np.arange(batch.completions.shape[1]) < batch.completion_lengths[:, None]
+  return Scored(*(microbatches.scatter(column, pieces, inside.shape) * inside
+                  for column in zip(*jax.device_get(parts))))
 
 
 @jax.jit
@@ -171,7 +180,7 @@ def make_update(loss: Loss, tx: optax.GradientTransformation, *, config: UpdateC
     counted = list(placed)
     if idle is not None:
       counted += [_put(piece, mesh) for piece, _ in _pieces(idle, config, mesh)]
-    denominators = _added([weights(piece.batch) for piece in counted])
+    denominators = added(weights(piece.batch) for piece in counted)
     if len(placed) == 1:
       gradients, aux = alone(state.policy, placed[0], denominators)
       outputs = [aux]
@@ -183,8 +192,9 @@ def make_update(loss: Loss, tx: optax.GradientTransformation, *, config: UpdateC
     rate = {} if schedule is None else {'learning_rate': schedule(_count(state.optimizer))}
     policy, optimizer, applied = apply(state.policy, state.optimizer, gradients)
     values, sums = zip(*outputs)
-    metrics = means(_added(list(sums))) | {'loss': sum(values)} | applied | rate
-    metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
+    metrics = means(added(sums)) | {'loss': sum(values)} | applied | rate
+    metrics = mismatch_figures({name: float(value)
+                                for name, value in jax.device_get(metrics).items()})
     metrics['token_efficiency'] = microbatches.token_efficiency(learnt, pieces)
     return state._replace(policy=policy, optimizer=optimizer), metrics
 
@@ -199,10 +209,6 @@ def _split_idle(batch):
   if moved.all() or not moved.any():
     return batch, None
   return packing.select(batch, groups[moved]), packing.select(batch, groups[~moved])
-
-
-def _added(trees):
-  return functools.reduce(lambda a, b: jax.tree.map(jnp.add, a, b), trees)
 
 
 def _count(optimizer):

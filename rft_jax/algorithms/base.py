@@ -38,5 +38,5 @@ class Room(NamedTuple):
   validation: list[Example]
   reference: Tree | None  # the policy at the start of the stage; None unless asked for
   rollout: Callable  # (policy, examples, occurrences, step) -> Rollout
-  score: Callable  # (model, batch) -> log-probs f32[B, T]
+  score: Callable  # (model, batch) -> update.Scored: log-probs and entropies f32[B, T]
   keep: Callable  # (step, Rollout): puts what the step sampled on record

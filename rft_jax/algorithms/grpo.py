@@ -11,6 +11,7 @@ from rft_jax.algorithms.base import Algorithm, Collected, Room
 from rft_jax.data import order, packing
 from rft_jax.objectives import masked
 from rft_jax.objectives.advantages import NEEDS, AdvantageConfig, group_advantages
+from rft_jax.objectives.entropy import exploration
 from rft_jax.objectives.policy_objective import ObjectiveConfig, policy_objective
 from rft_jax.rollout import RolloutConfig
 from rft_jax.types import Episode
@@ -45,18 +46,24 @@ def make(room: Room) -> Algorithm:
       return Collected(None, seen)
     batch = packing.from_groups(graded, advantages(graded, advantage))
     if config.kl_coef:
-      batch = batch._replace(reference_logprobs=room.score(room.reference, batch))
+      batch = batch._replace(reference_logprobs=room.score(room.reference, batch).logprobs)
     if config.aggregation == 'prompt_mean':
       batch = batch._replace(group_tokens=masked.tokens_of_groups(batch.weights, batch.group))
-    if updates_per_batch > 1:
-      batch = batch._replace(old_logprobs=room.score(state.policy, batch))
-    return Collected(batch, seen)
+    memory = None
+    if updates_per_batch > 1 or config.entropy.needs_scores:
+      scored = room.score(state.policy, batch)
+      if updates_per_batch > 1:
+        batch = batch._replace(old_logprobs=scored.logprobs)
+      batch, memory, explored = exploration(batch, scored, config.entropy, state.memory,
+                                            np.random.default_rng([room.seed, step]))
+      seen |= explored
+    return Collected(batch, seen, memory)
 
   return Algorithm(
       collect, functools.partial(policy_objective, config=config,
                                  max_new_tokens=rollout.max_new_tokens),
       temperature=rollout.temperature, updates_per_batch=updates_per_batch,
-      zero_advantages_teach_nothing=not config.kl_coef)
+      zero_advantages_teach_nothing=config.zero_advantages_teach_nothing)
 
 
 def advantages(groups: list[list[Episode]], config: AdvantageConfig) -> np.ndarray:

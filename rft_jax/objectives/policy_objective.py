@@ -10,16 +10,18 @@ import jax
 import jax.numpy as jnp
 
 from rft_jax.objectives import kl, masked
+from rft_jax.objectives.entropy import EntropyConfig, kl_cov_penalty
 from rft_jax.objectives.masked import Term
-from rft_jax.objectives.off_policy import CORRECTIONS, CorrectionConfig
-from rft_jax.objectives.policy_choices import PolicyLossConfig, refusals
+from rft_jax.objectives.off_policy import (CORRECTIONS, CorrectionConfig, mismatch_metrics,
+                                           stale_sequence_mask)
+from rft_jax.objectives.policy_choices import PolicyLossConfig, refusals, spread_gradient
 from rft_jax.objectives.policy_losses import ANCHORED_AT_SAMPLER, LOSSES
 from rft_jax.objectives.ratios import LEVELS
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
 class ObjectiveConfig:
-  """What a reinforced stage minimises: which policy loss, how it is aggregated, and a KL term."""
+  """What a reinforced stage minimises: a policy loss, how it is aggregated, KL, and entropy."""
   policy_loss: PolicyLossConfig = dataclasses.field(default_factory=PolicyLossConfig)
   # What makes up for a sampler that rounds otherwise than the trainer; more with
   # rollout.quantization.
@@ -30,9 +32,10 @@ class ObjectiveConfig:
   aggregation: str = 'token_mean'
   kl_coef: float = 0.0  # weight of KL(policy || reference) in the loss; 0: no reference pass
   kl_estimator: str = 'k3'  # see objectives/kl.py for what each one's gradient is
+  entropy: EntropyConfig = dataclasses.field(default_factory=EntropyConfig)  # exploration
 
   def validate(self) -> list[str]:
-    nested = [f'{group}.{problem}' for group in ('policy_loss', 'correction')
+    nested = [f'{group}.{problem}' for group in ('policy_loss', 'correction', 'entropy')
               for problem in getattr(self, group).validate()]
     chosen, correction = self.policy_loss, self.correction.correction
     checks = (
@@ -48,12 +51,25 @@ class ObjectiveConfig:
     found = nested + [problem for good, problem in checks if not good]
     if found:
       return found
-    return [f'policy_loss and aggregation: {problem}' for problem in refusals(
+    found = [f'policy_loss and aggregation: {problem}' for problem in refusals(
         chosen.loss, chosen.ratio_level, self.aggregation)]
+    if self.entropy.leaves_out_tokens and spread_gradient(chosen.loss, chosen.ratio_level):
+      found.append(f'entropy.top_share={self.entropy.top_share}, entropy.covariance='
+                   f'{self.entropy.covariance!r} with policy_loss.loss={chosen.loss!r} and '
+                   f'policy_loss.ratio_level={chosen.ratio_level!r}: they leave out tokens, and '
+                   'there the loss of every token moves all tokens of its answer; need a loss on '
+                   "ratios of tokens, or ratio_level='sequence_token'")
+    return found
+
+  @property
+  def zero_advantages_teach_nothing(self) -> bool:
+    """Returns whether groups of which all advantages are 0 have no gradient from any term."""
+    entropy = self.entropy
+    return not (self.kl_coef or entropy.bonus or entropy.covariance == 'kl_cov')
 
 
 def policy_objective(statistics, batch, *, config: ObjectiveConfig, max_new_tokens: int):
-  """Returns (terms, metrics): the policy loss, corrected for the sampler, and the KL estimate.
+  """Returns (terms, metrics): the policy loss, corrected for the sampler, KL, and entropy.
 
   Each is aggregated over its own denominator.
 
@@ -78,6 +94,10 @@ def policy_objective(statistics, batch, *, config: ObjectiveConfig, max_new_toke
   if sampler is not None:
     surrogate *= CORRECTIONS[config.correction.correction](old - sampler, weights,
                                                            config.correction)
+    if config.correction.stale_limit:
+      near = stale_sequence_mask(logprobs, sampler, batch.advantages, weights,
+                                 limit=config.correction.stale_limit)
+      surrogate *= near
   if batch.policy_weights is not None:
     surrogate *= only(batch.policy_weights)
   terms = {'policy': Term(1.0, aggregate(surrogate))}
@@ -87,8 +107,15 @@ def policy_objective(statistics, batch, *, config: ObjectiveConfig, max_new_toke
     estimate = kl.ESTIMATORS[config.kl_estimator](logprobs, reference)
     terms['kl'] = Term(config.kl_coef, aggregate(estimate))
     metrics['kl'] = over_tokens(kl.k3(logprobs, reference))
+  if config.entropy.bonus:
+    coefficient = (config.entropy.coef if batch.entropy_coef is None else
+                   batch.entropy_coef[:, None])
+    terms['entropy_bonus'] = Term(1.0, over_tokens(-coefficient * statistics.entropy))
+  if batch.held is not None:
+    terms['kl_cov'] = Term(config.entropy.kl_cov_coef, aggregate(
+        kl_cov_penalty(logprobs, old, weights, batch.held)))
   if sampler is not None:
-    difference = old - sampler
-    metrics['sampling/sampling_logp_difference/mean'] = over_tokens(jnp.abs(difference))
-    metrics['sampling/importance_sampling_ratio/mean'] = over_tokens(kl.clamped_exp(difference))
+    metrics |= mismatch_metrics(old - sampler, weights, old)
+    if config.correction.stale_limit:
+      metrics['sampling/stale_share'] = over_tokens(1 - near)
   return terms, metrics
