@@ -184,6 +184,10 @@ class Config:
          f'rollout.quantization={rollout.quantization!r} with '
          "objective.correction.correction='none', need a correction ('tis' is usual): samples of a "
          "rounded policy would count as the policy's own"),
+        (not reinforced or self.objective.entropy.covariance != 'kl_cov' or
+         self.update.updates_per_batch > 1,
+         "objective.entropy.covariance='kl_cov' with update.updates_per_batch=1, need more: it "
+         'holds tokens where they were before the first update, which begins there'),
     )
     return [problem for good, problem in checks if not good]
 

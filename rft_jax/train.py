@@ -151,9 +151,12 @@ def _step(algorithm: Algorithm, update, state: TrainState):
   if batch is not None:
     for part in packing.split(batch, min(algorithm.updates_per_batch, len(batch.prompts))):
       state, one = update(state, part, algorithm.trains(state.step))
+      if batch.sampler_logprobs is not None:  # how many updates ago its samples were drawn
+        one['sampling/staleness'] = len(learned)
       learned.append(one)
   if learned:
-    values |= {name: float(np.mean([one[name] for one in learned])) for name in learned[0]}
+    together = lambda name: np.max if name.endswith('/max') else np.mean
+    values |= {name: float(together(name)([one[name] for one in learned])) for name in learned[0]}
   values['seconds/collect'] = collected - began
   values['seconds/update'] = time.monotonic() - collected
   values['compilations'] = compilations.so_far() - compiled

@@ -124,7 +124,7 @@ class Trainer:
 
   def score(self, batch: Batch) -> Batch:
     return batch._replace(reference_logprobs=score_batch(
-        self.reference, batch, self.settings, temperature=jnp.float32(1.0), mesh=self.mesh))
+        self.reference, batch, self.settings, temperature=jnp.float32(1.0), mesh=self.mesh).logprobs)
 
   def learn(self, batch: Batch) -> dict:
     self.state, metrics = self.update(self.state, batch)

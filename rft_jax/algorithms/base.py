@@ -39,7 +39,7 @@ class Room(NamedTuple):
   # (state) -> the reference policy, where the algorithm has asked for one; () -> that of the start
   reference: Callable
   rollout: Callable  # (policy, examples, occurrences, step) -> Rollout
-  # (model, batch, temperature=the sampler's) -> log-probs f32[B, T]
+  # (model, batch, temperature=the sampler's) -> update.Scored: log-probs and entropies f32[B, T]
   score: Callable
   values: Callable  # (state, batch) -> the critic's values f32[B, T]
   greedy: Callable  # as rollout, with one completion of each prompt, at temperature 0

@@ -8,6 +8,7 @@ from rft_jax.algorithms.base import Room
 from rft_jax.data import order
 from rft_jax.objectives import masked, returns, shaping
 from rft_jax.objectives.advantages import groups_with_signal
+from rft_jax.objectives.entropy import exploration
 from rft_jax.types import Batch, Episode
 
 
@@ -67,17 +68,31 @@ def lengths_of(groups: list[list[Episode]]) -> np.ndarray:
   return np.array([[len(episode.sample.tokens) for episode in group] for group in groups])
 
 
-def with_logprobs(room: Room, state, batch: Batch) -> Batch:
-  """Returns the batch with the log-probs and counts that the objective is going to read."""
-  config = room.groups['objective']
+def with_logprobs(room: Room, state, batch: Batch):
+  """Returns (the batch with the log-probs and counts that its objective reads, Scored or None).
+
+  Scored is of the policy before the update, where anything asks for it.
+  """
+  config, scored = room.groups['objective'], None
   if config.kl_coef:
-    batch = batch._replace(reference_logprobs=room.score(room.reference(state), batch))
+    batch = batch._replace(
+        reference_logprobs=room.score(room.reference(state), batch).logprobs)
   if config.aggregation == 'prompt_mean':
     batch = batch._replace(group_tokens=masked.tokens_of_groups(batch.weights, batch.group))
-  in_reward = config.kl_coef and config.kl_place == 'reward'
-  if room.groups['update'].updates_per_batch > 1 or in_reward:
-    batch = batch._replace(old_logprobs=room.score(state.policy, batch))
-  return batch
+  several = room.groups['update'].updates_per_batch > 1
+  if several or config.kl_in_reward or config.entropy.needs_scores:
+    scored = room.score(state.policy, batch)
+  if several or config.kl_in_reward:
+    batch = batch._replace(old_logprobs=scored.logprobs)
+  return batch, scored
+
+
+def explore(room: Room, step: int, batch: Batch, scored, memory):
+  """Returns (batch, memory, metrics) with what config.objective.entropy asks for."""
+  config = room.groups['objective'].entropy
+  if not config.needs_scores:
+    return batch, memory, {}
+  return exploration(batch, scored, config, memory, np.random.default_rng([room.seed, step]))
 
 
 def token_rewards(batch: Batch, rewards, config, memory) -> tuple[np.ndarray, dict, dict]:
@@ -92,7 +107,7 @@ def token_rewards(batch: Batch, rewards, config, memory) -> tuple[np.ndarray, di
     config: an ObjectiveConfig.
   """
   on_tokens = returns.terminal_rewards(np.asarray(rewards, np.float32), batch.weights)
-  if not config.kl_coef or config.kl_place != 'reward':
+  if not config.kl_in_reward:
     return np.asarray(on_tokens), {}, memory
   coefficient = memory.get('kl_coef', config.kl_coef)
   on_tokens = returns.subtract_kl(on_tokens, batch.old_logprobs, batch.reference_logprobs,

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from rft_jax.algorithms.base import Algorithm, Collected, Room
-from rft_jax.algorithms.gathering import gather, rewards_of, token_rewards, with_logprobs
+from rft_jax.algorithms.gathering import (explore, gather, rewards_of, token_rewards,
+                                          with_logprobs)
 from rft_jax.data import packing
 from rft_jax.models import CRITIC_KINDS
 from rft_jax.objectives.masked import Term, over_tokens
@@ -67,7 +68,7 @@ def make(room: Room) -> Algorithm:
     groups, metrics, memory = gather(room, state, step)
     if not groups:
       return Collected(None, metrics, memory)
-    batch = with_logprobs(room, state, packing.from_groups(groups))
+    batch, scored = with_logprobs(room, state, packing.from_groups(groups))
     rewards = rewards_of(groups, advantage, rollout.max_new_tokens).reshape(-1)
     on_tokens, seen, memory = token_rewards(batch, rewards, objective, memory)
     values = room.values(state, batch)
@@ -76,7 +77,9 @@ def make(room: Room) -> Algorithm:
     advantages = whiten(found.advantages, batch.weights) if config.whiten else found.advantages
     batch = batch._replace(advantages=np.asarray(advantages), old_values=values,
                            returns=np.asarray(found.returns))
-    return Collected(batch, metrics | seen | told(batch), memory)
+    metrics |= seen | told(batch)
+    batch, memory, seen = explore(room, step, batch, scored, memory)
+    return Collected(batch, metrics | seen, memory)
 
   warm = room.first_step + config.warmup_steps
   return Algorithm(
