@@ -9,6 +9,7 @@ from dataclasses import field
 from typing import NamedTuple
 
 from rft_jax.algorithms import ALGORITHMS
+from rft_jax.algorithms.robust import RobustConfig, corrects
 from rft_jax.algorithms.sft import SftConfig
 from rft_jax.data.chat import ChatConfig
 from rft_jax.data.rows import DataConfig
@@ -126,6 +127,7 @@ class Config:
   rollout: RolloutConfig = field(default_factory=RolloutConfig)
   advantage: AdvantageConfig = field(default_factory=AdvantageConfig)
   objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)  # of reinforced stages
+  robust: RobustConfig = field(default_factory=RobustConfig)  # where grades may be wrong
   update: UpdateConfig = field(default_factory=UpdateConfig)
   mesh: MeshConfig = field(default_factory=MeshConfig)
   evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
@@ -175,6 +177,9 @@ class Config:
         (not reinforced or self.advantage.estimator not in ('remax', 'reinforce'),
          f'advantage.estimator={self.advantage.estimator!r} needs a baseline that grpo does not '
          'make (a greedy completion of each prompt, or a running mean); rloo is the nearest'),
+        (self.advantage.estimator != 'gdpo' or not corrects(self.robust),
+         "robust.clip, flip_rate_right and flip_rate_wrong change the grade as a whole, and "
+         "advantage.estimator='gdpo' compares its components: use one of the two"),
         (not reinforced or rollout.quantization == 'none' or
          self.objective.correction.correction != 'none',
          f'rollout.quantization={rollout.quantization!r} with '

@@ -7,6 +7,7 @@ import functools
 
 import numpy as np
 
+from rft_jax.algorithms import robust
 from rft_jax.algorithms.base import Algorithm, Collected, Room
 from rft_jax.data import order, packing
 from rft_jax.objectives import masked
@@ -41,8 +42,10 @@ def make(room: Room) -> Algorithm:
     seen['epoch'] = (start + prompts_per_step) / len(room.examples)
     graded = [group for group in sampled.groups
               if all(episode.grade.reward is not None for episode in group)]
+    graded, memory, told = robust.apply(graded, room.groups['robust'], state.memory, step + 1)
+    seen |= told
     if not graded:
-      return Collected(None, seen)
+      return Collected(None, seen, memory)
     batch = packing.from_groups(graded, advantages(graded, advantage))
     if config.kl_coef:
       batch = batch._replace(reference_logprobs=room.score(room.reference, batch))
@@ -50,7 +53,7 @@ def make(room: Room) -> Algorithm:
       batch = batch._replace(group_tokens=masked.tokens_of_groups(batch.weights, batch.group))
     if updates_per_batch > 1:
       batch = batch._replace(old_logprobs=room.score(state.policy, batch))
-    return Collected(batch, seen)
+    return Collected(batch, seen, memory)
 
   return Algorithm(
       collect, functools.partial(policy_objective, config=config,
