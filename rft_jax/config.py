@@ -12,6 +12,7 @@ from rft_jax.algorithms import ALGORITHMS
 from rft_jax.algorithms.dpo import DpoConfig
 from rft_jax.algorithms.kto import KtoStageConfig
 from rft_jax.algorithms.ppo import CriticConfig
+from rft_jax.algorithms.robust import RobustConfig, corrects
 from rft_jax.algorithms.sft import SftConfig
 from rft_jax.data.chat import ChatConfig
 from rft_jax.data.rows import DataConfig
@@ -134,6 +135,7 @@ class Config:
   advantage: AdvantageConfig = field(default_factory=AdvantageConfig)
   objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)  # of reinforced stages
   critic: CriticConfig = field(default_factory=CriticConfig)  # of ppo
+  robust: RobustConfig = field(default_factory=RobustConfig)  # where grades may be wrong
   update: UpdateConfig = field(default_factory=UpdateConfig)
   mesh: MeshConfig = field(default_factory=MeshConfig)
   evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
@@ -179,6 +181,9 @@ class Config:
         (not reinforced or self.update.updates_per_batch <= rollout.prompts_per_step,
          f'update.updates_per_batch={self.update.updates_per_batch}, need <= '
          f'rollout.prompts_per_step={rollout.prompts_per_step}: each update takes whole groups'),
+        (self.advantage.estimator != 'gdpo' or not corrects(self.robust),
+         "robust.clip, flip_rate_right and flip_rate_wrong change the grade as a whole, and "
+         "advantage.estimator='gdpo' compares its components: use one of the two"),
         (not reinforced or rollout.quantization == 'none' or
          self.objective.correction.correction != 'none',
          f'rollout.quantization={rollout.quantization!r} with '

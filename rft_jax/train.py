@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from rft_jax import build, graders, opening, optim, rollout, sharding
-from rft_jax.algorithms import ALGORITHMS, Algorithm, Room
+from rft_jax.algorithms import ALGORITHMS, Algorithm, Room, robust
 from rft_jax.config import Config
 from rft_jax.data import packing
 from rft_jax.evaluate import intervals
 from rft_jax.evaluate import make as make_evaluate
-from rft_jax.records import compilations, ledger, manifest
+from rft_jax.records import compilations, left_out, ledger, manifest
 from rft_jax.records.checkpoint import Checkpoints
 from rft_jax.records.events import Events, Side
 from rft_jax.records.metrics import Metrics
@@ -129,6 +129,7 @@ def _run_stage(desk, span, state, tokens, last, *, fresh):
     state, values = _step(algorithm, update, state)
     tokens += int(values['step_tokens'])
     desk.metrics.write(state.step, values | {'num_tokens': tokens, 'stage': span.number})
+    left_out.write(desk.workdir, robust.left_out(state.memory))
     desk.progress.update(state.step, stage=stage.algorithm, values=values)
     held_out, seconds = None, 0.0
     if state.step == span.end or _due(state.step, config.evaluate.every):

@@ -312,7 +312,8 @@ def test_a_run_without_a_grader_learns_is_measured_and_may_be_stopped(tmp_path, 
   assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
   for file in ('metrics.jsonl', 'evaluation.jsonl'):
     given = [[{k: v for k, v in row.items() if not k.startswith(CLOCKS)}
-              for row in metrics_file.read(tmp_path / name / file)] for name in ('stopped', 'whole')]
+              for row in metrics_file.read(tmp_path / name / file)]
+             for name in ('stopped', 'whole')]
     assert given[0] == given[1] and given[0], file
   held_out = metrics_file.read(tmp_path / 'whole' / 'evaluation.jsonl')
   means = {row['step']: row['preference/accuracy']['mean'] for row in held_out}

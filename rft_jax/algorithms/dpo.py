@@ -123,7 +123,7 @@ def held_out_pairs(room: Room, config: PreferenceConfig, reference_rows):
 
 
 def untempered(room: Room):
-  """Returns (model, batch) -> log-probs f32[B, T] of logits as they are, whatever the sampler's temperature."""
+  """Returns (model, batch) -> log-probs f32[B, T], whatever the sampler's temperature is."""
   return lambda model, batch: room.score(model, batch, temperature=1.0).logprobs
 
 

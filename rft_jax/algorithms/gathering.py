@@ -4,6 +4,7 @@ from typing import NamedTuple
 import numpy as np
 
 from rft_jax import rollout
+from rft_jax.algorithms import robust
 from rft_jax.algorithms.base import Room
 from rft_jax.data import order
 from rft_jax.objectives import masked, returns, shaping
@@ -20,7 +21,7 @@ class Gathered(NamedTuple):
 
 
 def gather(room: Room, state, step: int) -> Gathered:
-  """Samples the prompts of a step and puts all of it on record.
+  """Samples the prompts of a step, puts all of it on record, and keeps what can be trusted.
 
   With rollout.refill_rounds, groups of which all rewards are equal are dropped and further prompts
   are sampled, so many times at most: the dynamic sampling of DAPO,
@@ -30,28 +31,27 @@ def gather(room: Room, state, step: int) -> Gathered:
   if room.groups['objective'].reference_every:
     room.reference(state)  # also where a step turns out to have nothing to learn from
   P, start = config.prompts_per_step, state.memory.get('position', 0)
-  sampled, usable, with_signal = [], [], []
+  sampled, graded = [], []
   for _ in range(1 + config.refill_rounds):
     rows = order.rows_at(room.seed, start, P, len(room.examples))
     sampled.append(room.rollout(state.policy, [room.examples[row] for row in rows],
                                 list(range(start, start + P)), step))
     start += P
-    graded = [group for group in sampled[-1].groups
-              if all(episode.grade.reward is not None for episode in group)]
-    usable += graded
-    if graded and config.refill_rounds:
-      signal = groups_with_signal(_rewards(graded)).groups
-      with_signal += [group for group, differs in zip(graded, signal) if differs]
-    if len(with_signal) >= P:
+    graded += [group for group in sampled[-1].groups
+               if all(episode.grade.reward is not None for episode in group)]
+    if len(_with_signal(graded)) >= P:
       break
   everything = rollout.joined(sampled)
   room.keep(step, everything)
   metrics = dict(everything.metrics, epoch=start / len(room.examples))
+  groups, memory, seen = robust.apply(graded, room.groups['robust'],
+                                      {**state.memory, 'position': start}, step + 1)
+  metrics |= seen
   if config.refill_rounds:
+    groups = _with_signal(groups)[:P]
     metrics |= {'dynamic_sampling/prompts': float(len(everything.groups)),
-                'dynamic_sampling/used': float(min(len(with_signal), P))}
-    usable = with_signal[:P]
-  return Gathered(usable, metrics, {**state.memory, 'position': start})
+                'dynamic_sampling/used': float(len(groups))}
+  return Gathered(groups, metrics, memory)
 
 
 def rewards_of(groups: list[list[Episode]], config, max_new_tokens: int) -> np.ndarray:
@@ -119,6 +119,14 @@ def token_rewards(batch: Batch, rewards, config, memory) -> tuple[np.ndarray, di
         coefficient, measured, target=config.kl_target, samples=len(batch.group),
         horizon=config.kl_horizon)}
   return np.asarray(on_tokens), {'kl_per_completion': measured, 'kl_coef': coefficient}, memory
+
+
+def _with_signal(groups):
+  """Returns the groups of which not all rewards are equal."""
+  if not groups:
+    return []
+  signal = groups_with_signal(_rewards(groups)).groups
+  return [group for group, differs in zip(groups, signal) if differs]
 
 
 def _rewards(groups):

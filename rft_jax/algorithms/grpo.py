@@ -54,7 +54,8 @@ def make(room: Room) -> Algorithm:
     if advantage.estimator == 'reinforce':
       memory = {**memory, 'baseline': running_baseline(memory.get('baseline'), rewards,
                                                        decay=advantage.baseline_decay)}
-    if config.kl_in_reward and advantage.estimator == 'reinforce_plus_plus':  # a return for each token
+    if config.kl_in_reward and advantage.estimator == 'reinforce_plus_plus':
+      # Every token has a return of its own.
       found = np.asarray(whiten(returns_to_go(on_tokens, batch.weights), batch.weights))
     else:
       of_samples = advantages(groups, rewards, advantage, baseline=baseline)
