@@ -8,8 +8,10 @@ import itertools
 from dataclasses import field
 from typing import NamedTuple
 
+from rft_jax import credit
 from rft_jax.algorithms import ALGORITHMS
 from rft_jax.algorithms.sft import SftConfig
+from rft_jax.credit import CreditConfig
 from rft_jax.data.chat import ChatConfig
 from rft_jax.data.rows import DataConfig
 from rft_jax.graders.judges import JudgeConfig
@@ -125,6 +127,7 @@ class Config:
   sft: SftConfig = field(default_factory=SftConfig)
   rollout: RolloutConfig = field(default_factory=RolloutConfig)
   advantage: AdvantageConfig = field(default_factory=AdvantageConfig)
+  credit: CreditConfig = field(default_factory=CreditConfig)
   objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)  # of reinforced stages
   update: UpdateConfig = field(default_factory=UpdateConfig)
   mesh: MeshConfig = field(default_factory=MeshConfig)
@@ -181,7 +184,8 @@ class Config:
          "objective.correction.correction='none', need a correction ('tis' is usual): samples of a rounded policy would count as the "
          "policy's own"),
     )
-    return [problem for good, problem in checks if not good]
+    return [problem for good, problem in checks if not good] + credit.problems(
+        self.credit, [stage.algorithm for stage in self.stages])
 
   def warnings(self) -> list[str]:
     """Returns what is possible but seldom meant."""

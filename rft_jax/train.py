@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from rft_jax import build, graders, opening, optim, rollout, sharding
+from rft_jax import build, credit, graders, opening, optim, rollout, sharding
 from rft_jax.algorithms import ALGORITHMS, Algorithm, Room
 from rft_jax.config import Config
 from rft_jax.data import packing
@@ -172,7 +172,11 @@ def _algorithm(desk, span, state, keep) -> Algorithm:
       score=lambda model, batch: score_batch(
           model, batch, config.update, temperature=jnp.float32(config.rollout.temperature),
           mesh=rooms.mesh),
-      keep=keep))
+      keep=keep,
+      credit=credit.make(
+          rooms.chat, config.credit, config.rollout, grader=rooms.grader,
+          step_grader=rooms.step_grader, seed=config.seed, mesh=rooms.mesh,
+          response_format=rooms.response_format) if config.credit.level == 'step' else None))
 
 
 def _groups(config):

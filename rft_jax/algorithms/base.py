@@ -40,3 +40,5 @@ class Room(NamedTuple):
   rollout: Callable  # (policy, examples, occurrences, step) -> Rollout
   score: Callable  # (model, batch) -> log-probs f32[B, T]
   keep: Callable  # (step, Rollout): puts what the step sampled on record
+  # (policy, graded groups, step) -> credit.StepRewards; None: credit goes to whole samples
+  credit: Callable | None = None

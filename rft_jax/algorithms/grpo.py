@@ -7,6 +7,7 @@ import functools
 
 import numpy as np
 
+from rft_jax import credit
 from rft_jax.algorithms.base import Algorithm, Collected, Room
 from rft_jax.data import order, packing
 from rft_jax.objectives import masked
@@ -43,7 +44,13 @@ def make(room: Room) -> Algorithm:
               if all(episode.grade.reward is not None for episode in group)]
     if not graded:
       return Collected(None, seen)
-    batch = packing.from_groups(graded, advantages(graded, advantage))
+    outcome = advantages(graded, advantage)
+    batch = packing.from_groups(graded, outcome)
+    if room.credit is not None:
+      steps = room.credit(state.policy, graded, step)
+      seen |= steps.metrics
+      batch = batch._replace(advantages=credit.advantages(
+          graded, batch.weights, outcome, steps, room.groups['credit']))
     if config.kl_coef:
       batch = batch._replace(reference_logprobs=room.score(room.reference, batch))
     if config.aggregation == 'prompt_mean':
