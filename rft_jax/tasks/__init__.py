@@ -4,9 +4,11 @@ To add one: one file beside these and one line in TASKS. `python -m rft_jax.task
 writes its files.
 """
 from rft_jax.tasks import arithmetic
+from rft_jax.tasks import chains
 from rft_jax.tasks import rare_disease
 
 TASKS = {
     'rare_disease': rare_disease,
     'arithmetic': arithmetic,
+    'chains': chains,
 }
