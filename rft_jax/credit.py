@@ -87,9 +87,12 @@ class CreditConfig:
 def problems(config: CreditConfig, algorithms) -> list[str]:
   """Returns why the stages' algorithms cannot give credit at config.level; [] if they can."""
   if config.level == 'token' and 'grpo' in algorithms:
-    return ["credit.level='token' with algorithm 'grpo': a grade for each token needs a critic, "
+    return ["credit.level='token' with algorithm 'grpo': a value for each token needs a critic, "
             "which grpo has not; need algorithm 'ppo', or credit.level='step' (its "
             "source='resample' values states without a critic)"]
+  if config.level == 'step' and 'grpo' not in algorithms:
+    return [f"credit.level='step' with algorithms {tuple(algorithms)}: need a stage of 'grpo', "
+            "which compares the steps of a group, or credit.level='response'"]
   return []
 
 

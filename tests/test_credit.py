@@ -236,6 +236,9 @@ RESAMPLE = CreditConfig(level='step', steps='delimiter', delimiter='\ufffd', sou
 def test_credit_by_tokens_is_refused_for_grpo(base):
   config = dataclasses.replace(base, credit=CreditConfig(level='token'))
   assert any("need algorithm 'ppo'" in problem for problem in config.problems())
+  config.stages = (Stage(algorithm='sft', steps=1),)
+  config.credit = RESAMPLE
+  assert any("need a stage of 'grpo'" in problem for problem in config.problems())
 
 
 def test_runs_with_one_step_a_sample_equal_runs_by_samples(base, tmp_path):
