@@ -3,6 +3,7 @@ import contextlib
 import dataclasses
 import json
 import pathlib
+import re
 from typing import Any, NamedTuple
 
 from rft_jax import graders, hf, local_judge, sharding
@@ -26,6 +27,7 @@ class Rooms(NamedTuple):
   train: list[list[Example]]  # for each stage
   validation: list[Example]
   warnings: list[str]
+  step_grader: Any = None  # of credit.grader; None: steps are not graded by one of their own
 
 
 def refusing(function, *args, **kwargs):
@@ -55,18 +57,21 @@ def rooms(config: Config, *, source: str = '', training: bool = True, workdir=No
   directory = refusing(hf.resolve, source or config.model.source)
   positions = refusing(hf.read_config, directory).max_positions
   chat = refusing(chats.make, directory, config.chat)
-  with grader(config, workdir) as (made, grader_json, response_format):
+  with (grader(config, workdir) as (made, grader_json, response_format),
+        _step_grader(config, workdir, training) as steps):
     if config.advantage.estimator == 'gdpo' and made and len(graders.listed(made)) < 2:
       raise Refused("config.advantage.estimator='gdpo' compares several graders, and the grader "
                     f'{made.name!r} is one: need type multi, or another estimator')
     fields = made and made.item_fields() or frozenset()
+    if steps is not None:  # item.step is put in beside the row's own fields
+      fields |= {field for field in steps.item_fields() or () if not re.match(r'step\b', field)}
     train, validation, warnings = refusing(_examples, config, chat, fields, training)
     if made is None and all(example.target_ids is None for example in validation):
       raise Refused(f'config.data.validation={config.data.validation} holds no preferences, and '
                     'config.grader is empty: nothing can be measured; give one of the two')
     refusing(_check_lengths, config, train, validation, positions)
     yield Rooms(mesh, chat, made, grader_json, response_format, train, validation,
-                config.warnings() + warnings)
+                config.warnings() + warnings, steps)
 
 
 @contextlib.contextmanager
@@ -79,7 +84,23 @@ def grader(config: Config, workdir=''):
   if config.ungraded():
     yield None, None, None
     return
-  grader_json = refusing(_json, 'grader', config.grader)
+  with _made(config, refusing(_json, 'grader', config.grader), workdir) as (
+      made, grader_json, response_format):
+    yield made, grader_json, response_format
+
+
+@contextlib.contextmanager
+def _step_grader(config, workdir, training):
+  """Builds the grader of credit.grader, or gives None where it is not set or not needed."""
+  if not (training and config.credit.level == 'step' and config.credit.grader):
+    yield None
+    return
+  with _made(config, refusing(_json, 'credit.grader', config.credit.grader), workdir) as (made, *_):
+    yield made
+
+
+@contextlib.contextmanager
+def _made(config, grader_json, workdir):
   response_format = refusing(_json, 'response_format', config.response_format)
   if problems := graders.response_format_problems(response_format):
     raise Refused('\n'.join(problems))

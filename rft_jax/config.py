@@ -8,12 +8,14 @@ import itertools
 from dataclasses import field
 from typing import NamedTuple
 
+from rft_jax import credit
 from rft_jax.algorithms import ALGORITHMS
 from rft_jax.algorithms.dpo import DpoConfig
 from rft_jax.algorithms.kto import KtoStageConfig
 from rft_jax.algorithms.ppo import CriticConfig
 from rft_jax.algorithms.robust import RobustConfig, corrects
 from rft_jax.algorithms.sft import SftConfig
+from rft_jax.credit import CreditConfig
 from rft_jax.data.chat import ChatConfig
 from rft_jax.data.rows import DataConfig
 from rft_jax.graders.judges import JudgeConfig
@@ -133,6 +135,7 @@ class Config:
   kto: KtoStageConfig = field(default_factory=KtoStageConfig)
   rollout: RolloutConfig = field(default_factory=RolloutConfig)
   advantage: AdvantageConfig = field(default_factory=AdvantageConfig)
+  credit: CreditConfig = field(default_factory=CreditConfig)
   objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)  # of reinforced stages
   critic: CriticConfig = field(default_factory=CriticConfig)  # of ppo
   robust: RobustConfig = field(default_factory=RobustConfig)  # where grades may be wrong
@@ -194,7 +197,8 @@ class Config:
          "objective.entropy.covariance='kl_cov' with update.updates_per_batch=1, need more: it "
          'holds tokens where they were before the first update, which begins there'),
     )
-    return [problem for good, problem in checks if not good]
+    return [problem for good, problem in checks if not good] + credit.problems(
+        self.credit, [stage.algorithm for stage in self.stages])
 
   def warnings(self) -> list[str]:
     """Returns what is possible but seldom meant."""

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from rft_jax import build, graders, opening, optim, rollout, sharding
+from rft_jax import build, credit, graders, opening, optim, rollout, sharding
 from rft_jax.algorithms import ALGORITHMS, Algorithm, Room, robust
 from rft_jax.config import Config
 from rft_jax.data import packing
@@ -186,6 +186,10 @@ def _algorithm(desk, span, state, keep) -> Algorithm:
           model, batch, config.update, temperature=jnp.float32(temperature), mesh=rooms.mesh),
       values=lambda state, batch: value_batch(state.policy, state.critic, batch, config.update,
                                               mesh=rooms.mesh),
+      credit=credit.make(
+          rooms.chat, config.credit, config.rollout, grader=rooms.grader,
+          step_grader=rooms.step_grader, seed=config.seed, mesh=rooms.mesh,
+          response_format=rooms.response_format) if config.credit.level == 'step' else None,
       keep=keep, folder=desk.workdir))
 
 

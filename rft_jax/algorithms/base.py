@@ -45,3 +45,5 @@ class Room(NamedTuple):
   greedy: Callable  # as rollout, with one completion of each prompt, at temperature 0
   keep: Callable  # (step, Rollout): puts what the step sampled on record
   folder: Any = None  # the workdir, for what is dear to compute again; None: nothing is kept
+  # (policy, graded groups, step) -> credit.StepRewards; None: credit goes to whole samples
+  credit: Callable | None = None

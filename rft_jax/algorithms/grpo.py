@@ -9,6 +9,7 @@ import functools
 
 import numpy as np
 
+from rft_jax import credit
 from rft_jax.algorithms.base import Algorithm, Collected, Room
 from rft_jax.algorithms.gathering import (explore, gather, lengths_of, rewards_of, token_rewards,
                                           with_logprobs)
@@ -60,6 +61,10 @@ def make(room: Room) -> Algorithm:
     else:
       of_samples = advantages(groups, rewards, advantage, baseline=baseline)
       found = of_samples.reshape(-1, 1) * batch.weights
+      if room.credit is not None:
+        steps = room.credit(state.policy, groups, step)
+        metrics |= steps.metrics
+        found = credit.advantages(groups, batch.weights, of_samples, steps, room.groups['credit'])
     batch, memory, seen = explore(room, step, batch._replace(advantages=found), scored, memory)
     return Collected(batch, metrics | seen, memory)
 

@@ -5,11 +5,13 @@ writes its files. One in PAIRS can also make pairs of a right and a wrong answer
 """
 from rft_jax.tasks import arithmetic
 from rft_jax.tasks import arithmetic_pairs
+from rft_jax.tasks import chains
 from rft_jax.tasks import rare_disease
 
 TASKS = {
     'rare_disease': rare_disease,
     'arithmetic': arithmetic,
+    'chains': chains,
 }
 
 PAIRS = {
