@@ -9,6 +9,8 @@ from dataclasses import field
 from typing import NamedTuple
 
 from rft_jax.algorithms import ALGORITHMS
+from rft_jax.algorithms.distillation import DistillationConfig
+from rft_jax.algorithms.rejection import RejectionConfig
 from rft_jax.algorithms.sft import SftConfig
 from rft_jax.data.chat import ChatConfig
 from rft_jax.data.rows import DataConfig
@@ -123,6 +125,8 @@ class Config:
   response_format: object = ''  # OpenAI's response_format, as a dict or the path of a file
   stages: tuple[Stage, ...] = ()
   sft: SftConfig = field(default_factory=SftConfig)
+  rejection: RejectionConfig = field(default_factory=RejectionConfig)
+  distillation: DistillationConfig = field(default_factory=DistillationConfig)
   rollout: RolloutConfig = field(default_factory=RolloutConfig)
   advantage: AdvantageConfig = field(default_factory=AdvantageConfig)
   objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)  # of reinforced stages
@@ -159,11 +163,13 @@ class Config:
     if not self.stages:
       return ['stages is empty, need at least one Stage(algorithm=..., steps=...)']
     reinforced = any(stage.algorithm != 'sft' for stage in self.stages)
+    compared = any(stage.algorithm not in ('sft', 'rejection', 'distillation')
+                   for stage in self.stages)
     rollout = self.rollout
     checks = (
         (self.grader, 'grader is empty, need OpenAI\'s grader JSON (a dict or a path): held-out '
          'rows are graded with it'),
-        (not reinforced or rollout.samples_per_prompt >= 2,
+        (not compared or rollout.samples_per_prompt >= 2,
          f'rollout.samples_per_prompt={rollout.samples_per_prompt}, need >= 2 for grpo: a group of '
          'one has no one to be compared with'),
         (not reinforced or rollout.temperature > 0,
@@ -185,7 +191,10 @@ class Config:
          "objective.entropy.covariance='kl_cov' with update.updates_per_batch=1, need more: it "
          'holds tokens where they were before the first update, which begins there'),
     )
-    return [problem for good, problem in checks if not good]
+    groups = {group.name: getattr(self, group.name) for group in dataclasses.fields(self)}
+    return [problem for good, problem in checks if not good] + [
+        problem for name in dict.fromkeys(stage.algorithm for stage in self.stages)
+        for problem in getattr(ALGORITHMS.get(name), 'problems', lambda groups: [])(groups)]
 
   def warnings(self) -> list[str]:
     """Returns what is possible but seldom meant."""

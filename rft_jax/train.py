@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from rft_jax import build, graders, opening, optim, rollout, sharding
+from rft_jax import build, graders, hf, opening, optim, rollout, sharding
 from rft_jax.algorithms import ALGORITHMS, Algorithm, Room
 from rft_jax.config import Config
 from rft_jax.data import packing
@@ -175,7 +175,9 @@ def _algorithm(desk, span, state, keep) -> Algorithm:
       score=lambda model, batch: score_batch(
           model, batch, config.update, temperature=jnp.float32(config.rollout.temperature),
           mesh=rooms.mesh),
-      keep=keep))
+      keep=keep,
+      load=lambda source: build.refusing(hf.load, source, dtype=config.model.dtype,
+                                         attention=config.model.attention, mesh=rooms.mesh)[0]))
 
 
 def _groups(config):

@@ -1,6 +1,7 @@
 """What an algorithm is, and what it is given."""
 from typing import Any, Callable, NamedTuple
 
+from rft_jax.data import order
 from rft_jax.types import Batch, Example, TrainState, Tree
 
 
@@ -40,3 +41,15 @@ class Room(NamedTuple):
   rollout: Callable  # (policy, examples, occurrences, step) -> Rollout
   score: Callable  # (model, batch) -> update.Scored: log-probs and entropies f32[B, T]
   keep: Callable  # (step, Rollout): puts what the step sampled on record
+  load: Callable | None = None  # HF directory or hub id -> another policy on the mesh, read-only
+
+
+def sample(room: Room, policy: Tree, step: int) -> tuple[Any, dict]:
+  """Returns (the Rollout of a step's prompts, its metrics), put on record."""
+  count = room.groups['rollout'].prompts_per_step
+  start = (step - room.first_step) * count
+  rows = order.rows_at(room.seed, start, count, len(room.examples))
+  sampled = room.rollout(policy, [room.examples[row] for row in rows],
+                         list(range(start, start + count)), step)
+  room.keep(step, sampled)
+  return sampled, sampled.metrics | {'epoch': (start + count) / len(room.examples)}

@@ -1,0 +1,125 @@
+"""On-policy distillation: the student samples, and a teacher says of every token how it would do.
+
+    A_t = clip(log p_teacher(y_t) - log p_student(y_t)) + grade_coef * (the grade's advantage)
+
+The first part is less the reverse KL of one token, as a constant, and each token answers for itself
+alone (discount 0): on the student's own tokens the policy gradient with it is that of the sum of
+-KL(student || teacher) over the states that the student visits, these states held fixed. So the
+student learns where it goes wrong, not where the teacher happens to go. Agarwal et al. 2023 (GKD),
+https://arxiv.org/abs/2306.13649; Gu et al. 2023 (MiniLLM), https://arxiv.org/abs/2306.08543.
+
+Both are tempered by rollout.temperature. Policy loss, aggregation, correction and entropy are those
+of the `objective` group. The teacher may be of any family and size; its tokens must be ours.
+"""
+import dataclasses
+import functools
+
+import numpy as np
+
+from rft_jax.algorithms import grpo
+from rft_jax.algorithms.base import Algorithm, Collected, Room, sample
+from rft_jax.data import packing
+from rft_jax.objectives import masked
+from rft_jax.objectives.entropy import exploration
+from rft_jax.objectives.policy_objective import ObjectiveConfig, policy_objective
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class DistillationConfig:
+  """Whom the policy learns from."""
+  teacher: str = ''  # HF directory or hub id, with the tokenizer of model.source; required
+  grade_coef: float = 0.0  # of the advantage that `advantage` makes of the grades; 0: teacher alone
+  clip: float = 0.0  # nats, the most that a token's part of the teacher may be; 0: no bound
+  # Less the mean of that part over the step: the same gradient but for chance, with less noise.
+  centre: bool = False
+
+  def validate(self) -> list[str]:
+    checks = ((self.grade_coef >= 0, f'grade_coef={self.grade_coef}, need >= 0'),
+              (self.clip >= 0, f'clip={self.clip}, need >= 0 nats (0: no bound)'))
+    return [problem for good, problem in checks if not good]
+
+
+SUPERVISED = False
+
+
+def needs_reference(groups) -> bool:
+  return groups['objective'].kl_coef > 0
+
+
+def problems(groups) -> list[str]:
+  """Returns what of other groups does not go with this algorithm."""
+  config, G = groups['distillation'], groups['rollout'].samples_per_prompt
+  checks = (
+      (config.teacher, 'distillation.teacher is empty, need the Hugging Face directory or hub id '
+       'of the model to learn from'),
+      (not config.grade_coef or G >= 2,
+       f'distillation.grade_coef={config.grade_coef} with rollout.samples_per_prompt={G}, need '
+       '>= 2: a grade is compared with the others of its prompt'),
+  )
+  return [problem for good, problem in checks if not good]
+
+
+def make(room: Room) -> Algorithm:
+  """Returns the Algorithm that moves the policy towards the teacher, which is loaded here."""
+  config: DistillationConfig = room.groups['distillation']
+  objective: ObjectiveConfig = room.groups['objective']
+  updates_per_batch = room.groups['update'].updates_per_batch
+  teacher = room.load(config.teacher)
+
+  def collect(state, step):
+    sampled, seen = sample(room, state.policy, step)
+    groups = sampled.groups
+    if config.grade_coef:  # what nobody could grade is left out, as in every reinforced stage
+      groups = [group for group in groups if all(e.grade.reward is not None for e in group)]
+    if not groups:
+      return Collected(None, seen)
+    of_grades = (config.grade_coef * grpo.advantages(groups, room.groups['advantage'])
+                 if config.grade_coef else np.zeros((len(groups), len(groups[0]))))
+    batch = packing.from_groups(groups, of_grades)
+    ours, theirs = room.score(state.policy, batch), room.score(teacher, batch)
+    gain, metrics = from_teacher(ours, theirs, batch.weights, clip=config.clip,
+                                 centre=config.centre)
+    batch = batch._replace(advantages=batch.advantages + gain)
+    if objective.kl_coef:
+      batch = batch._replace(reference_logprobs=room.score(room.reference, batch).logprobs)
+    if objective.aggregation == 'prompt_mean':
+      batch = batch._replace(group_tokens=masked.tokens_of_groups(batch.weights, batch.group))
+    if updates_per_batch > 1:
+      batch = batch._replace(old_logprobs=ours.logprobs)
+    batch, memory, explored = exploration(batch, ours, objective.entropy, state.memory,
+                                          np.random.default_rng([room.seed, step]))
+    return Collected(batch, seen | metrics | explored, memory)
+
+  rollout = room.groups['rollout']
+  return Algorithm(
+      collect, functools.partial(policy_objective, config=objective,
+                                 max_new_tokens=rollout.max_new_tokens),
+      temperature=rollout.temperature, updates_per_batch=updates_per_batch,
+      zero_advantages_teach_nothing=objective.zero_advantages_teach_nothing)
+
+
+def from_teacher(ours, theirs, weights, *, clip=0.0, centre=False) -> tuple[np.ndarray, dict]:
+  """Returns (what the teacher gives each token f32[B, T], metrics over the tokens). Host arrays.
+
+  'distillation/reverse_kl' is KL(student || teacher) a token, of the student's own samples, and
+  before any bound; '_std' is that of its terms. Nothing is read where the weight is 0.
+
+  Args:
+    ours, theirs: update.Scored of student and teacher.
+    clip: nats; 0: no bound.
+    centre: take the mean over the tokens from each, after the bound.
+  """
+  counts = weights > 0
+  gain = np.where(counts, theirs.logprobs - ours.logprobs, np.float32(0.0))
+  if not counts.any():
+    return gain, {}
+  terms = -gain[counts].astype(np.float64)
+  metrics = {'distillation/reverse_kl': float(terms.mean()),
+             'distillation/reverse_kl_std': float(terms.std()),
+             'distillation/teacher_entropy': float(theirs.entropy[counts].mean())}
+  if clip:
+    metrics['distillation/clipped_share'] = float((np.abs(terms) > clip).mean())
+    gain = np.clip(gain, -clip, clip)
+  if centre:
+    gain = np.where(counts, gain - gain[counts].mean(), np.float32(0.0))
+  return gain, metrics
