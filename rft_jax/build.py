@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from rft_jax import graders, hf, local_judge, sharding
 from rft_jax.config import Config
 from rft_jax.data import chat as chats
-from rft_jax.data import preferences, rows
+from rft_jax.data import preferences, rows, tokenizers
 from rft_jax.types import Example
 
 
@@ -69,6 +69,8 @@ def rooms(config: Config, *, source: str = '', training: bool = True, workdir=No
     if made is None and all(example.target_ids is None for example in validation):
       raise Refused(f'config.data.validation={config.data.validation} holds no preferences, and '
                     'config.grader is empty: nothing can be measured; give one of the two')
+    if training and any(stage.algorithm == 'distillation' for stage in config.stages):
+      positions = min(positions, refusing(_check_teacher, config.distillation.teacher, chat))
     refusing(_check_lengths, config, train, validation, positions)
     yield Rooms(mesh, chat, made, grader_json, response_format, train, validation,
                 config.warnings() + warnings, steps)
@@ -179,6 +181,22 @@ def _readings(kinds):
       kind != 'prompts' or 'targets' not in kinds)]
 
 
+def _check_teacher(source, chat) -> int:
+  """Returns how many positions the teacher has; raises where its tokens are not the policy's."""
+  directory = hf.resolve(source)
+  positions = hf.read_config(directory).max_positions
+  found = tokenizers.differences(chat.tokenizer, tokenizers.load(directory))
+  if found:
+    raise ValueError('\n  '.join([
+        f'config.distillation.teacher={source} has another tokenizer than config.model.source; it '
+        f'would be asked about other tokens than those sampled. {len(found)} differences, first '
+        '(policy, then teacher):', *found[:5],
+        'Need a teacher of the same vocabulary, of the same family for example. Where an end id '
+        'alone differs, copy the teacher and give the copy the tokenizer_config.json of the '
+        'policy.']))
+  return positions
+
+
 def _check_lengths(config, train, validation, positions):
   """Raises if a prompt with its completion needs more positions than the model has."""
   new = 0 if config.ungraded() else config.rollout.max_new_tokens
@@ -189,6 +207,6 @@ def _check_lengths(config, train, validation, positions):
     raise ValueError(
         f'the longest prompt has {longest} tokens; with rollout.max_new_tokens={new}'
         f'{" (longest row with its answer: %d)" % max(given) if given else ""} that is more '
-        f"than the model's {positions} positions (max_position_embeddings); lower "
+        f'than the {positions} positions of model or teacher (max_position_embeddings); lower '
         'rollout.max_new_tokens, or set data.max_prompt_tokens and data.max_completion_tokens '
         'with data.overlong=drop')

@@ -10,9 +10,11 @@ from typing import NamedTuple
 
 from rft_jax import credit
 from rft_jax.algorithms import ALGORITHMS
+from rft_jax.algorithms.distillation import DistillationConfig
 from rft_jax.algorithms.dpo import DpoConfig
 from rft_jax.algorithms.kto import KtoStageConfig
 from rft_jax.algorithms.ppo import CriticConfig
+from rft_jax.algorithms.rejection import RejectionConfig
 from rft_jax.algorithms.robust import RobustConfig, corrects
 from rft_jax.algorithms.sft import SftConfig
 from rft_jax.credit import CreditConfig
@@ -133,6 +135,8 @@ class Config:
   sft: SftConfig = field(default_factory=SftConfig)
   dpo: DpoConfig = field(default_factory=DpoConfig)
   kto: KtoStageConfig = field(default_factory=KtoStageConfig)
+  rejection: RejectionConfig = field(default_factory=RejectionConfig)
+  distillation: DistillationConfig = field(default_factory=DistillationConfig)
   rollout: RolloutConfig = field(default_factory=RolloutConfig)
   advantage: AdvantageConfig = field(default_factory=AdvantageConfig)
   credit: CreditConfig = field(default_factory=CreditConfig)
@@ -171,11 +175,12 @@ class Config:
     """Fields that are right alone and wrong together."""
     if not self.stages:
       return ['stages is empty, need at least one Stage(algorithm=..., steps=...)']
+    algorithms = [stage.algorithm for stage in self.stages]
     reinforced, rollout = 'prompts' in self.learns_from(), self.rollout
     checks = (
         (self.grader or self.ungraded(), 'grader is empty, need OpenAI\'s grader JSON (a dict or a '
          'path): held-out rows are graded with it'),
-        (not reinforced or rollout.samples_per_prompt >= 2,
+        ('grpo' not in algorithms or rollout.samples_per_prompt >= 2,
          f'rollout.samples_per_prompt={rollout.samples_per_prompt}, need >= 2 for grpo: a group of '
          'one has no one to be compared with'),
         (not reinforced or rollout.temperature > 0,
@@ -197,8 +202,11 @@ class Config:
          "objective.entropy.covariance='kl_cov' with update.updates_per_batch=1, need more: it "
          'holds tokens where they were before the first update, which begins there'),
     )
+    groups = {group.name: getattr(self, group.name) for group in dataclasses.fields(self)}
     return [problem for good, problem in checks if not good] + credit.problems(
-        self.credit, [stage.algorithm for stage in self.stages])
+        self.credit, algorithms) + [
+            problem for name in dict.fromkeys(algorithms)
+            for problem in getattr(ALGORITHMS.get(name), 'problems', lambda groups: [])(groups)]
 
   def warnings(self) -> list[str]:
     """Returns what is possible but seldom meant."""

@@ -19,7 +19,7 @@ from rft_jax.sampling import engine
 from rft_jax.shapes import few
 from rft_jax.types import Episode, Example, Sample
 
-LEVELS = ('response', 'step', 'token')
+LEVELS = ('auto', 'response', 'step', 'token')
 SOURCES = ('prefix', 'process', 'resample')
 ESTIMATORS = ('auto', 'baseline', 'normalised', 'difference')
 STREAM = 0x5EED  # keeps the random numbers of resampling apart from those of the rollout
@@ -27,10 +27,10 @@ STREAM = 0x5EED  # keeps the random numbers of resampling apart from those of th
 
 @dataclasses.dataclass(slots=True, kw_only=True)
 class CreditConfig:
-  """Where credit goes. All but level is about level='step'."""
+  """Where credit goes. All but level is about level='step'; `estimator` about grpo alone."""
   # response: one advantage for a whole sample. step: one for each step of it. token: one for each
-  # token, which needs a critic.
-  level: str = 'response'
+  # token, which needs a critic. auto: token in ppo, response elsewhere.
+  level: str = 'auto'
   # What ends a step: paragraph (an empty line), line, delimiter (the text below), or turn (a tool
   # answers; without tools the whole completion is one). The end of the reasoning ends one too.
   steps: str = 'paragraph'
@@ -90,9 +90,12 @@ def problems(config: CreditConfig, algorithms) -> list[str]:
     return ["credit.level='token' with algorithm 'grpo': a value for each token needs a critic, "
             "which grpo has not; need algorithm 'ppo', or credit.level='step' (its "
             "source='resample' values states without a critic)"]
-  if config.level == 'step' and 'grpo' not in algorithms:
-    return [f"credit.level='step' with algorithms {tuple(algorithms)}: need a stage of 'grpo', "
-            "which compares the steps of a group, or credit.level='response'"]
+  if config.level == 'step' and not {'grpo', 'ppo'} & {*algorithms}:
+    return [f"credit.level='step' with algorithms {tuple(algorithms)}: need a stage of 'grpo' or "
+            "'ppo', or credit.level='auto'"]
+  if config.level == 'step' and config.source == 'resample' and 'ppo' in algorithms:
+    return ["credit.source='resample' with algorithm 'ppo': its critic values the states already; "
+            "need algorithm 'grpo', or credit.source='prefix' or 'process'"]
   return []
 
 
@@ -135,6 +138,24 @@ def advantages(groups: list[list[Episode]], weights, outcome, given: StepRewards
   total = objectives.blend(outcome, objectives.to_tokens(values, given.ends, weights), weights,
                            outcome_weight=outcome_weight, process_weight=config.process_weight)
   return np.where(whole[:, None], total, outcome[:, None] * weights)
+
+
+def on_tokens(groups: list[list[Episode]], weights, outcome, given: StepRewards,
+              config: CreditConfig) -> tuple[np.ndarray, np.ndarray]:
+  """Returns (what whole answers earn f64[B], what steps earn, on their last tokens, f32[B, T]).
+
+  What a critic learns from; a group that is not whole earns its outcome alone.
+
+  Args:
+    weights: f32[B, T].
+    outcome: f64[B], the final grades.
+  """
+  whole = np.repeat(given.whole, [len(some) for some in groups])
+  earned = np.zeros(np.shape(weights), np.float32)
+  for b, (ends, rewards) in enumerate(zip(given.ends, given.rewards)):
+    if whole[b]:
+      earned[b, ends] = config.process_weight * np.asarray(rewards)
+  return np.where(whole, chosen(config)[1] * outcome, outcome), earned
 
 
 def make(chat, config: CreditConfig, rollout: RolloutConfig, *, grader, step_grader, seed: int,

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from rft_jax import build, credit, graders, opening, optim, rollout, sharding
+from rft_jax import build, credit, graders, hf, opening, optim, rollout, sharding
 from rft_jax.algorithms import ALGORITHMS, Algorithm, Room, robust
 from rft_jax.config import Config
 from rft_jax.data import packing
@@ -190,6 +190,8 @@ def _algorithm(desk, span, state, keep) -> Algorithm:
           rooms.chat, config.credit, config.rollout, grader=rooms.grader,
           step_grader=rooms.step_grader, seed=config.seed, mesh=rooms.mesh,
           response_format=rooms.response_format) if config.credit.level == 'step' else None,
+      load=lambda source: build.refusing(hf.load, source, dtype=config.model.dtype,
+                                         attention=config.model.attention, mesh=rooms.mesh)[0],
       keep=keep, folder=desk.workdir))
 
 

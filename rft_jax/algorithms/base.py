@@ -47,3 +47,4 @@ class Room(NamedTuple):
   folder: Any = None  # the workdir, for what is dear to compute again; None: nothing is kept
   # (policy, graded groups, step) -> credit.StepRewards; None: credit goes to whole samples
   credit: Callable | None = None
+  load: Callable | None = None  # HF directory or hub id -> another policy on the mesh, read-only

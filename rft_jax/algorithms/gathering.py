@@ -20,12 +20,15 @@ class Gathered(NamedTuple):
   memory: dict  # the next one
 
 
-def gather(room: Room, state, step: int) -> Gathered:
+def gather(room: Room, state, step: int, sampler=None) -> Gathered:
   """Samples the prompts of a step, puts all of it on record, and keeps what can be trusted.
 
   With rollout.refill_rounds, groups of which all rewards are equal are dropped and further prompts
   are sampled, so many times at most: the dynamic sampling of DAPO,
   https://arxiv.org/abs/2503.14476. What is sampled beyond prompts_per_step groups is not used.
+
+  Args:
+    sampler: the policy that samples; None: state.policy.
   """
   config = room.groups['rollout']
   if room.groups['objective'].reference_every:
@@ -34,7 +37,8 @@ def gather(room: Room, state, step: int) -> Gathered:
   sampled, graded = [], []
   for _ in range(1 + config.refill_rounds):
     rows = order.rows_at(room.seed, start, P, len(room.examples))
-    sampled.append(room.rollout(state.policy, [room.examples[row] for row in rows],
+    sampled.append(room.rollout(state.policy if sampler is None else sampler,
+                                [room.examples[row] for row in rows],
                                 list(range(start, start + P)), step))
     start += P
     graded += [group for group in sampled[-1].groups

@@ -45,7 +45,8 @@ def make(room: Room) -> Algorithm:
       metrics |= seen
     if not groups:
       return Collected(None, metrics, memory)
-    batch, scored = with_logprobs(room, state, packing.from_groups(groups))
+    width = rollout.max_new_tokens if config.kl_in_reward else 0  # what is eager compiles once
+    batch, scored = with_logprobs(room, state, packing.from_groups(groups, width=width))
     rewards = rewards_of(groups, advantage, rollout.max_new_tokens)
     on_tokens, seen, memory = token_rewards(batch, rewards.reshape(-1), config, memory)
     metrics |= seen

@@ -221,7 +221,7 @@ def mismatch_figures(means) -> dict:
       figures['sampling/importance_sampling_ratio/mean']**2 / square if square > 0 else 0.0)
   spread = max(pp - p * p, 0.0) * max(qq - q * q, 0.0)
   figures['sampling/probability_correlation'] = (
-      (pq - p * q) / spread**0.5 if spread > 1e-14 else 0.0)
+      min((pq - p * q) / spread**0.5, 1.0) if spread > 1e-14 else 0.0)
   return figures
 
 
