@@ -8,7 +8,7 @@ r"""Where credit goes: sums of three operations, by whole samples or by their li
 
 The arms, each from the same warmed-up policy, on answers it has not been shown:
 
-  warm_up         the lines of 2400 sums, shown (ReFT); stops early, so that there is much to learn
+  warm_up         the lines of 2400 sums, shown (ReFT)
   response        GRPO on the final grade alone, without a division by its std
   step_process    each line graded by a function that tells whether it is right (chains.STEP_GRADER)
   step_prefix     the rise of that grade's sum from line to line; the last line is the final grade
@@ -80,7 +80,7 @@ def get_config(argument: str = 'response') -> configs.Config:
                      f'{WARM_UP_ROWS} of the warm-up: {MAKE} --to={data}')
   part = rows[:WARM_UP_ROWS] if warm_up else rows[WARM_UP_ROWS:]
   (data / ('shown.jsonl' if warm_up else 'answers.jsonl')).write_text(''.join(part))
-  shown = configs.Stage(algorithm='sft', steps=400, optim=OptimConfig(
+  shown = configs.Stage(algorithm='sft', steps=800, optim=OptimConfig(
       learning_rate=3e-3, schedule='cosine', warmup_steps=10, final_fraction=0.1))
   reinforced = configs.Stage(algorithm='grpo', steps=60, optim=OptimConfig(
       learning_rate=2e-4, warmup_steps=3))

@@ -7,22 +7,20 @@ The rewards come from a grader of steps (process), from the grades of what stand
 """
 import dataclasses
 import time
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from rft_jax import graders, grading
 from rft_jax.data import segments
 from rft_jax.objectives import steps as objectives
-from rft_jax.rollout import GraderFaults, RolloutConfig, episode_of, to_grade
-from rft_jax.sampling import engine
-from rft_jax.shapes import few
-from rft_jax.types import Episode, Example, Sample
+from rft_jax.resampling import Resampling
+from rft_jax.rollout import GraderFaults, RolloutConfig
+from rft_jax.types import Episode
 
 LEVELS = ('auto', 'response', 'step', 'token')
 SOURCES = ('prefix', 'process', 'resample')
 ESTIMATORS = ('auto', 'baseline', 'normalised', 'difference')
-STREAM = 0x5EED  # keeps the random numbers of resampling apart from those of the rollout
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
@@ -178,7 +176,7 @@ def make(chat, config: CreditConfig, rollout: RolloutConfig, *, grader, step_gra
     episodes = [episode for group in groups for episode in group]
     parts = [split(episode.sample.tokens) for episode in episodes]
     if config.source == 'resample':
-      room = _Resampling(chat, config, rollout, grader, seed, mesh, response_format)
+      room = Resampling(chat, config.resamples, rollout, grader, seed, mesh, response_format)
       grades, metrics = room.grades(policy, episodes, parts, step)
     else:
       grades, metrics = _graded(asked, episodes, parts, config.source)
@@ -241,78 +239,6 @@ def _starts(groups, source) -> list[float]:
     grades = np.array([episode.grade.reward for episode in group], np.float64)
     starts += ((grades.sum() - grades) / max(len(grades) - 1, 1)).tolist()
   return starts
-
-
-# ------------------------------------------------------------------ completions sampled anew
-
-
-class _Resampling(NamedTuple):
-  """Values of states, by completions from each: VinePPO, https://arxiv.org/abs/2410.01679."""
-  chat: Any
-  config: CreditConfig
-  rollout: RolloutConfig
-  grader: Any
-  seed: int
-  mesh: Any
-  response_format: dict | None
-
-  def grades(self, policy, episodes, parts, step):
-    """Returns ({(row, step): rewards of the K completions from its end}, metrics)."""
-    states = [(b, j) for b, part in enumerate(parts) for j in range(len(part.ends) - 1)]
-    counts = {'credit/resampled': 0.0, 'credit/resampled_tokens': 0.0,
-              'credit/resampled_prompt_tokens': 0.0}
-    rewards = {}
-    with grading.Desk(self.grader) as desk:
-
-      def finished(number, k, sample):
-        if number >= len(states):
-          return
-        b, j = states[number]
-        counts['credit/resampled'] += 1
-        counts['credit/resampled_tokens'] += len(sample.tokens)
-        ready, errors = self._answer(episodes[b], parts[b].ends[j], sample)
-        if errors:
-          rewards[b, j, k] = self.rollout.ungradable_reward
-        else:
-          desk.hand_in((b, j, k), episodes[b].item.row, ready)
-
-      if states:
-        self._generate(policy, episodes, [(b, parts[b].ends[j]) for b, j in states], step,
-                       finished, counts)
-    rewards |= {key: grade.reward for key, grade in desk.grades.items()}
-    told = {f'credit/{name}': value for name, value in grading.metrics(desk.counts()).items()}
-    return {(b, j): [rewards[b, j, k] for k in range(self.config.resamples)]
-            for b, j in states}, counts | told
-
-  def _generate(self, policy, episodes, states, step, finished, counts):
-    settings, K = self.rollout, self.config.resamples
-    prompts, occurrences, limits = [], [], []
-    for b, end in states:
-      episode = episodes[b]
-      prompts.append([*episode.prompt_ids, *episode.sample.tokens[:end + 1]])
-      limits.append([settings.max_new_tokens - end - 1] * K)
-      # One number for each state of a step, whatever else the step holds.
-      sample = episode.occurrence * settings.samples_per_prompt + episode.index
-      occurrences.append((sample * settings.max_new_tokens + end) % 2**32)
-    counts['credit/resampled_prompt_tokens'] += sum(map(len, prompts))
-    # How many states there are differs from step to step; few sizes need few programs.
-    spare = few(len(prompts)) - len(prompts)
-    stream = int(np.random.SeedSequence((self.seed, STREAM)).generate_state(1)[0]) >> 1
-    engine.generate(
-        policy, prompts + [prompts[0]] * spare, samples_per_prompt=K,
-        max_new_tokens=settings.max_new_tokens, temperature=settings.temperature,
-        top_k=settings.top_k, top_p=settings.top_p, min_p=settings.min_p, seed=stream,
-        stop_ids=self.chat.stop_ids, step=step, occurrences=occurrences + [0] * spare,
-        mesh=self.mesh, limits=limits + [[1] * K] * spare, slots_per_part=settings.slots,
-        quantization=settings.quantization, finished=finished)
-
-  def _answer(self, episode, end, sample):
-    """Returns (what the grader sees, policy faults) of the steps so far with their new end."""
-    whole = Sample([*episode.sample.tokens[:end + 1], *sample.tokens], [], None,
-                   sample.stop_reason)
-    again = episode_of(self.chat, Example(episode.item, episode.prompt_ids, None),
-                       episode.occurrence, episode.index, whole, episode.policy_step)
-    return to_grade(again, self.rollout, self.response_format)
 
 
 # ------------------------------------------------------------------ what is told
