@@ -1,76 +1,137 @@
-r"""One warmed-up model of sums with a product, reinforced in many ways: which objective lifts it?
+r"""Sums of three operations, reinforced in many ways: which objective, and where should credit go?
 
   python scripts/compare_objectives.py --to=runs/objectives
 
-makes the task, the warm-up of configs/arithmetic_grpo.py and its export, and trains every arm with
-seeds 0, 1 and 2, each as
+makes the rows and the one warmed-up model, and trains every arm with seeds 0, 1 and 2, each as
 
   python -m rft_jax.main --config=configs/arithmetic_objectives.py:ARM --workdir=...
+
+All arms begin at the same policy, which was shown the lines of 2400 sums, and learn from 1000
+other sums of which they are told nothing but the grades. Sampling is the same in all of them: 16
+sums, 8 completions each; two updates of each batch, so that ratios and clips have something to do.
 """
 import dataclasses
+import pathlib
 
 from rft_jax import config as configs
 from rft_jax.algorithms.ppo import CriticConfig
+from rft_jax.algorithms.sft import SftConfig
+from rft_jax.credit import CreditConfig
 from rft_jax.data.chat import ChatConfig
 from rft_jax.data.rows import DataConfig
 from rft_jax.objectives.advantages import AdvantageConfig
-from rft_jax.objectives.off_policy import CorrectionConfig
 from rft_jax.objectives.policy_choices import PolicyLossConfig
 from rft_jax.objectives.policy_objective import ObjectiveConfig
 from rft_jax.optim import OptimConfig
 from rft_jax.rollout import RolloutConfig
+from rft_jax.tasks import chains
 
-HERE = 'runs/objectives'  # holds data/ and warm/, an HF directory
+FOLDER = 'runs/objectives'
+MAKE = 'python -m rft_jax.tasks chains --largest_term=5 --train_rows=3400'
+WARM_UP_ROWS = 2400  # with their lines; the rest is for reinforcement
 STEPS = 60
 
+# What stands there so far is worth its share of right lines.
+PREFIX_GRADER = {
+    'type': 'python',
+    'name': 'right_lines',
+    'source': chains.STEP_GRADER['source'].replace('def grade(', 'def of_line(') + '''
 
-def _policy(loss, level='token', aggregation='token_mean', correction='tis'):
-  return ObjectiveConfig(policy_loss=PolicyLossConfig(loss=loss, ratio_level=level),
-                         aggregation=aggregation,
-                         correction=CorrectionConfig(correction=correction))
-
-
-# What differs between the arms: {arm: {group of the config: its value}}.
-ARMS = {
-    'grpo': {},
-    'dr_grpo': {'advantage': AdvantageConfig(scale='none'),
-                'objective': _policy('clip', aggregation='constant')},
-    'dapo': {'advantage': AdvantageConfig(overlong_buffer=8),
-             'rollout': {'refill_rounds': 2}},
-    'gspo': {'objective': _policy('clip', 'sequence', 'sequence_mean')},
-    'cispo': {'objective': _policy('cispo')},
-    'gmpo': {'objective': _policy('gmpo', aggregation='sequence_mean')},
-    'sapo': {'objective': _policy('sapo')},
-    'rloo': {'advantage': AdvantageConfig(estimator='rloo'),
-             'objective': _policy('policy_gradient', 'none', 'sequence_sum')},
-    'reinforce_plus_plus': {'advantage': AdvantageConfig(estimator='reinforce_plus_plus')},
-    'remax': {'advantage': AdvantageConfig(estimator='remax'),
-              'objective': _policy('policy_gradient', 'none', 'sequence_sum')},
-    'ppo': {'critic': CriticConfig(warmup_steps=5, gae_lambda=1.0,
-                                   optim=OptimConfig(learning_rate=1e-3))},
+def grade(sample, item):
+  lines, before, right = sample['output_text'].split('\\n'), [], 0.0
+  for line in lines:
+    right += of_line({'output_text': line},
+                     {'messages': item['messages'], 'step': {'before': '\\n'.join(before)}})
+    before.append(line)
+  return right / (len(item['messages'][-1]['content'].split()) // 2)
+''',
 }
 
 
-def get_config(arm: str = 'grpo', directory: str = HERE) -> configs.Config:
-  """Returns the run of one arm from the warmed-up model in directory.
+def _policy(loss, level='token', aggregation='token_mean'):
+  return ObjectiveConfig(policy_loss=PolicyLossConfig(loss=loss, ratio_level=level),
+                         aggregation=aggregation)
+
+
+def _by_lines(source, **more):
+  return CreditConfig(level='step', steps='line', source=source, **more)
+
+
+_PROCESS = _by_lines('process', grader=chains.STEP_GRADER)
+# By whole answers without a division by the std, as credit by steps has none.
+_PLAIN = AdvantageConfig(scale='none')
+_PPO = dict(algorithm='ppo', critic=CriticConfig(
+    warmup_steps=5, gae_lambda=1.0, optim=OptimConfig(learning_rate=1e-3)))
+
+# What differs between the arms: groups of the config, or fields of one.
+ARMS = {
+    'grpo': {},
+    'dr_grpo': dict(advantage=_PLAIN, objective=_policy('clip', aggregation='constant')),
+    'dapo': dict(advantage=AdvantageConfig(overlong_buffer=8), rollout=dict(refill_rounds=1)),
+    'gspo': dict(objective=_policy('clip', 'sequence', 'sequence_mean')),
+    'cispo': dict(objective=_policy('cispo')),
+    'rloo': dict(advantage=AdvantageConfig(estimator='rloo'),
+                 objective=_policy('unclipped', 'token', 'sequence_sum')),
+    'reinforce++': dict(advantage=AdvantageConfig(estimator='reinforce_plus_plus')),
+    'ppo, token': dict(_PPO),
+    'ppo, step': dict(_PPO, credit=_PROCESS),
+    'ppo, response': dict(_PPO, credit=CreditConfig(level='response')),
+    'response': dict(advantage=_PLAIN),
+    'step, process': dict(advantage=_PLAIN, credit=_PROCESS),
+    'step, prefix': dict(advantage=_PLAIN, credit=_by_lines('prefix', grader=PREFIX_GRADER)),
+    'step, resample': dict(advantage=_PLAIN, credit=_by_lines('resample', resamples=2)),
+}
+
+
+def get_config(argument: str = 'grpo') -> configs.Config:
+  """Returns the run of one arm, 'ARM' or 'ARM:FOLDER'; 'warm_up' is what all of them begin with.
 
   Raises:
-    ValueError: there is no such arm.
+    ValueError: no such arm, or what it begins with has not been made yet.
   """
-  if arm not in ARMS:
-    raise ValueError(f'no arm {arm!r}; there are {", ".join(ARMS)}')
+  arm, _, folder = argument.partition(':')
+  folder = folder or FOLDER
+  if arm not in ('warm_up', *ARMS):
+    raise ValueError(f'arm {arm!r}, need one of {", ".join(("warm_up", *ARMS))}')
+  data = pathlib.Path(folder, 'data')
+  if not (data / 'train.jsonl').is_file():
+    raise ValueError(f'{data} holds no task yet: {MAKE} --to={data}')
+  if arm == 'warm_up':
+    return _run(folder, f'{data}/base', _part(data, 'shown', slice(WARM_UP_ROWS)), configs.Stage(
+        algorithm='sft', steps=600, optim=OptimConfig(
+            learning_rate=3e-3, schedule='cosine', warmup_steps=10, final_fraction=0.1)))
+  policy = pathlib.Path(folder, 'warm_up', 'export')
+  if not policy.is_dir():
+    raise ValueError(f'{policy} is not there yet: run --config=configs/arithmetic_objectives.py:'
+                     f'warm_up --workdir={folder}/warm_up')
   changes = dict(ARMS[arm])
-  rollout = RolloutConfig(prompts_per_step=32, samples_per_prompt=8, max_new_tokens=40)
-  if 'rollout' in changes:
-    rollout = dataclasses.replace(rollout, **changes.pop('rollout'))
+  stage = configs.Stage(
+      algorithm=changes.pop('algorithm', 'grpo'), steps=STEPS,
+      optim=OptimConfig(learning_rate=2e-4, warmup_steps=3))
+  return _run(folder, policy, _part(data, 'answers', slice(WARM_UP_ROWS, None)), stage, **changes)
+
+
+def _part(data, name, some):
+  rows = (data / 'train.jsonl').read_text(encoding='utf-8').splitlines(keepends=True)
+  if len(rows) <= WARM_UP_ROWS:
+    raise ValueError(f'{data}/train.jsonl has {len(rows)} rows, need more than the '
+                     f'{WARM_UP_ROWS} of the warm-up: {MAKE} --to={data}')
+  path = data / f'{name}.jsonl'
+  if not path.is_file():
+    path.write_text(''.join(rows[some]), encoding='utf-8')
+  return path
+
+
+def _run(folder, source, rows, stage, rollout=None, **changes):
+  sampling = RolloutConfig(prompts_per_step=16, samples_per_prompt=8, max_new_tokens=64)
   return configs.Config(
-      model=configs.ModelConfig(source=f'{directory}/warm'),
-      data=DataConfig(train=f'{directory}/data/answers.jsonl',
-                      validation=f'{directory}/data/validation.jsonl'),
+      model=configs.ModelConfig(source=str(source)),
+      data=DataConfig(train=str(rows), validation=f'{folder}/data/validation.jsonl'),
       chat=ChatConfig(reasoning=('<think>', '</think>')),
-      grader=f'{directory}/data/grader.json',
-      stages=(configs.Stage(algorithm='ppo' if arm == 'ppo' else 'grpo', steps=STEPS,
-                            optim=OptimConfig(learning_rate=2e-4, warmup_steps=3)),),
-      rollout=rollout, update=configs.UpdateConfig(updates_per_batch=2),
+      grader=f'{folder}/data/grader.json',
+      stages=(stage,),
+      sft=SftConfig(target='{{ item.solution }}', rows_per_step=32),
+      rollout=dataclasses.replace(sampling, **(rollout or {})),
+      update=configs.UpdateConfig(updates_per_batch=2 if stage.algorithm != 'sft' else 1),
       evaluate=configs.EvaluateConfig(every=0, samples_per_prompt=4),
       checkpoints=configs.CheckpointConfig(every=0), **changes)

@@ -210,3 +210,64 @@ def test_wrong_settings_say_what_is_meant(tmp_path, change, words):
   config = _config(tmp_path)
   change(config)
   assert any(words in problem for problem in config.problems())
+
+
+# ------------------------------------------------------------------ transitions of several tokens
+
+
+def _by_hand(rewards, values, ends, discount, lam):
+  """GAE over the steps of one row: (advantages, returns), a number for each token."""
+  starts = [0, *(end + 1 for end in ends[:-1])]
+  r = [sum(rewards[start:end + 1]) for start, end in zip(starts, ends)]
+  v = [values[start] for start in starts] + [0.0]
+  advantages, later = [0.0] * len(ends), 0.0
+  for j in reversed(range(len(ends))):
+    later = r[j] + discount * v[j + 1] - v[j] + discount * lam * later
+    advantages[j] = later
+  lengths = [end - start + 1 for start, end in zip(starts, ends)]
+  return np.repeat(advantages, lengths), np.repeat(np.add(advantages, v[:-1]), lengths)
+
+
+def test_a_transition_of_several_tokens_has_one_value_one_advantage_and_one_return():
+  rng = np.random.default_rng(0)
+  lengths, ends = [7, 5, 1], [[1, 4, 6], [4], [0]]
+  weights = (np.arange(9) < np.array(lengths)[:, None]).astype(np.float32)
+  rewards, values = (rng.normal(size=weights.shape).astype(np.float32) for _ in range(2))
+  found = ppo.estimated(rewards, values, weights, ends, discount=0.9, gae_lambda=0.8)
+  for b, n in enumerate(lengths):
+    expected = _by_hand(rewards[b].astype(float), values[b].astype(float), ends[b], 0.9, 0.8)
+    np.testing.assert_allclose(found.advantages[b, :n], expected[0], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(found.returns[b, :n], expected[1], rtol=1e-5, atol=1e-6)
+    assert (found.advantages[b, n:] == 0).all() and (found.returns[b, n:] == 0).all()
+
+
+def test_transitions_of_one_token_are_those_of_ppo():
+  rng = np.random.default_rng(1)
+  weights = (np.arange(6) < np.array([6, 3])[:, None]).astype(np.float32)
+  rewards, values = (rng.normal(size=weights.shape).astype(np.float32) for _ in range(2))
+  settings = dict(discount=0.95, gae_lambda=0.7)
+  by_token = ppo.estimated(rewards, values, weights, None, **settings)
+  by_step = ppo.estimated(rewards, values, weights, [list(range(6)), [0, 1, 2]], **settings)
+  for one, other in zip(by_token, by_step):
+    np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+STEP = {'type': 'python', 'name': 'short',
+        'source': 'def grade(sample, item):\n  return 1 / (1 + len(item["step"]["text"]))\n'}
+
+
+@pytest.mark.parametrize('level, source', [('response', 'prefix'), ('step', 'process'),
+                                           ('step', 'prefix')])
+def test_ppo_gives_credit_to_steps_and_to_answers(tmp_path, level, source):
+  config = _config(tmp_path)
+  config.stages[0].steps = 2
+  config.credit.level, config.credit.source = level, source
+  config.credit.steps, config.credit.delimiter = 'delimiter', '1'
+  config.credit.grader = STEP if source == 'process' else ''
+  rft_jax.train(config, tmp_path / 'run', quiet=True)
+  rows = metrics_file.read(tmp_path / 'run' / 'metrics.jsonl')
+  assert all(row['grad_norm'] > 0 and row['critic/grad_norm'] > 0 for row in rows)
+  if level == 'step':
+    assert rows[0]['credit/steps_mean'] > 1
+  if source == 'prefix':  # what the steps earn is the final grade, and no more
+    np.testing.assert_allclose(rows[0]['critic/return_mean'] > 0, rows[0]['reward'] > 0)

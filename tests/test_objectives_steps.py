@@ -212,3 +212,13 @@ def test_rewards_that_cannot_be_are_refused():
     steps.to_tokens([[1.0]], [[0], [1]], np.ones((2, 3)))
   with pytest.raises(ValueError, match='outcome'):
     steps.blend([1.0], np.zeros((2, 3)), np.zeros((2, 3)))
+
+
+def test_sums_and_first_values_of_steps():
+  values = np.array([[1.0, 2.0, 4.0, 8.0, 16.0], [3.0, 5.0, 7.0, 0.0, 0.0]])
+  weights = np.array([[1.0, 0.0, 1.0, 1.0, 1.0], [1.0, 1.0, 1.0, 0.0, 0.0]])
+  ends = [[1, 2, 4], [2]]
+  assert [row.tolist() for row in steps.sums(values, ends, weights)] == [[1, 4, 24], [15]]
+  assert [row.tolist() for row in steps.first_values(values, ends, weights)] == [[1, 4, 8], [3]]
+  nowhere = steps.first_values(values, [[0, 1, 4], [2]], weights)
+  assert nowhere[0].tolist() == [1, 0, 4]  # a step of tool tokens has no value of its own

@@ -1,0 +1,148 @@
+"""The arms of configs/arithmetic_objectives.py, each from the same model: what each one learns.
+
+  python scripts/compare_objectives.py --to=runs/objectives               # all of it
+  python scripts/compare_objectives.py --to=runs/objectives --cells=1/2   # half; 2/2 elsewhere
+  python scripts/compare_objectives.py --to=runs/objectives --report      # table and picture so far
+
+An arm that is done is not trained again, and one that was stopped goes on. Written are
+objectives.md, objectives.json and objectives.png into --to.
+
+Grades are the mean of 4 samples at temperature 1 of each held-out row, over the seeds that are
+done; intervals are 95 % bootstraps that draw seeds and rows; "lift" is paired by row and seed. Seconds
+are of a whole run, evaluations and compilation included.
+"""
+import argparse
+import json
+import pathlib
+import statistics
+import sys
+
+import grid
+import numpy as np
+
+from rft_jax.records import atomic, metrics
+from rft_jax.tasks.__main__ import main as make_task
+
+objectives = grid.config_file('arithmetic_objectives')
+
+
+# --- cells ----------------------------------------------------------------------------------------
+def prepare(to: pathlib.Path) -> None:
+  """Makes the rows and the warmed-up model, unless they are there."""
+  if not (to / 'data' / 'train.jsonl').is_file():
+    make_task([*objectives.MAKE.split()[3:], f'--to={to}/data'])
+  grid.train(objectives.get_config(f'warm_up:{to}'), to / 'warm_up')
+
+
+def cells(args) -> list[tuple[str, int]]:
+  """Returns (arm, seed) of every cell; one seed of all arms before the next."""
+  return [(arm, seed) for seed in args.seeds for arm in args.arms]
+
+
+def workdir(to: pathlib.Path, arm: str, seed: int) -> pathlib.Path:
+  return to / f'{arm.replace(", ", "_")}_{seed}'
+
+
+def run(to: pathlib.Path, arm: str, seed: int) -> None:
+  config = objectives.get_config(f'{arm}:{to}')
+  config.seed = seed
+  grid.train(config, workdir(to, arm, seed))
+
+
+# --- figures --------------------------------------------------------------------------------------
+def collect(args) -> list[dict]:
+  """Returns a record for each arm with finished cells."""
+  records = []
+  for arm in args.arms:
+    places = [workdir(args.to, arm, seed) for seed in args.seeds]
+    done = [(place, grades) for place in places
+            if (grades := grid.grades(place, objectives.STEPS)) is not None]
+    if not done:
+      continue
+    grades = np.stack([grades for _, grades in done])
+    lifts = grades[..., 1] - grades[..., 0]
+    rows = [metrics.read(place / metrics.TRAINING) for place, _ in done]
+    seconds = [json.loads((place / grid.SECONDS).read_text()) for place, _ in done
+               if (place / grid.SECONDS).is_file()]
+    records.append({
+        'arm': arm, 'before': float(grades[..., 0].mean()), 'after': grid.interval(grades[..., 1]),
+        'lift': grid.interval(lifts), 'seeds': [float(one.mean()) for one in lifts],
+        'tokens': statistics.median(one[-1]['num_tokens'] + sum(
+            row.get('credit/resampled_tokens', 0) for row in one) for one in rows),
+        'seconds': statistics.median(seconds) if seconds else None})
+  return records
+
+
+def table(records) -> str:
+  """Returns the table in Markdown."""
+  return grid.markdown(
+      ['arm', 'before', 'after', 'lift', 'of each seed', 'tokens', 'seconds'],
+      [[one['arm'], f'{one["before"]:.3f}', grid.shown(one['after']), grid.signed(one['lift']),
+        ', '.join(f'{lift:+.3f}' for lift in one['seeds']), f'{one["tokens"]:,.0f}',
+        '' if one['seconds'] is None else f'{one["seconds"]:.0f}'] for one in records])
+
+
+def picture(records, path) -> None:
+  """Draws the lift of each arm with its interval, and that of each seed."""
+  import matplotlib
+  from matplotlib.figure import Figure
+  with matplotlib.rc_context(grid.STYLE | {'axes.grid.axis': 'x'}):
+    figure = Figure(figsize=(6.4, 0.9 + 0.27 * len(records)), layout='constrained', dpi=160)
+    axes = figure.add_subplot()
+    places = range(len(records), 0, -1)
+    mean, low, high = np.array([one['lift'] for one in records]).T
+    axes.axvline(0, color=grid.COLOURS[3], linewidth=0.9, linestyle=(0, (4, 3)))
+    axes.errorbar(mean, places, xerr=(mean - low, high - mean), fmt='o', markersize=4.5,
+                  color=grid.COLOURS[1], elinewidth=1.6, label='mean, 95 %')
+    for number, (place, one) in enumerate(zip(places, records)):
+      axes.plot(one['seeds'], [place] * len(one['seeds']), '|', color=grid.COLOURS[0],
+                markersize=8, label=None if number else 'each seed')
+    axes.set_yticks(list(places), [one['arm'] for one in records])
+    axes.set_xlabel('lift of the held-out grade')
+    axes.legend(frameon=False, fontsize=8)
+    with atomic.replacing(path) as partial:
+      figure.savefig(partial, format='png', facecolor='white')
+
+
+def report(args) -> None:
+  """Writes objectives.md, .json and .png of the cells that are done, and prints the table."""
+  records = collect(args)
+  if not records:
+    raise ValueError(f'{args.to}: no arm is done yet; run this without --report')
+  atomic.write_text(args.to / 'objectives.md', text := table(records))
+  atomic.write_json(args.to / 'objectives.json', records)
+  picture(records, args.to / 'objectives.png')
+  print(text, end='')
+
+
+# --- the command ----------------------------------------------------------------------------------
+def parser() -> argparse.ArgumentParser:
+  made = argparse.ArgumentParser(description=__doc__,
+                                 formatter_class=argparse.RawDescriptionHelpFormatter)
+  made.add_argument('--to', type=pathlib.Path, default=pathlib.Path(objectives.FOLDER))
+  made.add_argument('--arms', nargs='+', choices=tuple(objectives.ARMS),
+                    default=list(objectives.ARMS))
+  made.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2])
+  made.add_argument('--cells', help='K/N: cells alone, each Nth from the Kth on (1 to N)')
+  made.add_argument('--report', action='store_true', help='table and picture alone')
+  return made
+
+
+def main(arguments=None) -> int:
+  args = parser().parse_args(arguments)
+  try:
+    if not args.report:
+      prepare(args.to)
+      for cell in grid.part(cells(args), args.cells):
+        run(args.to, *cell)
+        print('done:', *cell, flush=True)
+    if args.report or not args.cells:
+      report(args)
+  except (OSError, ValueError) as error:
+    print(error, file=sys.stderr)
+    return 2
+  return 0
+
+
+if __name__ == '__main__':
+  sys.exit(main())
