@@ -44,7 +44,7 @@ TASKS = {
     'rare_disease': dict(made=dict(train_rows=1756, validation_rows=300),
                          warm_up_rows=1500, warm_up_steps=360),
 }
-STEPS = {'arithmetic': 80, 'rare_disease': 90}
+STEPS = {'arithmetic': 60, 'rare_disease': 90}
 LEARNING_RATE = {'arithmetic': 3e-4, 'rare_disease': 1e-3}
 # An answer given by three samples of four is sure enough to speak at once; the row is heard again
 # at every visit, and nothing is learnt from it in between, so that what the policy says of it is
