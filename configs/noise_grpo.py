@@ -23,7 +23,7 @@ Arms:
   robust   GRPO; a row is left out while its samples agree on an answer that the grader calls wrong
   told     GRPO without the rows that are wrong: what perfect knowledge of them would give
 
-Tried with 40 % wrong answers, one seed, held-out grade of samples with 95 % intervals over the rows:
+Tried with 40 % wrong answers and one seed; held-out grade of samples, 95 % intervals over rows:
 
   arithmetic, 60 steps    warmed up 0.494  plain 0.361 [0.318, 0.407]  robust 0.402 [0.354, 0.448]
   rare disease, 100 steps warmed up 0.408  plain 0.542 [0.509, 0.579]
@@ -31,11 +31,11 @@ Tried with 40 % wrong answers, one seed, held-out grade of samples with 95 % int
 In arithmetic 119 rows of 256 were left out at the end, 82 of them wrong, of 103 that were.
 
 What did not work: leaving a rare-disease case out after one visit at which three samples of four
-named a gene first that was not the reference. 0.355 [0.318, 0.396], below the start: 142 rows were
-left out and 72 of them were wrong, little more than by chance. A policy that is often sure and
-wrong confirms itself once what contradicts it is left out. In the samples of the plain run, of the
-rows contradicted at one visit within 16 steps 44 of 69 were wrong, of those at two in a row 11 of
-14. What it does instead, see ROBUST, has not been run yet.
+named a gene first that was not the reference. 0.355 [0.318, 0.396], below the start: 142 rows
+were left out and 72 of them were wrong, little more than by chance. It seems that a policy often
+sure and wrong confirms itself once what contradicts it is left out. In the samples of the plain
+run, of the rows contradicted at one visit within 16 steps 44 of 69 were wrong, of those at two in
+a row 11 of 14. What it does instead, see ROBUST, has not been run yet.
 """
 import pathlib
 
