@@ -29,6 +29,7 @@ from rft_jax.tasks import chains
 FOLDER = 'runs/objectives'
 MAKE = 'python -m rft_jax.tasks chains --largest_term=5 --train_rows=3400'
 WARM_UP_ROWS = 2400  # with their lines; the rest is for reinforcement
+WARM_UP_STEPS = 300
 STEPS = 60
 
 # What stands there so far is worth its share of right lines.
@@ -98,7 +99,7 @@ def get_config(argument: str = 'grpo') -> configs.Config:
     raise ValueError(f'{data} holds no task yet: {MAKE} --to={data}')
   if arm == 'warm_up':
     return _run(folder, f'{data}/base', _part(data, 'shown', slice(WARM_UP_ROWS)), configs.Stage(
-        algorithm='sft', steps=600, optim=OptimConfig(
+        algorithm='sft', steps=WARM_UP_STEPS, optim=OptimConfig(
             learning_rate=3e-3, schedule='cosine', warmup_steps=10, final_fraction=0.1)))
   policy = pathlib.Path(folder, 'warm_up', 'export')
   if not policy.is_dir():

@@ -22,6 +22,20 @@ Arms:
   plain    GRPO, every row
   robust   GRPO; a row is left out while its samples agree on an answer that the grader calls wrong
   told     GRPO without the rows that are wrong: what perfect knowledge of them would give
+
+Tried with 40 % wrong answers and one seed; held-out grade of samples, 95 % intervals over rows:
+
+  arithmetic, 60 steps    warmed up 0.494  plain 0.361 [0.318, 0.407]  robust 0.402 [0.354, 0.448]
+  rare disease, 100 steps warmed up 0.408  plain 0.542 [0.509, 0.579]
+
+In arithmetic 119 rows of 256 were left out at the end, 82 of them wrong, of 103 that were.
+
+What did not work: leaving a rare-disease case out after one visit at which three samples of four
+named a gene first that was not the reference. 0.355 [0.318, 0.396], below the start: 142 rows
+were left out and 72 of them were wrong, little more than by chance. It seems that a policy often
+sure and wrong confirms itself once what contradicts it is left out. In the samples of the plain
+run, of the rows contradicted at one visit within 16 steps 44 of 69 were wrong, of those at two in
+a row 11 of 14. What it does instead, see ROBUST, has not been run yet.
 """
 import pathlib
 
@@ -44,14 +58,13 @@ TASKS = {
     'rare_disease': dict(made=dict(train_rows=1756, validation_rows=300),
                          warm_up_rows=1500, warm_up_steps=360),
 }
-STEPS = {'arithmetic': 80, 'rare_disease': 100}
+STEPS = {'arithmetic': 60, 'rare_disease': 90}
 LEARNING_RATE = {'arithmetic': 3e-4, 'rare_disease': 1e-3}
-# An answer given by three samples of four is sure enough to speak at once; the row is heard again
-# at every visit, and nothing is learnt from it in between, so that what the policy says of it is
-# not what it was taught by it.
+# A sum has one right number, and three samples of four that agree speak at once. The gene of a case
+# is uncertain by nature: there nine of ten must agree, twice, on a gene whose list is graded low.
 ROBUST = {
     'arithmetic': RobustConfig(contradictions=1, min_share=0.75),
-    'rare_disease': RobustConfig(contradictions=1, min_share=0.75,
+    'rare_disease': RobustConfig(contradictions=2, min_share=0.9, right_from=0.5,
                                  answer='{{ sample.output_json.genes[0] }}'),
 }
 

@@ -14,31 +14,18 @@ row and seed. 'found' counts the rows left out at the end, and how many of them 
 """
 import argparse
 import dataclasses
-import importlib.util
 import json
 import pathlib
 import sys
 
+import grid
 import numpy as np
 
-from rft_jax.records import atomic, held_out, left_out, metrics
+from rft_jax.records import atomic, left_out, metrics
 from rft_jax.tasks import TASKS, base_checkpoint, files
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-RESAMPLES = 4000
-COLOURS = {'plain': '#6b7380', 'robust': '#0b766b', 'told': '#5652c9'}  # those of the report
-INK, GRID, REFERENCE = '#595f69', '#dcdad4', '#b0500a'
-
-
-def _grid():
-  """Returns configs/noise_grpo.py as a module."""
-  spec = importlib.util.spec_from_file_location('noise_grpo', ROOT / 'configs' / 'noise_grpo.py')
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module
-
-
-noise = _grid()
+COLOURS = dict(zip(('plain', 'robust', 'told', 'before'), grid.COLOURS))
+noise = grid.config_file('noise_grpo')
 
 
 # --- making ---------------------------------------------------------------------------------------
@@ -61,13 +48,12 @@ def write_rows(task: str, place: pathlib.Path) -> None:
 
 def prepare(task: str, to: pathlib.Path) -> None:
   """Makes rows and warmed-up model of a task, unless they are there."""
-  import rft_jax
   place = to / task
   if (place / 'warm_up' / 'export' / 'config.json').is_file():
     return
   if not (place / 'base' / 'config.json').is_file():
     write_rows(task, place)
-  rft_jax.train(noise.get_config(f'{task},warm_up', str(to)), place / 'warm_up', quiet=True)
+  grid.train(noise.get_config(f'{task},warm_up', str(to)), place / 'warm_up')
 
 
 def cells(args) -> list[tuple[str, float, str, int]]:
@@ -83,33 +69,14 @@ def workdir(to: pathlib.Path, task, share, arm, seed) -> pathlib.Path:
 
 def run(to: pathlib.Path, cell) -> None:
   """Trains a cell, or goes on with it; a finished one is left as it is."""
-  import rft_jax
-  task, share, arm, seed = cell
-  if evaluations(to, cell) is None:
-    config = noise.get_config(f'{task},{share},{arm},{seed}', str(to))
-    rft_jax.train(config, workdir(to, *cell), quiet=True)
+  config = noise.get_config(','.join(map(str, cell)), str(to))
+  grid.train(config, workdir(to, *cell))
 
 
 # --- figures --------------------------------------------------------------------------------------
 def evaluations(to: pathlib.Path, cell):
   """Returns f64[rows, 2], each held-out row's grade before and after; None: not finished."""
-  place, task = workdir(to, *cell), cell[0]
-  rows = metrics.read(place / metrics.EVALUATION)
-  if not rows or rows[-1]['step'] != noise.STEPS[task]:
-    return None
-  ends = [held_out.read(place, rows[0]), held_out.read(place, rows[-1])]
-  return np.array([[held_out.sampled_grade(end[row]) for end in ends] for row in sorted(ends[1])])
-
-
-def interval(values) -> tuple[float, float, float]:
-  """Returns the mean of f64[seeds, rows] with its 95 % interval, drawing seeds and rows."""
-  rng = np.random.default_rng(0)
-  seeds, rows = values.shape
-  by_seed = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=RESAMPLES) / seeds
-  by_row = rng.multinomial(rows, np.full(rows, 1 / rows), size=RESAMPLES) / rows
-  means = np.einsum('bs,sr,br->b', by_seed, values, by_row, optimize=True)
-  low, high = np.quantile(means, [0.025, 0.975])
-  return float(values.mean()), float(low), float(high)
+  return grid.grades(workdir(to, *cell), noise.STEPS[cell[0]])
 
 
 def wrong_rows(to: pathlib.Path, task, share) -> tuple[set[int], int]:
@@ -142,13 +109,13 @@ def collect(args) -> list[dict]:
       wrong, rows = wrong_rows(args.to, task, share)
       record = {'task': task, 'share': share, 'wrong': len(wrong), 'rows': rows, 'found': outs,
                 'seeds': {arm: sorted(given) for arm, given in columns.items()},
-                'grade': {arm: interval(np.stack([g[:, 1] for g in given.values()]))
+                'grade': {arm: grid.interval(np.stack([g[:, 1] for g in given.values()]))
                           for arm, given in columns.items()}, 'more': {}}
       record['start'] = float(next(iter(next(iter(columns.values())).values()))[:, 0].mean())
       for arm in columns.keys() - {'plain'}:
         both = sorted(columns[arm].keys() & columns.get('plain', {}).keys())
         if both:
-          record['more'][arm] = interval(np.stack(
+          record['more'][arm] = grid.interval(np.stack(
               [columns[arm][seed][:, 1] - columns['plain'][seed][:, 1] for seed in both]))
       records.append(record)
   return records
@@ -157,20 +124,18 @@ def collect(args) -> list[dict]:
 # --- table and picture ----------------------------------------------------------------------------
 def table(records, arms) -> str:
   """Returns the table in Markdown."""
-  shown = lambda values: '{:.3f} [{:.3f}, {:.3f}]'.format(*values) if values else ''
-  signed = lambda values: '{:+.3f} [{:+.3f}, {:+.3f}]'.format(*values) if values else ''
   others = [arm for arm in arms if arm != 'plain']
   head = ['task', 'wrong answers', 'start', *arms, *(f'{arm} - plain' for arm in others), 'found',
           'seeds']
-  lines = ['| ' + ' | '.join(head) + ' |', '|---' * len(head) + '|']
+  rows = []
   for one in records:
     out = ', '.join(f'{right} of {total}' for total, right in one['found'])
-    lines.append('| ' + ' | '.join([
+    rows.append([
         one['task'], f'{one["wrong"]} of {one["rows"]}', f'{one["start"]:.3f}',
-        *(shown(one['grade'].get(arm)) for arm in arms),
-        *(signed(one['more'].get(arm)) for arm in others), out,
-        str(max(len(seeds) for seeds in one['seeds'].values()))]) + ' |')
-  return '\n'.join(lines) + '\n'
+        *(grid.shown(one['grade'].get(arm)) for arm in arms),
+        *(grid.signed(one['more'].get(arm)) for arm in others), out,
+        str(max(len(seeds) for seeds in one['seeds'].values()))])
+  return grid.markdown(head, rows)
 
 
 def picture(records, arms, path) -> None:
@@ -178,16 +143,12 @@ def picture(records, arms, path) -> None:
   import matplotlib
   from matplotlib.figure import Figure
   tasks = list(dict.fromkeys(one['task'] for one in records))
-  style = {'font.size': 9, 'axes.edgecolor': GRID, 'axes.labelcolor': INK, 'xtick.color': INK,
-           'ytick.color': INK, 'text.color': INK, 'axes.spines.top': False,
-           'axes.spines.right': False, 'axes.spines.left': False, 'axes.grid': True,
-           'axes.grid.axis': 'y', 'grid.color': GRID, 'ytick.major.size': 0}
-  with matplotlib.rc_context(style):
+  with matplotlib.rc_context(grid.STYLE | {'axes.grid.axis': 'y'}):
     figure = Figure(figsize=(4.2 * len(tasks), 3.1), layout='constrained', dpi=160)
     for number, task in enumerate(tasks, 1):
       axes, mine = figure.add_subplot(1, len(tasks), number), [
           one for one in records if one['task'] == task]
-      axes.axhline(mine[0]['start'], color=REFERENCE, linewidth=0.9, linestyle=(0, (4, 3)),
+      axes.axhline(mine[0]['start'], color=COLOURS['before'], linewidth=0.9, linestyle=(0, (4, 3)),
                    label='warmed up, before')
       for shift, arm in enumerate(arm for arm in arms if any(arm in one['grade'] for one in mine)):
         points = [(100 * one['share'] + 0.5 * (shift - 0.5), *one['grade'][arm]) for one in mine
@@ -239,8 +200,7 @@ def main(arguments=None) -> int:
       for task in args.tasks:
         prepare(task, args.to)
     if args.cells or whole:
-      part, parts = map(int, (args.cells or '1/1').split('/'))
-      for cell in cells(args)[part - 1::parts]:
+      for cell in grid.part(cells(args), args.cells):
         run(args.to, cell)
         print('done:', *cell, flush=True)
     if args.report or whole:

@@ -8,8 +8,8 @@ An arm that is done is not trained again, and one that was stopped goes on. Writ
 objectives.md, objectives.json and objectives.png into --to.
 
 Grades are the mean of 4 samples at temperature 1 of each held-out row, over the seeds that are
-done; intervals are 95 % bootstraps that draw seeds and rows; "lift" is paired by row and seed. Seconds
-are of a whole run, evaluations and compilation included.
+done; intervals are 95 % bootstraps that draw seeds and rows; "lift" is paired by row and seed.
+Seconds are of a whole run, evaluations and compilation included.
 """
 import argparse
 import json

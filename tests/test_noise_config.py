@@ -1,5 +1,5 @@
 """configs/noise_grpo.py and the figures of scripts/bench_noise.py."""
-import importlib.util
+import importlib
 import json
 import pathlib
 
@@ -15,10 +15,9 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 @pytest.fixture(scope='module')
 def bench():
-  spec = importlib.util.spec_from_file_location('bench_noise', ROOT / 'scripts/bench_noise.py')
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module
+  with pytest.MonkeyPatch.context() as patch:
+    patch.syspath_prepend(ROOT / 'scripts')
+    return importlib.import_module('bench_noise')
 
 
 @pytest.fixture(scope='module')
@@ -101,11 +100,11 @@ def test_the_table_pairs_arms_by_seed_and_row(bench, made, tmp_path):
 def test_an_interval_is_as_wide_as_rows_and_seeds_make_it(bench):
   """Independent rows of one seed: 1.96 standard errors of their mean."""
   values = np.random.default_rng(0).normal(size=(1, 400))
-  mean, low, high = bench.interval(values)
+  mean, low, high = bench.grid.interval(values)
   error = values.std() / 20
   assert mean == values.mean() and abs((high - low) / (2 * 1.96 * error) - 1) < 0.05
   apart = np.concatenate([values, values + 3])  # seeds that differ widen it
-  assert np.subtract(*bench.interval(apart)[:0:-1]) > 2.9
+  assert np.subtract(*bench.grid.interval(apart)[:0:-1]) > 2.9
 
 
 def test_without_a_finished_cell_there_is_no_table(bench, tmp_path, capsys):

@@ -67,36 +67,37 @@ def test_a_line_is_right_if_it_follows_from_those_before(line_grader, before, te
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
   to = tmp_path_factory.mktemp('chains')
-  assert tasks.main(['chains', f'--to={to}/data', '--dim=32', '--layers=1', '--heads=2',
+  assert tasks.main(['chains', f'--to={to}/data', '--largest_term=5', '--train_rows=3400', '--dim=32', '--layers=1', '--heads=2',
                      '--kv_heads=1', '--mlp_dim=32']) == 0
   return to
 
 
 def test_every_arm_of_the_config_is_sound(folder):
-  file = config_files.load('arithmetic_credit')
-  assert file.get_config(f'warm_up,{folder}').problems() == []
+  file = config_files.load('arithmetic_objectives')
+  assert file.get_config(f'warm_up:{folder}').problems() == []
   with pytest.raises(ValueError, match='is not there yet.*warm_up'):
-    file.get_config(f'response,{folder}')
+    file.get_config(f'response:{folder}')
   (folder / 'warm_up' / 'export').mkdir(parents=True)
-  for arm in file.ARMS:
-    config = file.get_config(f'{arm},{folder}')
+  for arm in ('warm_up', *file.ARMS):
+    config = file.get_config(f'{arm}:{folder}')
     assert config.problems() == []
-    assert config.credit.level == ('step' if arm.startswith('step') else 'response')
+    assert (config.credit.level == 'step') == ('step' in arm)
+    assert (config.stages[0].algorithm == 'ppo') == ('ppo' in arm) or arm == 'warm_up'
   shown, rest = (set((folder / 'data' / f'{name}.jsonl').read_text().splitlines())
                  for name in ('shown', 'answers'))
-  assert len(shown) == 2400 and len(rest) == 1600 and not shown & rest
+  assert len(shown) == 2400 and len(rest) == 1000 and not shown & rest
 
 
 def test_an_unknown_arm_and_an_empty_folder_are_refused(tmp_path):
-  file = config_files.load('arithmetic_credit')
+  file = config_files.load('arithmetic_objectives')
   with pytest.raises(ValueError, match="arm 'steps', need one of"):
     file.get_config('steps')
-  with pytest.raises(ValueError, match='python -m rft_jax.tasks chains --to='):
-    file.get_config(f'response,{tmp_path}')
+  with pytest.raises(ValueError, match='python -m rft_jax.tasks chains .*--to='):
+    file.get_config(f'response:{tmp_path}')
 
 
 def test_the_grader_of_prefixes_counts_right_lines():
-  file = config_files.load('arithmetic_credit')
+  file = config_files.load('arithmetic_objectives')
   grader = graders.make(file.PREFIX_GRADER)
   item = {'messages': [{'role': 'user', 'content': '3 + 4 * 5 - 6'}]}
   worth = lambda text: grader(item, {'output_text': text}).reward

@@ -38,7 +38,7 @@ class RobustConfig:
   min_share: float = 0.5  # samples of a visit agree when so many of them say the same
   # No row is left out unless at least so many of the answers agreed on are graded right: a policy
   # that knows little has no say.
-  min_trust: float = 0.4
+  min_trust: float = 0.3
 
   def validate(self) -> list[str]:
     """Returns every problem as 'field=value, need range'; [] if there is none."""
@@ -159,6 +159,10 @@ def left_out(memory: dict) -> list[dict]:
         'row': row, 'since': since, 'contradictions': entry['streak'],
         'first_contradiction': entry['began'], 'visits': entry['visits'],
         'answer': entry['answer'], 'share': entry['share'], 'grade': entry['grade'],
-        'why': f'at {entry["streak"]} visits in a row the samples agreed on an answer that the '
-               f'grader gives {entry["grade"]:.3g}, at the last one {entry["share"]:.0%} of them'})
+        'why': f'at {_visits(entry["streak"])} the samples agreed on an answer that the grader '
+               f'gives {entry["grade"]:.3g}, at the last one {entry["share"]:.0%} of them'})
   return lines
+
+
+def _visits(count):
+  return f'{count} visits in a row' if count > 1 else 'one visit'

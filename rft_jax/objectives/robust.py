@@ -176,8 +176,10 @@ def contradicted(history: dict, *, contradictions: int, min_trust: float = 0.0) 
   separates a wrong reference from a hard case is what training does to it. A hard case with a right
   reference is hit now and then, and learnt from the hits, or from others like it; a wrong one
   stands against all that the other rows teach. A row that most samples get wrong in the same way
-  at every visit, and never right, cannot be told from it: that is the price, and why every row
-  left out is named, with the answer that spoke against it. Cf. learning with the estimated noise
+  at every visit, and never right, cannot be told from it, and a policy that is often sure and wrong
+  confirms itself: configs/noise_grpo.py has a run that became worse than its start. So ask for few
+  contradictions only where samples that agree are mostly right, and look at what is left out: every
+  row is named, with the answer that spoke against it. Cf. learning with the estimated noise
   of each example, Northcutt et al. 2021 (confident learning, https://arxiv.org/abs/1911.00068).
   """
   if not contradictions or trust(history) < min_trust:
