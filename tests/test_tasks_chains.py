@@ -67,8 +67,8 @@ def test_a_line_is_right_if_it_follows_from_those_before(line_grader, before, te
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
   to = tmp_path_factory.mktemp('chains')
-  assert tasks.main(['chains', f'--to={to}/data', '--largest_term=5', '--train_rows=3400', '--dim=32', '--layers=1', '--heads=2',
-                     '--kv_heads=1', '--mlp_dim=32']) == 0
+  assert tasks.main(['chains', f'--to={to}/data', '--largest_term=5', '--train_rows=3400',
+                     '--dim=32', '--layers=1', '--heads=2', '--kv_heads=1', '--mlp_dim=32']) == 0
   return to
 
 
