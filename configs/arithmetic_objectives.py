@@ -7,7 +7,7 @@ makes the rows and the one warmed-up model, and trains every arm with seeds 0, 1
   python -m rft_jax.main --config=configs/arithmetic_objectives.py:ARM --workdir=...
 
 All arms begin at the same policy, which was shown the lines of 2400 sums, and learn from 1000
-other sums of which they are told nothing but the grades. Sampling is the same in all of them: 16
+other sums of which they are told nothing but the grades. Sampling is the same in all of them: 64
 sums, 8 completions each; two updates of each batch, so that ratios and clips have something to do.
 """
 import dataclasses
@@ -30,7 +30,7 @@ FOLDER = 'runs/objectives'
 MAKE = 'python -m rft_jax.tasks chains --largest_term=5 --train_rows=3400'
 WARM_UP_ROWS = 2400  # with their lines; the rest is for reinforcement
 WARM_UP_STEPS = 300
-STEPS = 60
+STEPS = 80
 
 # What stands there so far is worth its share of right lines.
 PREFIX_GRADER = {
@@ -124,7 +124,7 @@ def _part(data, name, some):
 
 
 def _run(folder, source, rows, stage, rollout=None, **changes):
-  sampling = RolloutConfig(prompts_per_step=16, samples_per_prompt=8, max_new_tokens=64)
+  sampling = RolloutConfig(prompts_per_step=64, samples_per_prompt=8, max_new_tokens=64)
   return configs.Config(
       model=configs.ModelConfig(source=str(source)),
       data=DataConfig(train=str(rows), validation=f'{folder}/data/validation.jsonl'),
