@@ -12,6 +12,7 @@ from rft_jax.algorithms import ALGORITHMS
 from rft_jax.algorithms.dpo import DpoConfig
 from rft_jax.algorithms.kto import KtoStageConfig
 from rft_jax.algorithms.ppo import CriticConfig
+from rft_jax.algorithms.reward_model import RewardModelConfig
 from rft_jax.algorithms.sft import SftConfig
 from rft_jax.data.chat import ChatConfig
 from rft_jax.data.rows import DataConfig
@@ -130,6 +131,7 @@ class Config:
   sft: SftConfig = field(default_factory=SftConfig)
   dpo: DpoConfig = field(default_factory=DpoConfig)
   kto: KtoStageConfig = field(default_factory=KtoStageConfig)
+  reward_model: RewardModelConfig = field(default_factory=RewardModelConfig)
   rollout: RolloutConfig = field(default_factory=RolloutConfig)
   advantage: AdvantageConfig = field(default_factory=AdvantageConfig)
   objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)  # of reinforced stages
@@ -167,7 +169,11 @@ class Config:
     if not self.stages:
       return ['stages is empty, need at least one Stage(algorithm=..., steps=...)']
     reinforced, rollout = 'prompts' in self.learns_from(), self.rollout
+    trunk = [n for n, stage in enumerate(self.stages[:-1]) if stage.algorithm == 'reward_model']
     checks = (
+        (not trunk, f'stages[{(trunk or [0])[0]}].algorithm=\'reward_model\' is not the last '
+         'stage, need it there: the policy becomes the trunk of the reward model and is a language '
+         'model no more; train from its export in a run of its own'),
         (self.grader or self.ungraded(), 'grader is empty, need OpenAI\'s grader JSON (a dict or a '
          'path): held-out rows are graded with it'),
         (not reinforced or rollout.samples_per_prompt >= 2,
@@ -204,6 +210,9 @@ class Config:
     """Returns whether nothing is sampled: no grader, and none needed."""
     kinds = set(self.learns_from())
     return not self.grader and bool(kinds & {'pairs', 'answers'}) and 'prompts' not in kinds
+
+  def ends_in_reward_model(self) -> bool:
+    return bool(self.stages) and self.stages[-1].algorithm == 'reward_model'
 
   def total_steps(self) -> int:
     return sum(stage.steps for stage in self.stages)

@@ -73,7 +73,9 @@ def begin(config, stage, state: TrainState) -> TrainState:
 def optimizers(config, stage) -> dict:
   """Returns the OptimConfig of each model that a stage trains."""
   algorithm, given = ALGORITHMS[stage.algorithm], groups(config)
-  own = {'critic': given['critic'].optim} if algorithm.critic_kind(given) else {}
+  own = {}
+  if algorithm.critic_kind(given):
+    own = {'critic': algorithm.critic_optim(given, stage.optim)}
   return {'policy': stage.optim} | own
 
 
@@ -130,6 +132,9 @@ def _each_step(config, algorithm):
   if algorithm in ('sft', 'kto'):
     rows_per_step = getattr(config, algorithm).rows_per_step
     return rows_per_step, f'{rows_per_step} rows a step'
+  if algorithm == 'reward_model':
+    count = config.reward_model.pairs_per_step
+    return count, f'{count} pairs a step, nothing sampled'
   if algorithm == 'dpo':
     return config.dpo.pairs_per_step, (f'{config.dpo.pairs_per_step} pairs a step, '
                                        f'loss {config.dpo.preference.loss!r}')

@@ -2,8 +2,11 @@
 import contextlib
 import pathlib
 
+import jax
+
 from rft_jax import build, doctor, hf, models, sharding
 from rft_jax.config import Config
+from rft_jax.data import chat as chats
 from rft_jax.evaluate import make as make_evaluate
 from rft_jax.records import atomic, manifest, metrics, report
 from rft_jax.records.checkpoint import Checkpoints
@@ -50,9 +53,28 @@ def export_checkpoint(config: Config, workdir, *, which: int | str = 'best', to=
   workdir = pathlib.Path(workdir)
   policy, decoder, step = _checkpoint(config, workdir, which)
   to = pathlib.Path(to or workdir / 'export')
-  build.refusing(hf.export, policy, decoder, to=to, source=config.model.source, force=force,
-                 card=_card(config, workdir, step))
+  given = dict(to=to, source=config.model.source, force=force, card=_card(config, workdir, step))
+  if not _is_reward_model(config, step):
+    build.refusing(hf.export, policy, decoder, **given)
+    return to
+  chat = build.refusing(chats.make, hf.resolve(config.model.source), config.chat)
+  build.refusing(hf.export_reward_model, _head(config, workdir, policy, step), decoder,
+                 trunk=policy, stop_ids=chat.stop_ids,
+                 chat_template=chat.template if config.chat.template else '', **given)
   return to
+
+
+def _is_reward_model(config, step) -> bool:
+  """Returns whether the checkpoint of a step holds a reward model, and no policy."""
+  return config.ends_in_reward_model() and step > config.spans()[-1].first
+
+
+def _head(config, workdir, policy, step):
+  """Returns the head of a reward model's checkpoint, on the mesh of its trunk."""
+  checkpoints = Checkpoints(workdir / 'checkpoints', config.checkpoints)
+  like = sharding.abstract(jax.eval_shape(lambda: models.make_critic(policy, 'head')),
+                           policy.embed[...].sharding.mesh)
+  return build.refusing(checkpoints.restore_critic, step, like)
 
 
 def evaluate_checkpoint(config: Config, workdir, *, which: int | str = 'best') -> dict:

@@ -4,9 +4,9 @@ To add one: a file, and a line in ALGORITHMS. The file holds `make(room) -> Algo
 `needs_reference(groups) -> bool`, `critic_kind(groups) -> str | None`, one of
 models.CRITIC_KINDS, and `ROWS`, what it learns from: 'prompts' (it samples and grades), 'targets'
 (a row brings the answer to learn), 'pairs' (chosen and rejected) or 'answers' (single ones, marked
-good or bad).
+good or bad). One with a critic also has `critic_optim(groups, of_stage) -> OptimConfig`.
 """
-from rft_jax.algorithms import dpo, grpo, kto, ppo, sft
+from rft_jax.algorithms import dpo, grpo, kto, ppo, reward_model, sft
 from rft_jax.algorithms.base import Algorithm, Room
 
 ALGORITHMS = {
@@ -15,4 +15,5 @@ ALGORITHMS = {
     'ppo': ppo,
     'dpo': dpo,
     'kto': kto,
+    'reward_model': reward_model,
 }

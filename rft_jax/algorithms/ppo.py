@@ -58,6 +58,10 @@ def critic_kind(groups) -> str | None:
   return groups['critic'].kind
 
 
+def critic_optim(groups, of_stage: OptimConfig) -> OptimConfig:
+  return groups['critic'].optim
+
+
 def make(room: Room) -> Algorithm:
   """Returns the PPO Algorithm over room.examples, sampled by room.rollout."""
   objective, config = room.groups['objective'], room.groups['critic']

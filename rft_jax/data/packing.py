@@ -4,8 +4,8 @@ import numpy as np
 from rft_jax.types import Batch, Episode, Example
 
 ROW_FIELDS = ('weights', 'advantages', 'old_logprobs', 'reference_logprobs', 'sampler_logprobs',
-              'group_tokens', 'grades', 'policy_weights', 'held', 'entropy_coef', 'old_values',
-              'returns', 'reference_point')
+              'group_tokens', 'grades', 'margins', 'policy_weights', 'held', 'entropy_coef',
+              'old_values', 'returns', 'reference_point')
 
 
 def from_examples(examples: list[Example]) -> Batch:
@@ -49,6 +49,19 @@ def from_groups(groups: list[list[Episode]], advantages=None) -> Batch:
     advantages = np.asarray(advantages, np.float32).reshape(-1, 1) * weights
   return Batch(prompts, prompt_lengths, completions, lengths, group, weights, advantages,
                sampler_logprobs=sampler)
+
+
+def with_last_places(batch: Batch) -> Batch:
+  """Returns the Batch with one place behind each completion, the only one of weight 1.
+
+  There stands the state after the last token, from which an answer is scored; its id, 0, is not
+  read. For batches without anything per token but weights.
+  """
+  lengths = batch.completion_lengths + 1
+  completions = np.pad(batch.completions, ((0, 0), (0, 1)))
+  last = np.arange(completions.shape[1]) == lengths[:, None] - 1
+  return batch._replace(completions=completions, completion_lengths=lengths,
+                        weights=last.astype(np.float32))
 
 
 def split(batch: Batch, parts: int) -> list[Batch]:

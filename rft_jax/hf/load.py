@@ -67,11 +67,26 @@ def load(source, *, dtype: str = 'float32', attention: str = 'auto', mesh=None):
   directory = resolve(source)
   config = read_config(directory, dtype=dtype, attention=attention)
   rules = models.FAMILIES[config.model_type].weights(config)
-  model = models.abstract(config)
-  shapes = {name: leaf.shape for name, leaf in leaves(model).items()}
   found = weights.index(directory)
   lines = _drop_tied_head(found, config)
-  lines += weights.problems(found, weights.expected(rules, shapes, config.layers))
+  return read_tree(models.abstract(config), rules, found, config, directory, mesh, lines), config
+
+
+def read_tree(model, rules, found, config, directory, mesh, lines=()):
+  """Returns model, a tree of shapes, with its leaves read from a checkpoint.
+
+  Args:
+    model: its leaves' names are those of rules.
+    rules: the WeightRule of each leaf.
+    found: the tensors there are, see weights.index.
+    config, directory, mesh: as in load.
+    lines: what is already known to be wrong.
+
+  Raises:
+    ValueError: something is wrong, or tensors are missing, extra or mis-shaped: all of it.
+  """
+  shapes = {name: leaf.shape for name, leaf in leaves(model).items()}
+  lines = [*lines, *weights.problems(found, weights.expected(rules, shapes, config.layers))]
   if lines:
     raise ValueError('\n'.join([
         f'{directory}: the weights do not fit config.json (model_type {config.model_type!r}):',
@@ -85,7 +100,7 @@ def load(source, *, dtype: str = 'float32', attention: str = 'auto', mesh=None):
     return jax.make_array_from_callback(host.shape, where, lambda at: host[at])
 
   trees = (model,) if mesh is None else (model, sharding.shardings_for(model, mesh))
-  return jax.tree_util.tree_map_with_path(place, *trees), config
+  return jax.tree_util.tree_map_with_path(place, *trees)
 
 
 def leaves(model) -> dict:
@@ -155,6 +170,18 @@ def tokenizer_size(directory: pathlib.Path) -> int | None:
   Raises:
     ValueError: the file cannot be read.
   """
+  vocabulary = _vocabulary(directory)
+  return None if vocabulary is None else max(vocabulary.values(), default=-1) + 1
+
+
+def same_vocabulary(directory: pathlib.Path, other: pathlib.Path) -> bool:
+  """Returns whether an id means the same to both tokenizers; False where one has no file."""
+  one = _vocabulary(directory)
+  return one is not None and one == _vocabulary(other)
+
+
+def _vocabulary(directory) -> dict[str, int] | None:
+  """Returns the ids of all tokens of tokenizer.json, added ones included; None without it."""
   path = directory / 'tokenizer.json'
   if not path.exists():
     return None
@@ -162,7 +189,7 @@ def tokenizer_size(directory: pathlib.Path) -> int | None:
     tokenizer = tokenizers.Tokenizer.from_file(str(path))
   except Exception as error:  # tokenizers raises Exception itself
     raise ValueError(f'{path}: not a readable tokenizer ({error})') from error
-  return max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+  return tokenizer.get_vocab(with_added_tokens=True)
 
 
 def read_json(path: pathlib.Path):
