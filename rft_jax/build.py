@@ -5,10 +5,11 @@ import json
 import pathlib
 from typing import Any, NamedTuple
 
-from rft_jax import graders, hf, local_judge, sharding
+from rft_jax import graders, hf, local_judge, reward_models, sharding
 from rft_jax.config import Config
 from rft_jax.data import chat as chats
 from rft_jax.data import preferences, rows
+from rft_jax.graders.reward_model import named_in
 from rft_jax.types import Example
 
 
@@ -55,7 +56,7 @@ def rooms(config: Config, *, source: str = '', training: bool = True, workdir=No
   directory = refusing(hf.resolve, source or config.model.source)
   positions = refusing(hf.read_config, directory).max_positions
   chat = refusing(chats.make, directory, config.chat)
-  with grader(config, workdir) as (made, grader_json, response_format):
+  with grader(config, workdir, mesh) as (made, grader_json, response_format):
     if config.advantage.estimator == 'gdpo' and made and len(graders.listed(made)) < 2:
       raise Refused("config.advantage.estimator='gdpo' compares several graders, and the grader "
                     f'{made.name!r} is one: need type multi, or another estimator')
@@ -70,8 +71,12 @@ def rooms(config: Config, *, source: str = '', training: bool = True, workdir=No
 
 
 @contextlib.contextmanager
-def grader(config: Config, workdir=''):
+def grader(config: Config, workdir='', mesh=None):
   """Builds (the grader, its JSON, the response_format) of a run; closes it in the end.
+
+  Args:
+    workdir: see rooms.
+    mesh: where reward models score; None: that of the config, made if there are any.
 
   Raises:
     Refused: the grader or the response_format is not fit; everything found is listed.
@@ -87,8 +92,19 @@ def grader(config: Config, workdir=''):
     judges = stack.enter_context(contextlib.closing(_judges(config.judge, workdir)))
     made = stack.enter_context(contextlib.closing(refusing(
         graders.make, grader_json, ungradable_reward=config.rollout.ungradable_reward,
-        sandbox=config.sandbox, response_format=response_format, judges=judges)))
+        sandbox=config.sandbox, response_format=response_format, judges=judges,
+        reward_models=_reward_models(config, grader_json, mesh))))
     yield made, grader_json, response_format
+
+
+def _reward_models(config, grader_json, mesh) -> dict[str, reward_models.RewardModel]:
+  """Returns the reward models that the grader names; their weights are not read yet."""
+  if not named_in(grader_json):
+    return {}
+  mesh = mesh or refusing(sharding.make_mesh, config.mesh.data, config.mesh.fsdp,
+                          config.mesh.tensor)
+  return refusing(reward_models.open_all, grader_json, mesh=mesh, dtype=config.model.dtype,
+                  update=config.update)
 
 
 def check_graded(config: Config) -> None:

@@ -7,7 +7,7 @@ import pathlib
 
 import jax
 
-from rft_jax import build, hf, models, optim, sharding
+from rft_jax import build, hf, models, optim, reward_models, sharding
 from rft_jax.algorithms import ALGORITHMS
 from rft_jax.data import rows
 from rft_jax.models import attention
@@ -26,7 +26,9 @@ def about(config, built, overrides) -> dict:
   return manifest.gather(
       dataclasses.asdict(config), seed=config.seed, overrides=overrides, mesh=built.mesh,
       data=data, base=base, tokenizer=base, template=built.chat.template,
-      grader=built.grader_json, extra={'rows': unnamed}) | {
+      grader=built.grader_json, extra={
+          'rows': unnamed,
+          'reward_models': build.refusing(reward_models.fingerprints, built.grader_json)}) | {
           'isolation': getattr(built.grader, 'isolation', None)}
 
 

@@ -31,6 +31,14 @@ def from_pairs(examples: list[Example]) -> Batch:
                grades=np.tile(np.array([1, 0], np.float32), N))
 
 
+def from_answers(answers: dict[tuple[int, ...], list]) -> Batch:
+  """Returns the Batch of {prompt ids: completions, each a sequence of ids}, all of weight 1."""
+  completions, lengths = _pad([ids for some in answers.values() for ids in some])
+  prompts, prompt_lengths = _pad(list(answers))
+  group = np.repeat(np.arange(len(answers), dtype=np.int32), [len(x) for x in answers.values()])
+  return Batch(prompts, prompt_lengths, completions, lengths, group, _inside(completions, lengths))
+
+
 def from_groups(groups: list[list[Episode]], advantages=None) -> Batch:
   """Returns the Batch of P groups of G graded samples.
 
