@@ -3,12 +3,13 @@ import contextlib
 import dataclasses
 import json
 import pathlib
+import re
 from typing import Any, NamedTuple
 
 from rft_jax import graders, hf, local_judge, reward_models, sharding
 from rft_jax.config import Config
 from rft_jax.data import chat as chats
-from rft_jax.data import preferences, rows
+from rft_jax.data import preferences, rows, tokenizers
 from rft_jax.graders.reward_model import named_in
 from rft_jax.types import Example
 
@@ -27,6 +28,7 @@ class Rooms(NamedTuple):
   train: list[list[Example]]  # for each stage
   validation: list[Example]
   warnings: list[str]
+  step_grader: Any = None  # of credit.grader; None: steps are not graded by one of their own
 
 
 def refusing(function, *args, **kwargs):
@@ -56,18 +58,23 @@ def rooms(config: Config, *, source: str = '', training: bool = True, workdir=No
   directory = refusing(hf.resolve, source or config.model.source)
   positions = refusing(hf.read_config, directory).max_positions
   chat = refusing(chats.make, directory, config.chat)
-  with grader(config, workdir, mesh) as (made, grader_json, response_format):
+  with (grader(config, workdir, mesh) as (made, grader_json, response_format),
+        _step_grader(config, workdir, mesh, training) as steps):
     if config.advantage.estimator == 'gdpo' and made and len(graders.listed(made)) < 2:
       raise Refused("config.advantage.estimator='gdpo' compares several graders, and the grader "
                     f'{made.name!r} is one: need type multi, or another estimator')
     fields = made and made.item_fields() or frozenset()
+    if steps is not None:  # item.step is put in beside the row's own fields
+      fields |= {field for field in steps.item_fields() or () if not re.match(r'step\b', field)}
     train, validation, warnings = refusing(_examples, config, chat, fields, training)
     if made is None and all(example.target_ids is None for example in validation):
       raise Refused(f'config.data.validation={config.data.validation} holds no preferences, and '
                     'config.grader is empty: nothing can be measured; give one of the two')
+    if training and any(stage.algorithm == 'distillation' for stage in config.stages):
+      positions = min(positions, refusing(_check_teacher, config.distillation.teacher, chat))
     refusing(_check_lengths, config, train, validation, positions)
     yield Rooms(mesh, chat, made, grader_json, response_format, train, validation,
-                config.warnings() + warnings)
+                config.warnings() + warnings, steps)
 
 
 @contextlib.contextmanager
@@ -84,7 +91,24 @@ def grader(config: Config, workdir='', mesh=None):
   if config.ungraded():
     yield None, None, None
     return
-  grader_json = refusing(_json, 'grader', config.grader)
+  with _made(config, refusing(_json, 'grader', config.grader), workdir, mesh) as (
+      made, grader_json, response_format):
+    yield made, grader_json, response_format
+
+
+@contextlib.contextmanager
+def _step_grader(config, workdir, mesh, training):
+  """Builds the grader of credit.grader, or gives None where it is not set or not needed."""
+  if not (training and config.credit.level == 'step' and config.credit.grader):
+    yield None
+    return
+  grader_json = refusing(_json, 'credit.grader', config.credit.grader)
+  with _made(config, grader_json, workdir, mesh) as (made, *_):
+    yield made
+
+
+@contextlib.contextmanager
+def _made(config, grader_json, workdir, mesh):
   response_format = refusing(_json, 'response_format', config.response_format)
   if problems := graders.response_format_problems(response_format):
     raise Refused('\n'.join(problems))
@@ -174,6 +198,22 @@ def _readings(kinds):
       kind != 'prompts' or 'targets' not in kinds)]
 
 
+def _check_teacher(source, chat) -> int:
+  """Returns how many positions the teacher has; raises where its tokens are not the policy's."""
+  directory = hf.resolve(source)
+  positions = hf.read_config(directory).max_positions
+  found = tokenizers.differences(chat.tokenizer, tokenizers.load(directory))
+  if found:
+    raise ValueError('\n  '.join([
+        f'config.distillation.teacher={source} has another tokenizer than config.model.source; it '
+        f'would be asked about other tokens than those sampled. {len(found)} differences, first '
+        '(policy, then teacher):', *found[:5],
+        'Need a teacher of the same vocabulary, of the same family for example. Where an end id '
+        'alone differs, copy the teacher and give the copy the tokenizer_config.json of the '
+        'policy.']))
+  return positions
+
+
 def _check_lengths(config, train, validation, positions):
   """Raises if a prompt with its completion needs more positions than the model has."""
   new = 0 if config.ungraded() else config.rollout.max_new_tokens
@@ -184,6 +224,6 @@ def _check_lengths(config, train, validation, positions):
     raise ValueError(
         f'the longest prompt has {longest} tokens; with rollout.max_new_tokens={new}'
         f'{" (longest row with its answer: %d)" % max(given) if given else ""} that is more '
-        f"than the model's {positions} positions (max_position_embeddings); lower "
+        f'than the {positions} positions of model or teacher (max_position_embeddings); lower '
         'rollout.max_new_tokens, or set data.max_prompt_tokens and data.max_completion_tokens '
         'with data.overlong=drop')

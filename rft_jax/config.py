@@ -8,12 +8,17 @@ import itertools
 from dataclasses import field
 from typing import NamedTuple
 
+from rft_jax import credit
 from rft_jax.algorithms import ALGORITHMS
+from rft_jax.algorithms.distillation import DistillationConfig
 from rft_jax.algorithms.dpo import DpoConfig
 from rft_jax.algorithms.kto import KtoStageConfig
 from rft_jax.algorithms.ppo import CriticConfig
+from rft_jax.algorithms.rejection import RejectionConfig
 from rft_jax.algorithms.reward_model import RewardModelConfig
+from rft_jax.algorithms.robust import RobustConfig, corrects
 from rft_jax.algorithms.sft import SftConfig
+from rft_jax.credit import CreditConfig
 from rft_jax.data.chat import ChatConfig
 from rft_jax.data.rows import DataConfig
 from rft_jax.graders.judges import JudgeConfig
@@ -132,10 +137,14 @@ class Config:
   dpo: DpoConfig = field(default_factory=DpoConfig)
   kto: KtoStageConfig = field(default_factory=KtoStageConfig)
   reward_model: RewardModelConfig = field(default_factory=RewardModelConfig)
+  rejection: RejectionConfig = field(default_factory=RejectionConfig)
+  distillation: DistillationConfig = field(default_factory=DistillationConfig)
   rollout: RolloutConfig = field(default_factory=RolloutConfig)
   advantage: AdvantageConfig = field(default_factory=AdvantageConfig)
+  credit: CreditConfig = field(default_factory=CreditConfig)
   objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)  # of reinforced stages
   critic: CriticConfig = field(default_factory=CriticConfig)  # of ppo
+  robust: RobustConfig = field(default_factory=RobustConfig)  # where grades may be wrong
   update: UpdateConfig = field(default_factory=UpdateConfig)
   mesh: MeshConfig = field(default_factory=MeshConfig)
   evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
@@ -168,6 +177,7 @@ class Config:
     """Fields that are right alone and wrong together."""
     if not self.stages:
       return ['stages is empty, need at least one Stage(algorithm=..., steps=...)']
+    algorithms = [stage.algorithm for stage in self.stages]
     reinforced, rollout = 'prompts' in self.learns_from(), self.rollout
     trunk = [n for n, stage in enumerate(self.stages[:-1]) if stage.algorithm == 'reward_model']
     checks = (
@@ -176,7 +186,7 @@ class Config:
          'model no more; train from its export in a run of its own'),
         (self.grader or self.ungraded(), 'grader is empty, need OpenAI\'s grader JSON (a dict or a '
          'path): held-out rows are graded with it'),
-        (not reinforced or rollout.samples_per_prompt >= 2,
+        ('grpo' not in algorithms or rollout.samples_per_prompt >= 2,
          f'rollout.samples_per_prompt={rollout.samples_per_prompt}, need >= 2 for grpo: a group of '
          'one has no one to be compared with'),
         (not reinforced or rollout.temperature > 0,
@@ -185,13 +195,24 @@ class Config:
         (not reinforced or self.update.updates_per_batch <= rollout.prompts_per_step,
          f'update.updates_per_batch={self.update.updates_per_batch}, need <= '
          f'rollout.prompts_per_step={rollout.prompts_per_step}: each update takes whole groups'),
+        (self.advantage.estimator != 'gdpo' or not corrects(self.robust),
+         "robust.clip, flip_rate_right and flip_rate_wrong change the grade as a whole, and "
+         "advantage.estimator='gdpo' compares its components: use one of the two"),
         (not reinforced or rollout.quantization == 'none' or
          self.objective.correction.correction != 'none',
          f'rollout.quantization={rollout.quantization!r} with '
          "objective.correction.correction='none', need a correction ('tis' is usual): samples of a "
          "rounded policy would count as the policy's own"),
+        (not reinforced or self.objective.entropy.covariance != 'kl_cov' or
+         self.update.updates_per_batch > 1,
+         "objective.entropy.covariance='kl_cov' with update.updates_per_batch=1, need more: it "
+         'holds tokens where they were before the first update, which begins there'),
     )
-    return [problem for good, problem in checks if not good]
+    groups = {group.name: getattr(self, group.name) for group in dataclasses.fields(self)}
+    return [problem for good, problem in checks if not good] + credit.problems(
+        self.credit, algorithms) + [
+            problem for name in dict.fromkeys(algorithms)
+            for problem in getattr(ALGORITHMS.get(name), 'problems', lambda groups: [])(groups)]
 
   def warnings(self) -> list[str]:
     """Returns what is possible but seldom meant."""

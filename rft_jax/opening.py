@@ -23,10 +23,12 @@ def about(config, built, overrides) -> dict:
   # Files are hashed as they are; hub data sets and directories by their rows.
   unnamed = {split: {source: rows.fingerprint(source, split=split) for source in sources
                      if not pathlib.Path(source).is_file()} for split, sources in data.items()}
+  distilled = any(stage.algorithm == 'distillation' for stage in config.stages)
+  teacher = build.refusing(hf.resolve, config.distillation.teacher) if distilled else None
   return manifest.gather(
       dataclasses.asdict(config), seed=config.seed, overrides=overrides, mesh=built.mesh,
       data=data, base=base, tokenizer=base, template=built.chat.template,
-      grader=built.grader_json, extra={
+      grader=built.grader_json, teacher=teacher, extra={
           'rows': unnamed,
           'reward_models': build.refusing(reward_models.fingerprints, built.grader_json)}) | {
           'isolation': getattr(built.grader, 'isolation', None)}

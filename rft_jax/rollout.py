@@ -83,9 +83,9 @@ def make(chat, grader, config: RolloutConfig, *, seed: int, mesh, response_forma
     with grading.Desk(grader) as desk:
 
       def finished(p, g, sample):  # graded while the others are still being sampled
-        episode = _episode(chat, examples[p], occurrences[p], g, sample, step)
+        episode = episode_of(chat, examples[p], occurrences[p], g, sample, step)
         groups[p][g] = episode
-        given, errors = _answer(episode, config, response_format)
+        given, errors = to_grade(episode, config, response_format)
         if errors:
           desk.grades[p, g] = Grade(config.ungradable_reward, {}, errors)
         else:
@@ -113,7 +113,7 @@ def make(chat, grader, config: RolloutConfig, *, seed: int, mesh, response_forma
   return rollout
 
 
-def _episode(chat, example, occurrence, index, sample, step) -> Episode:
+def episode_of(chat, example, occurrence, index, sample, step) -> Episode:
   """Returns the episode of a sample, not graded yet."""
   text = chat.decode(sample.tokens)
   answer = chat.answer(text, sample.tokens)
@@ -121,7 +121,7 @@ def _episode(chat, example, occurrence, index, sample, step) -> Episode:
                  answer.output_text, answer.reasoning_tokens, Grade(None, {}, {}), step)
 
 
-def _answer(episode, config, response_format):
+def to_grade(episode, config, response_format):
   """Returns (what the grader sees as `sample`, the policy faults that leave nothing to grade)."""
   errors = {}
   if episode.output_text is None:

@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from rft_jax import build, graders, opening, optim, rollout, sharding
-from rft_jax.algorithms import ALGORITHMS, Algorithm, Room
+from rft_jax import build, credit, graders, hf, opening, optim, rollout, sharding
+from rft_jax.algorithms import ALGORITHMS, Algorithm, Room, robust
 from rft_jax.config import Config
 from rft_jax.data import packing
 from rft_jax.evaluate import Evaluation, intervals
 from rft_jax.evaluate import make as make_evaluate
-from rft_jax.records import compilations, ledger, manifest
+from rft_jax.records import compilations, left_out, ledger, manifest
 from rft_jax.records.checkpoint import Checkpoints
 from rft_jax.records.events import Events, Side
 from rft_jax.records.metrics import Metrics
@@ -129,6 +129,7 @@ def _run_stage(desk, span, state, tokens, last, *, fresh):
     state, values = _step(algorithm, update, state)
     tokens += int(values['step_tokens'])
     desk.metrics.write(state.step, values | {'num_tokens': tokens, 'stage': span.number})
+    left_out.write(desk.workdir, robust.left_out(state.memory))
     desk.progress.update(state.step, stage=stage.algorithm, values=values)
     held_out, seconds = None, 0.0
     if state.step == span.end or _due(state.step, config.evaluate.every):
@@ -154,9 +155,12 @@ def _step(algorithm: Algorithm, update, state: TrainState):
   if batch is not None:
     for part in packing.split(batch, min(algorithm.updates_per_batch, len(batch.prompts))):
       state, one = update(state, part, algorithm.trains(state.step))
+      if batch.sampler_logprobs is not None:  # how many updates ago its samples were drawn
+        one['sampling/staleness'] = len(learned)
       learned.append(one)
   if learned:
-    values |= {name: float(np.mean([one[name] for one in learned])) for name in learned[0]}
+    together = lambda name: np.max if name.endswith('/max') else np.mean
+    values |= {name: float(together(name)([one[name] for one in learned])) for name in learned[0]}
   values['seconds/collect'] = collected - began
   values['seconds/update'] = time.monotonic() - collected
   values['compilations'] = compilations.so_far() - compiled
@@ -185,6 +189,12 @@ def _algorithm(desk, span, state, keep) -> Algorithm:
           model, batch, config.update, temperature=jnp.float32(temperature), mesh=rooms.mesh),
       values=lambda state, batch: value_batch(state.policy, state.critic, batch, config.update,
                                               mesh=rooms.mesh),
+      credit=credit.make(
+          rooms.chat, config.credit, config.rollout, grader=rooms.grader,
+          step_grader=rooms.step_grader, seed=config.seed, mesh=rooms.mesh,
+          response_format=rooms.response_format) if config.credit.level == 'step' else None,
+      load=lambda source: build.refusing(hf.load, source, dtype=config.model.dtype,
+                                         attention=config.model.attention, mesh=rooms.mesh)[0],
       keep=keep, folder=desk.workdir))
 
 

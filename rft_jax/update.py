@@ -7,7 +7,7 @@ batch is cut into microbatches, padded, ordered or spread over devices changes n
 """
 import dataclasses
 import functools
-from typing import Callable
+from typing import Callable, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,8 @@ from rft_jax.data.microbatches import Microbatch
 from rft_jax.data.packing import ROW_FIELDS
 from rft_jax.objectives.logprobs import TokenStatistics, token_statistics
 from rft_jax.models import REMAT
-from rft_jax.objectives.masked import Term, Weighted, means, over_tokens
+from rft_jax.objectives.masked import Maximum, Term, Weighted, added, means, over_tokens
+from rft_jax.objectives.off_policy import mismatch_figures
 from rft_jax.types import Batch, TrainState
 
 
@@ -45,7 +46,13 @@ class UpdateConfig:
     return [problem for good, problem in checks if not good]
 
 
-Loss = Callable[[TokenStatistics, Batch], tuple[dict[str, Term], dict[str, Weighted]]]
+Loss = Callable[[TokenStatistics, Batch], tuple[dict[str, Term], dict[str, Weighted | Maximum]]]
+
+
+class Scored(NamedTuple):
+  """What a model says of the completions of a batch. Host arrays, 0 on padding."""
+  logprobs: np.ndarray  # f32[B, T] nats
+  entropy: np.ndarray  # f32[B, T] nats, of the distribution each token was drawn from
 
 
 def completion_statistics(model, piece: Microbatch, *, temperature, critic=None,
@@ -66,16 +73,17 @@ def completion_statistics(model, piece: Microbatch, *, temperature, critic=None,
 
 
 @jax.jit
-def _logprobs(model, piece, temperature):
-  return completion_statistics(model, piece, temperature=temperature).logprobs
+def _scored(model, piece, temperature):
+  statistics = completion_statistics(model, piece, temperature=temperature)
+  return Scored(statistics.logprobs, statistics.entropy)
 
 
-def score_batch(model, batch: Batch, config: UpdateConfig, *, temperature, mesh) -> np.ndarray:
-  """Returns the log-probs f32[B, T] of the completions under model, 0 on padding."""
+def score_batch(model, batch: Batch, config: UpdateConfig, *, temperature, mesh) -> Scored:
+  """Returns the log-probs of the completions under model, and its entropies beside them."""
   pieces = _pieces(batch, config, mesh)
-  parts = [_logprobs(model, _put(_inputs_only(piece), mesh), jnp.float32(temperature))
+  parts = [_scored(model, _put(_inputs_only(piece), mesh), jnp.float32(temperature))
            for piece, _ in pieces]
-  return _whole(parts, pieces, batch)
+  return Scored(*(_whole(column, pieces, batch) for column in zip(*jax.device_get(parts))))
 
 
 @jax.jit
@@ -92,7 +100,7 @@ def value_batch(policy, critic, batch: Batch, config: UpdateConfig, *, mesh) -> 
   models = {'policy': policy if critic.decoder is None else critic.decoder, 'critic': critic}
   pieces = _pieces(batch, config, mesh)
   parts = [_values(models, _put(_inputs_only(piece), mesh)) for piece, _ in pieces]
-  return _whole(parts, pieces, batch)
+  return _whole(jax.device_get(parts), pieces, batch)
 
 
 @jax.jit
@@ -199,7 +207,7 @@ def make_update(loss: Loss, tx: dict[str, optax.GradientTransformation], *,
     counted = list(placed)
     if idle is not None:
       counted += [_put(piece, mesh) for piece, _ in _pieces(idle, config, mesh)]
-    denominators = _added([weights(piece.batch) for piece in counted])
+    denominators = added(weights(piece.batch) for piece in counted)
     if len(placed) == 1:
       gradients, aux = alone(trained, frozen, placed[0], denominators)
       outputs = [aux]
@@ -213,8 +221,9 @@ def make_update(loss: Loss, tx: dict[str, optax.GradientTransformation], *,
             for name in (trained if schedule else ())}
     trained, optimizer, applied = apply(trained, optimizer, gradients)
     values, sums = zip(*outputs)
-    metrics = means(_added(list(sums))) | {'loss': sum(values)} | applied | rate
-    metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
+    metrics = means(added(sums)) | {'loss': sum(values)} | applied | rate
+    metrics = mismatch_figures({name: float(value)
+                                for name, value in jax.device_get(metrics).items()})
     metrics['token_efficiency'] = microbatches.token_efficiency(learnt, pieces)
     return state._replace(**trained, optimizer=state.optimizer | optimizer), metrics
 
@@ -227,8 +236,8 @@ _PREFIX = {'policy': '', 'critic': 'critic/'}  # of the metrics of each model
 
 def _whole(parts, pieces, batch):
   """Returns the arrays of the pieces as one f32[B, T], 0 on padding."""
-  return microbatches.scatter(jax.device_get(parts), pieces, batch.completions.shape) * (
-      np.arange(batch.completions.shape[1]) < batch.completion_lengths[:, None])
+  inside = np.arange(batch.completions.shape[1]) < batch.completion_lengths[:, None]
+  return microbatches.scatter(parts, pieces, inside.shape) * inside
 
 
 def _split_idle(batch):
@@ -238,10 +247,6 @@ def _split_idle(batch):
   if moved.all() or not moved.any():
     return batch, None
   return packing.select(batch, groups[moved]), packing.select(batch, groups[~moved])
-
-
-def _added(trees):
-  return functools.reduce(lambda a, b: jax.tree.map(jnp.add, a, b), trees)
 
 
 def _count(optimizer):

@@ -123,8 +123,9 @@ class Trainer:
         mesh=self.mesh)
 
   def score(self, batch: Batch) -> Batch:
-    return batch._replace(reference_logprobs=score_batch(
-        self.reference, batch, self.settings, temperature=jnp.float32(1.0), mesh=self.mesh))
+    scored = score_batch(self.reference, batch, self.settings, temperature=jnp.float32(1.0),
+                         mesh=self.mesh)
+    return batch._replace(reference_logprobs=scored.logprobs)
 
   def learn(self, batch: Batch) -> dict:
     self.state, metrics = self.update(self.state, batch)

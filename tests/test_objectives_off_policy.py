@@ -190,12 +190,13 @@ def test_staleness_is_a_masked_mean_and_a_constant():
 def test_mismatch_figures():
   d, mask = _rows(6, spread=0.1)
   logprobs = np.float32(-np.random.default_rng(7).exponential(1.0, d.shape) - 1)
-  sums, largest = jax.jit(off_policy.mismatch_metrics)(d, mask, logprobs)
+  sums = jax.jit(off_policy.mismatch_metrics)(d, mask, logprobs)
   figures = off_policy.mismatch_figures(masked.means(sums))
   x, p = np.float64(d)[mask > 0], np.exp(np.float64(logprobs)[mask > 0])
   kappa = np.exp(x)
   expected = {
       'sampling/sampling_logp_difference/mean': np.abs(x).mean(),
+      'sampling/sampling_logp_difference/max': np.abs(x).max(),
       'sampling/k3': (kappa - 1 - x).mean(),
       'sampling/chi2': (kappa**2).mean() - 1,
       'sampling/token_mult_prob_error': np.exp(np.abs(x)).mean(),
@@ -206,28 +207,27 @@ def test_mismatch_figures():
   assert set(figures) == set(expected)
   for name, value in expected.items():
     np.testing.assert_allclose(figures[name], value, rtol=2e-5, err_msg=name)
-  assert largest == np.abs(d[mask > 0]).max()
 
 
 def test_mismatch_figures_of_parts_are_those_of_the_whole():
   d, mask = _rows(8)
   logprobs = np.float32(-np.random.default_rng(9).exponential(1.0, d.shape) - 1)
-  whole, largest = off_policy.mismatch_metrics(d, mask, logprobs)
+  whole = off_policy.mismatch_metrics(d, mask, logprobs)
   parts = [off_policy.mismatch_metrics(d[rows], mask[rows], logprobs[rows])
            for rows in (slice(0, 3), slice(3, 8))]
-  added = jax.tree.map(lambda a, b: a + b, parts[0][0], parts[1][0])
+  added = masked.added(parts)
   for name, value in off_policy.mismatch_figures(masked.means(whole)).items():
     np.testing.assert_allclose(off_policy.mismatch_figures(masked.means(added))[name], value,
                                rtol=1e-4, err_msg=name)
-  assert largest == max(parts[0][1], parts[1][1])
 
 
 def test_a_sampler_that_is_the_policy_has_no_mismatch():
   _, mask = _rows()
   logprobs = np.float32(-np.random.default_rng(0).exponential(1.0, mask.shape))
-  sums, largest = off_policy.mismatch_metrics(0 * mask, mask, logprobs)
+  sums = off_policy.mismatch_metrics(0 * mask, mask, logprobs)
   figures = off_policy.mismatch_figures(masked.means(sums))
-  assert largest == 0 and figures['sampling/chi2'] == 0 and figures['sampling/k3'] == 0
+  assert figures['sampling/sampling_logp_difference/max'] == 0
+  assert figures['sampling/chi2'] == 0 and figures['sampling/k3'] == 0
   assert figures['sampling/effective_sample_share'] == 1
   np.testing.assert_allclose(figures['sampling/probability_correlation'], 1, rtol=1e-6)
 
@@ -236,10 +236,10 @@ def test_a_sampler_that_is_the_policy_has_no_mismatch():
 @pytest.mark.parametrize('weight', [0, 1])
 def test_figures_of_extremes_are_finite_and_hide_nothing(far, weight):
   d, mask = np.full((2, 3), far, np.float32), np.full((2, 3), weight, np.float32)
-  sums, largest = off_policy.mismatch_metrics(d, mask, np.zeros((2, 3), np.float32))
+  sums = off_policy.mismatch_metrics(d, mask, np.zeros((2, 3), np.float32))
   figures = off_policy.mismatch_figures(masked.means(sums))
   assert np.isfinite(list(figures.values())).all()
-  assert largest == 1e4 * weight
+  assert figures['sampling/sampling_logp_difference/max'] == 1e4 * weight
   assert figures['sampling/sampling_logp_difference/mean'] == 1e4 * weight
   assert figures['sampling/k3'] >= 9998 * weight
 
@@ -249,6 +249,7 @@ def test_settings():
   for changes, says in (({'correction': 'vtrace'}, "correction='vtrace'"), ({'cap': 0}, 'cap=0'),
                         ({'icepop_low': 1.1}, 'icepop_low=1.1'), ({'mask_cap': 0.5}, 'mask_cap'),
                         ({'geometric_high': 0.9}, 'geometric_high=0.9'),
-                        ({'filter_limit': 0.0}, 'filter_limit=0.0')):
+                        ({'filter_limit': 0.0}, 'filter_limit=0.0'),
+                        ({'stale_limit': -1.0}, 'stale_limit=-1.0')):
     problems = CorrectionConfig(**changes).validate()
     assert len(problems) == 1 and says in problems[0]

@@ -274,6 +274,18 @@ def test_new_settings_and_stop_ids_do_not_compile_again(model):
   assert all(s.tokens[-1] == 4 or len(s.tokens) == 10 for s in _flat(samples))
 
 
+def test_a_limit_of_its_own_lets_a_long_prompt_in(model):
+  """A completion that is continued: what it has is prompt, and what is left its limit."""
+  given = dict(samples_per_prompt=1, max_new_tokens=16, stop_ids=(), temperature=0.0)
+  long, short = [5] * 124, [5, 7]
+  samples = engine.generate(model, [long, short], limits=[[4], [16]], **given)
+  assert [len(group[0].tokens) for group in samples] == [4, 16]
+  alone = engine.generate(model, [long], **dict(given, max_new_tokens=4))
+  assert alone[0][0].tokens == samples[0][0].tokens
+  with pytest.raises(ValueError, match='prompt 0 has 124 tokens, with 5 new ones'):
+    engine.generate(model, [long, short], limits=[[5], [16]], **given)
+
+
 def test_lengths_that_vary_compile_a_bounded_number_of_programs(model):
   rng, before = np.random.default_rng(5), engine.compilations()
   most = 16

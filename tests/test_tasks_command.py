@@ -9,7 +9,7 @@ SMALL = ['--train_rows=40', '--validation_rows=20', '--dim=32', '--heads=2', '--
          '--mlp_dim=32', '--layers=1']
 
 
-@pytest.mark.parametrize('task', ['rare_disease', 'arithmetic'])
+@pytest.mark.parametrize('task', ['rare_disease', 'arithmetic', 'chains'])
 def test_it_writes_rows_grader_facts_and_a_checkpoint(task, tmp_path):
   assert command.main([task, f'--to={tmp_path}', *SMALL]) == 0
   rows = [json.loads(line) for line in (tmp_path / 'train.jsonl').read_text().splitlines()]

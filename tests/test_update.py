@@ -149,7 +149,7 @@ def test_supervised_loss_is_the_mean_over_target_tokens(model, batch):
                          sampler_logprobs=None)
   _, metrics = _gradient(model, plain, loss=sft.loss)
   scores = updates.score_batch(model, plain, UpdateConfig(), temperature=jnp.float32(0.8),
-                               mesh=sharding.make_mesh(devices=jax.devices()[:1]))
+                               mesh=sharding.make_mesh(devices=jax.devices()[:1])).logprobs
   np.testing.assert_allclose(metrics['loss'], -scores.sum() / batch.weights.sum(), rtol=1e-5)
 
 
@@ -178,7 +178,8 @@ def test_groups_without_advantage_are_left_out_and_counted(model, batch):
 
 def test_old_logprobs_left_out_are_those_of_the_policy_itself(model, batch):
   mesh = sharding.make_mesh(devices=jax.devices()[:1])
-  own = updates.score_batch(model, batch, UpdateConfig(), temperature=jnp.float32(0.8), mesh=mesh)
+  own = updates.score_batch(model, batch, UpdateConfig(), temperature=jnp.float32(0.8),
+                            mesh=mesh).logprobs
   given = _gradient(model, batch._replace(old_logprobs=own), loss=_loss())
   left_out = _gradient(model, batch._replace(old_logprobs=None), loss=_loss())
   _assert_close(left_out, given, tolerance=1e-4)
@@ -187,7 +188,7 @@ def test_old_logprobs_left_out_are_those_of_the_policy_itself(model, batch):
 def test_score_batch_matches_score(model, batch):
   mesh = sharding.make_mesh(devices=jax.devices()[:1])
   found = updates.score_batch(model, batch, UpdateConfig(microbatch_tokens=200),
-                              temperature=jnp.float32(0.8), mesh=mesh)
+                              temperature=jnp.float32(0.8), mesh=mesh).logprobs
   ids, lengths, starts = _separate_rows(batch)
   expected = np.asarray(rft_jax.score(model, ids, lengths, 0.8))
   for row, (start, n) in enumerate(zip(starts, batch.completion_lengths)):

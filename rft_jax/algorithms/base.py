@@ -40,9 +40,12 @@ class Room(NamedTuple):
   # (state) -> the reference policy, where the algorithm has asked for one; () -> that of the start
   reference: Callable
   rollout: Callable  # (policy, examples, occurrences, step) -> Rollout
-  # (model, batch, temperature=the sampler's) -> log-probs f32[B, T]
+  # (model, batch, temperature=the sampler's) -> update.Scored: log-probs and entropies f32[B, T]
   score: Callable
   values: Callable  # (state, batch) -> the critic's values f32[B, T]
   greedy: Callable  # as rollout, with one completion of each prompt, at temperature 0
   keep: Callable  # (step, Rollout): puts what the step sampled on record
   folder: Any = None  # the workdir, for what is dear to compute again; None: nothing is kept
+  # (policy, graded groups, step) -> credit.StepRewards; None: credit goes to whole samples
+  credit: Callable | None = None
+  load: Callable | None = None  # HF directory or hub id -> another policy on the mesh, read-only

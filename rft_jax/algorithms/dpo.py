@@ -123,8 +123,8 @@ def held_out_pairs(room: Room, config: PreferenceConfig, reference_rows):
 
 
 def untempered(room: Room):
-  """Returns score(model, batch) of logits as they are, whatever the sampler's temperature."""
-  return functools.partial(room.score, temperature=1.0)
+  """Returns (model, batch) -> log-probs f32[B, T], whatever the sampler's temperature is."""
+  return lambda model, batch: room.score(model, batch, temperature=1.0).logprobs
 
 
 def _reference_rows(room, examples, name, *, folder):

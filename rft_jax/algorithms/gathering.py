@@ -4,10 +4,12 @@ from typing import NamedTuple
 import numpy as np
 
 from rft_jax import rollout
+from rft_jax.algorithms import robust
 from rft_jax.algorithms.base import Room
 from rft_jax.data import order
 from rft_jax.objectives import masked, returns, shaping
 from rft_jax.objectives.advantages import groups_with_signal
+from rft_jax.objectives.entropy import exploration
 from rft_jax.types import Batch, Episode
 
 
@@ -18,39 +20,42 @@ class Gathered(NamedTuple):
   memory: dict  # the next one
 
 
-def gather(room: Room, state, step: int) -> Gathered:
-  """Samples the prompts of a step and puts all of it on record.
+def gather(room: Room, state, step: int, sampler=None) -> Gathered:
+  """Samples the prompts of a step, puts all of it on record, and keeps what can be trusted.
 
   With rollout.refill_rounds, groups of which all rewards are equal are dropped and further prompts
   are sampled, so many times at most: the dynamic sampling of DAPO,
   https://arxiv.org/abs/2503.14476. What is sampled beyond prompts_per_step groups is not used.
+
+  Args:
+    sampler: the policy that samples; None: state.policy.
   """
   config = room.groups['rollout']
   if room.groups['objective'].reference_every:
     room.reference(state)  # also where a step turns out to have nothing to learn from
   P, start = config.prompts_per_step, state.memory.get('position', 0)
-  sampled, usable, with_signal = [], [], []
+  sampled, graded = [], []
   for _ in range(1 + config.refill_rounds):
     rows = order.rows_at(room.seed, start, P, len(room.examples))
-    sampled.append(room.rollout(state.policy, [room.examples[row] for row in rows],
+    sampled.append(room.rollout(state.policy if sampler is None else sampler,
+                                [room.examples[row] for row in rows],
                                 list(range(start, start + P)), step))
     start += P
-    graded = [group for group in sampled[-1].groups
-              if all(episode.grade.reward is not None for episode in group)]
-    usable += graded
-    if graded and config.refill_rounds:
-      signal = groups_with_signal(_rewards(graded)).groups
-      with_signal += [group for group, differs in zip(graded, signal) if differs]
-    if len(with_signal) >= P:
+    graded += [group for group in sampled[-1].groups
+               if all(episode.grade.reward is not None for episode in group)]
+    if len(_with_signal(graded)) >= P:
       break
   everything = rollout.joined(sampled)
   room.keep(step, everything)
   metrics = dict(everything.metrics, epoch=start / len(room.examples))
+  groups, memory, seen = robust.apply(graded, room.groups['robust'],
+                                      {**state.memory, 'position': start}, step + 1)
+  metrics |= seen
   if config.refill_rounds:
+    groups = _with_signal(groups)[:P]
     metrics |= {'dynamic_sampling/prompts': float(len(everything.groups)),
-                'dynamic_sampling/used': float(min(len(with_signal), P))}
-    usable = with_signal[:P]
-  return Gathered(usable, metrics, {**state.memory, 'position': start})
+                'dynamic_sampling/used': float(len(groups))}
+  return Gathered(groups, metrics, memory)
 
 
 def rewards_of(groups: list[list[Episode]], config, max_new_tokens: int) -> np.ndarray:
@@ -67,17 +72,31 @@ def lengths_of(groups: list[list[Episode]]) -> np.ndarray:
   return np.array([[len(episode.sample.tokens) for episode in group] for group in groups])
 
 
-def with_logprobs(room: Room, state, batch: Batch) -> Batch:
-  """Returns the batch with the log-probs and counts that the objective is going to read."""
-  config = room.groups['objective']
+def with_logprobs(room: Room, state, batch: Batch):
+  """Returns (the batch with the log-probs and counts that its objective reads, Scored or None).
+
+  Scored is of the policy before the update, where anything asks for it.
+  """
+  config, scored = room.groups['objective'], None
   if config.kl_coef:
-    batch = batch._replace(reference_logprobs=room.score(room.reference(state), batch))
+    batch = batch._replace(
+        reference_logprobs=room.score(room.reference(state), batch).logprobs)
   if config.aggregation == 'prompt_mean':
     batch = batch._replace(group_tokens=masked.tokens_of_groups(batch.weights, batch.group))
-  in_reward = config.kl_coef and config.kl_place == 'reward'
-  if room.groups['update'].updates_per_batch > 1 or in_reward:
-    batch = batch._replace(old_logprobs=room.score(state.policy, batch))
-  return batch
+  several = room.groups['update'].updates_per_batch > 1
+  if several or config.kl_in_reward or config.entropy.needs_scores:
+    scored = room.score(state.policy, batch)
+  if several or config.kl_in_reward:
+    batch = batch._replace(old_logprobs=scored.logprobs)
+  return batch, scored
+
+
+def explore(room: Room, step: int, batch: Batch, scored, memory):
+  """Returns (batch, memory, metrics) with what config.objective.entropy asks for."""
+  config = room.groups['objective'].entropy
+  if not config.needs_scores:
+    return batch, memory, {}
+  return exploration(batch, scored, config, memory, np.random.default_rng([room.seed, step]))
 
 
 def token_rewards(batch: Batch, rewards, config, memory) -> tuple[np.ndarray, dict, dict]:
@@ -92,7 +111,7 @@ def token_rewards(batch: Batch, rewards, config, memory) -> tuple[np.ndarray, di
     config: an ObjectiveConfig.
   """
   on_tokens = returns.terminal_rewards(np.asarray(rewards, np.float32), batch.weights)
-  if not config.kl_coef or config.kl_place != 'reward':
+  if not config.kl_in_reward:
     return np.asarray(on_tokens), {}, memory
   coefficient = memory.get('kl_coef', config.kl_coef)
   on_tokens = returns.subtract_kl(on_tokens, batch.old_logprobs, batch.reference_logprobs,
@@ -104,6 +123,14 @@ def token_rewards(batch: Batch, rewards, config, memory) -> tuple[np.ndarray, di
         coefficient, measured, target=config.kl_target, samples=len(batch.group),
         horizon=config.kl_horizon)}
   return np.asarray(on_tokens), {'kl_per_completion': measured, 'kl_coef': coefficient}, memory
+
+
+def _with_signal(groups):
+  """Returns the groups of which not all rewards are equal."""
+  if not groups:
+    return []
+  signal = groups_with_signal(_rewards(groups)).groups
+  return [group for group, differs in zip(groups, signal) if differs]
 
 
 def _rewards(groups):

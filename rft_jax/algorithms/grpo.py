@@ -9,8 +9,9 @@ import functools
 
 import numpy as np
 
+from rft_jax import credit
 from rft_jax.algorithms.base import Algorithm, Collected, Room
-from rft_jax.algorithms.gathering import (gather, lengths_of, rewards_of, token_rewards,
+from rft_jax.algorithms.gathering import (explore, gather, lengths_of, rewards_of, token_rewards,
                                           with_logprobs)
 from rft_jax.data import packing
 from rft_jax.objectives.advantages import (NEEDS, AdvantageConfig, group_advantages,
@@ -35,7 +36,6 @@ def make(room: Room) -> Algorithm:
   config: ObjectiveConfig = room.groups['objective']
   advantage: AdvantageConfig = room.groups['advantage']
   rollout = room.groups['rollout']
-  kl_in_reward = config.kl_coef > 0 and config.kl_place == 'reward'
 
   def collect(state, step):
     groups, metrics, memory = gather(room, state, step)
@@ -45,29 +45,36 @@ def make(room: Room) -> Algorithm:
       metrics |= seen
     if not groups:
       return Collected(None, metrics, memory)
-    batch = with_logprobs(room, state, packing.from_groups(groups))
+    width = rollout.max_new_tokens if config.kl_in_reward else 0  # what is eager compiles once
+    batch, scored = with_logprobs(room, state, packing.from_groups(groups, width=width))
     rewards = rewards_of(groups, advantage, rollout.max_new_tokens)
     on_tokens, seen, memory = token_rewards(batch, rewards.reshape(-1), config, memory)
     metrics |= seen
-    if kl_in_reward:
+    if config.kl_in_reward:
       rewards = np.float64(on_tokens).sum(1).reshape(rewards.shape)
     baseline = greedy if greedy is not None else memory.get('baseline', rewards.mean())
     if advantage.estimator == 'reinforce':
       memory = {**memory, 'baseline': running_baseline(memory.get('baseline'), rewards,
                                                        decay=advantage.baseline_decay)}
-    if kl_in_reward and advantage.estimator == 'reinforce_plus_plus':  # a return for each token
+    if config.kl_in_reward and advantage.estimator == 'reinforce_plus_plus':
+      # Every token has a return of its own.
       found = np.asarray(whiten(returns_to_go(on_tokens, batch.weights), batch.weights))
     else:
       of_samples = advantages(groups, rewards, advantage, baseline=baseline)
       found = of_samples.reshape(-1, 1) * batch.weights
-    return Collected(batch._replace(advantages=found), metrics, memory)
+      if room.credit is not None:
+        steps = room.credit(state.policy, groups, step)
+        metrics |= steps.metrics
+        found = credit.advantages(groups, batch.weights, of_samples, steps, room.groups['credit'])
+    batch, memory, seen = explore(room, step, batch._replace(advantages=found), scored, memory)
+    return Collected(batch, metrics | seen, memory)
 
   return Algorithm(
       collect, functools.partial(policy_objective, config=config,
                                  max_new_tokens=rollout.max_new_tokens),
       temperature=rollout.temperature,
       updates_per_batch=room.groups['update'].updates_per_batch,
-      zero_advantages_teach_nothing=not config.kl_coef or kl_in_reward)
+      zero_advantages_teach_nothing=config.zero_advantages_teach_nothing)
 
 
 def with_greedy(room: Room, state, step, groups):

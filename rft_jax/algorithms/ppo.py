@@ -2,7 +2,11 @@
 
 Schulman et al. 2017, https://arxiv.org/abs/1707.06347, on completions as in Ouyang et al. 2022,
 https://arxiv.org/abs/2203.02155: the grade on the last token, the KL where objective.kl_place says,
-generalised advantage estimates over the tokens that are trained, whitened over the batch.
+generalised advantage estimates, whitened over the batch.
+
+A state transition is a token; with credit.level='step' it is a step of the reasoning, and with
+'response' the whole answer. Transitions of several tokens have one value, that of the state in
+which they begin, one advantage and one return, which all their tokens have.
 """
 import dataclasses
 import functools
@@ -10,14 +14,18 @@ import functools
 import jax.numpy as jnp
 import numpy as np
 
+from rft_jax import credit
 from rft_jax.algorithms.base import Algorithm, Collected, Room
-from rft_jax.algorithms.gathering import gather, rewards_of, token_rewards, with_logprobs
+from rft_jax.algorithms.gathering import (explore, gather, rewards_of, token_rewards,
+                                          with_logprobs)
 from rft_jax.data import packing
 from rft_jax.models import CRITIC_KINDS
+from rft_jax.objectives import steps
 from rft_jax.objectives.masked import Term, over_tokens
 from rft_jax.objectives.policy_objective import policy_objective
-from rft_jax.objectives.returns import gae, value_loss, whiten
+from rft_jax.objectives.returns import Estimated, gae, value_loss, whiten
 from rft_jax.optim import OptimConfig
+from rft_jax.shapes import few
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
@@ -66,21 +74,33 @@ def make(room: Room) -> Algorithm:
   """Returns the PPO Algorithm over room.examples, sampled by room.rollout."""
   objective, config = room.groups['objective'], room.groups['critic']
   rollout, advantage = room.groups['rollout'], room.groups['advantage']
+  by = room.groups['credit']
 
   def collect(state, step):
     groups, metrics, memory = gather(room, state, step)
     if not groups:
       return Collected(None, metrics, memory)
-    batch = with_logprobs(room, state, packing.from_groups(groups))
+    # Of one width in all steps: what is worked out on the whole batch is then compiled once.
+    batch = packing.from_groups(groups, width=rollout.max_new_tokens)
+    batch, scored = with_logprobs(room, state, batch)
     rewards = rewards_of(groups, advantage, rollout.max_new_tokens).reshape(-1)
+    of_steps, ends = 0.0, None
+    if room.credit is not None:
+      given = room.credit(state.policy, groups, step)
+      rewards, of_steps = credit.on_tokens(groups, batch.weights, rewards, given, by)
+      ends, metrics = given.ends, metrics | given.metrics
+    elif by.level == 'response':
+      ends = [[n - 1] for n in batch.completion_lengths]
     on_tokens, seen, memory = token_rewards(batch, rewards, objective, memory)
     values = room.values(state, batch)
-    found = gae(on_tokens, values, batch.weights, discount=config.discount,
-                gae_lambda=config.gae_lambda)
+    found = estimated(on_tokens + of_steps, values, batch.weights, ends, discount=config.discount,
+                      gae_lambda=config.gae_lambda)
     advantages = whiten(found.advantages, batch.weights) if config.whiten else found.advantages
     batch = batch._replace(advantages=np.asarray(advantages), old_values=values,
                            returns=np.asarray(found.returns))
-    return Collected(batch, metrics | seen | told(batch), memory)
+    metrics |= seen | told(batch)
+    batch, memory, seen = explore(room, step, batch, scored, memory)
+    return Collected(batch, metrics | seen, memory)
 
   warm = room.first_step + config.warmup_steps
   return Algorithm(
@@ -89,6 +109,26 @@ def make(room: Room) -> Algorithm:
       temperature=rollout.temperature,
       updates_per_batch=room.groups['update'].updates_per_batch,
       trains=lambda step: ('policy', 'critic') if step >= warm else ('critic',))
+
+
+def estimated(rewards, values, weights, ends, **settings) -> Estimated:
+  """Returns gae(...) over tokens, or over transitions of several tokens each.
+
+  Args:
+    rewards, values, weights: f32[B, T].
+    ends: B lists, the last token of each transition; None: each token is one.
+    settings: discount and gae_lambda.
+  """
+  if ends is None:
+    return gae(rewards, values, weights, **settings)
+  firsts, sums = steps.first_values(values, ends, weights), steps.sums(rewards, ends, weights)
+  J = few(max(map(len, ends)))
+  wide = lambda rows: np.array([np.pad(row, (0, J - len(row))) for row in rows], np.float32)
+  there = wide([np.ones(len(row)) for row in ends])
+  found = gae(wide(sums), wide(firsts), there, **settings)
+  spread = lambda of_steps: steps.to_tokens(
+      [row[:len(places)] for row, places in zip(np.asarray(of_steps), ends)], ends, weights)
+  return Estimated(spread(found.advantages), spread(found.returns))
 
 
 def told(batch) -> dict[str, float]:

@@ -39,19 +39,20 @@ def from_answers(answers: dict[tuple[int, ...], list]) -> Batch:
   return Batch(prompts, prompt_lengths, completions, lengths, group, _inside(completions, lengths))
 
 
-def from_groups(groups: list[list[Episode]], advantages=None) -> Batch:
+def from_groups(groups: list[list[Episode]], advantages=None, *, width: int = 0) -> Batch:
   """Returns the Batch of P groups of G graded samples.
 
   Args:
     groups: the episodes of one prompt occurrence stand together.
     advantages: f32[P, G], one for each sample; every token of a sample gets its sample's. None:
       they are still to come.
+    width: T is at least that; batches of equal shapes compile less.
   """
   episodes = [episode for group in groups for episode in group]
-  completions, lengths = _pad([episode.sample.tokens for episode in episodes])
+  completions, lengths = _pad([episode.sample.tokens for episode in episodes], width=width)
   prompts, prompt_lengths = _pad([group[0].prompt_ids for group in groups])
   weights = _inside(completions, lengths)
-  sampler, _ = _pad([episode.sample.logprobs for episode in episodes], np.float32)
+  sampler, _ = _pad([episode.sample.logprobs for episode in episodes], np.float32, width)
   group = np.repeat(np.arange(len(groups), dtype=np.int32), [len(g) for g in groups])
   if advantages is not None:
     advantages = np.asarray(advantages, np.float32).reshape(-1, 1) * weights
@@ -95,10 +96,10 @@ def select(batch: Batch, groups) -> Batch:
                **fields)
 
 
-def _pad(lists, dtype=np.int32):
-  """Returns (array [N, longest] padded with 0 on the right, lengths i32[N])."""
+def _pad(lists, dtype=np.int32, width=1):
+  """Returns (array [N, longest, or width] padded with 0 on the right, lengths i32[N])."""
   lengths = np.array([len(values) for values in lists], np.int32)
-  array = np.zeros((len(lists), max(int(lengths.max()), 1)), dtype)
+  array = np.zeros((len(lists), max(int(lengths.max()), width, 1)), dtype)
   for row, values in enumerate(lists):
     array[row, :len(values)] = values
   return array, lengths

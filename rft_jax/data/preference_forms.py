@@ -75,7 +75,7 @@ def _sharegpt(row):
   if not is_turns(turns):
     raise Broken('conversations', f'conversations is {template.kind(turns)}, not turns',
                  'need an array of {"from": "human" or "gpt", "value": "..."}')
-  messages = [turn(turn) for turn in turns]
+  messages = [turn(one) for one in turns]
   if isinstance(row.get('system'), str) and row['system'].strip():
     messages.insert(0, {'role': 'system', 'content': row['system']})
   return {'messages': messages}
@@ -139,9 +139,9 @@ def form_of(row: dict) -> Form | None:
 # ------------------------------------------------------------------ messages
 
 
-def turn(turn):
+def turn(given):
   """Returns a sharegpt turn as a message; a role that is unknown stays, to be refused by name."""
-  return {'role': _ROLES.get(turn.get('from'), turn.get('from')), 'content': turn.get('value')}
+  return {'role': _ROLES.get(given.get('from'), given.get('from')), 'content': given.get('value')}
 
 
 def is_messages(value):
@@ -149,7 +149,7 @@ def is_messages(value):
 
 
 def is_turns(value):
-  return is_messages(value) and all('from' in turn and 'value' in turn for turn in value)
+  return is_messages(value) and all('from' in one and 'value' in one for one in value)
 
 
 def is_text(content):

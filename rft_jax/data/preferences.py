@@ -79,13 +79,13 @@ def contradictions(items: list[Item]) -> list[Problem]:
     prompt = str([(one.get('role'), text_of(one.get('content'))) for one in row['messages']])
     key = prompt, *(text_of(row[side].get('content')) for side in _PAIR)
     turned = prompt, key[2], key[1]
-    if turned in seen:
+    if key in seen:
+      found.append(Problem('W_PREFERENCE_TWICE', line, 'chosen', f'the pair of line {seen[key]}',
+                           'keep one of them'))
+    elif turned in seen:
       found.append(Problem('W_PREFERENCE_CONTRADICTED', line, 'chosen',
                            f'the pair of line {seen[turned]}, the other way round',
                            'keep the one that is meant, or set label_smoothing'))
-    elif key in seen:
-      found.append(Problem('W_PREFERENCE_TWICE', line, 'chosen', f'the pair of line {seen[key]}',
-                           'keep one of them'))
     seen.setdefault(key, line)
   return found
 

@@ -38,6 +38,23 @@ def sha256(tokenizer, source: pathlib.Path) -> str:
   return hashlib.sha256(data).hexdigest()
 
 
+def differences(ours, theirs) -> list[str]:
+  """Returns in what two tokenizers do not mean the same ids, token by token; [] if they do.
+
+  The id of padding may differ: nothing here reads it.
+  """
+  first, second = ours.get_vocab(), theirs.get_vocab()
+  tell = lambda token_id: 'none' if token_id is None else token_id
+  found = [f'{name} is {tell(getattr(ours, name))} in the first, {tell(getattr(theirs, name))} in '
+           'the second' for name in ('bos_token_id', 'eos_token_id', 'unk_token_id')
+           if getattr(ours, name) != getattr(theirs, name)]
+  unlike = [token for token in first.keys() | second.keys()
+            if first.get(token) != second.get(token)]
+  rank = lambda token: (min(v[token] for v in (first, second) if token in v), token)
+  return found + [f'{token!r} is {tell(first.get(token))} in the first, '
+                  f'{tell(second.get(token))} in the second' for token in sorted(unlike, key=rank)]
+
+
 def eos_ids(tokenizer, source: pathlib.Path) -> set[int]:
   """Returns all that tokenizer, generation_config.json and config.json call end of sequence."""
   ids = {tokenizer.eos_token_id}

@@ -1,9 +1,11 @@
-"""How much a policy still explores: a target for its entropy, and masks that choose tokens by it.
+"""How much a policy still explores: a bonus on its entropy, and masks that choose tokens by it.
 
 What needs the whole step at once (thresholds, shares, means) is worked out on the host in numpy,
 from arrays of the whole step; the masks it yields are then cut into microbatches like any other.
 Nothing here has a gradient, but kl_cov_penalty.
 """
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +13,107 @@ import numpy as np
 from rft_jax.objectives.kl import distance
 from rft_jax.objectives.masked import only
 from rft_jax.objectives.ratios import log_ratios
+from rft_jax.types import Batch
+
+COVARIANCES = ('none', 'clip_cov', 'kl_cov')
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class EntropyConfig:
+  """What keeps a policy exploring. All of it is off by default."""
+  coef: float = 0.0  # the loss is less this times the mean entropy of a token
+  # Nats a token: the coefficient rises while the entropy is below, and falls while it is above;
+  # 0: none. Skywork-OR1 has 0.2.
+  target: float = 0.0
+  target_step: float = 0.005  # by which the coefficient rises or falls in a step
+  # The share of a step's tokens that the policy loss is on, those of most entropy; 1: all, 0.2 is
+  # usual.
+  top_share: float = 1.0
+  # Tokens that would cost most entropy, told by the covariance of advantage and log-prob: none;
+  # clip_cov: some of them, drawn by lot, have no loss; kl_cov: they are held where they are.
+  covariance: str = 'none'
+  clip_cov_share: float = 2e-4  # of all tokens, among those whose covariance is between the two
+  clip_cov_low: float = 1.0
+  clip_cov_high: float = 5.0
+  kl_cov_share: float = 2e-4  # of all tokens, those of the largest covariance
+  kl_cov_coef: float = 1.0  # times |log-ratio|, added to the loss
+
+  def validate(self) -> list[str]:
+    checks = (
+        (self.coef >= 0, f'coef={self.coef}, need >= 0: a bonus below 0 punishes exploring'),
+        (self.target >= 0, f'target={self.target}, need >= 0 nats (0: none)'),
+        (not (self.coef and self.target), f'coef={self.coef} and target={self.target}: with a '
+         'target the coefficient is found on the way, starting at 0; set one of them to 0'),
+        (self.target_step > 0, f'target_step={self.target_step}, need > 0'),
+        (0 < self.top_share <= 1, f'top_share={self.top_share}, need above 0, at most 1 (1: all)'),
+        (self.covariance in COVARIANCES,
+         f'covariance={self.covariance!r}, need one of {COVARIANCES}'),
+        (0 < self.clip_cov_share < 1, f'clip_cov_share={self.clip_cov_share}, need 0 to 1'),
+        (self.clip_cov_low < self.clip_cov_high, f'clip_cov_low={self.clip_cov_low}, '
+         f'clip_cov_high={self.clip_cov_high}, need low < high'),
+        (0 < self.kl_cov_share < 1, f'kl_cov_share={self.kl_cov_share}, need 0 to 1'),
+        (self.kl_cov_coef > 0, f'kl_cov_coef={self.kl_cov_coef}, need > 0'),
+    )
+    return [problem for good, problem in checks if not good]
+
+  @property
+  def bonus(self) -> bool:
+    """Returns whether the loss has an entropy bonus."""
+    return self.coef > 0 or self.target > 0
+
+  @property
+  def leaves_out_tokens(self) -> bool:
+    """Returns whether the policy loss is on some tokens only."""
+    return self.top_share < 1 or self.covariance == 'clip_cov'
+
+  @property
+  def needs_scores(self) -> bool:
+    """Returns whether exploration() reads log-probs and entropies of the whole step."""
+    return self.target > 0 or self.leaves_out_tokens or self.covariance == 'kl_cov'
+
+
+def exploration(batch: Batch, scored, config: EntropyConfig, memory: dict,
+                rng) -> tuple[Batch, dict, dict]:
+  """Returns (batch, memory, metrics) with what config asks for, worked out over the whole step.
+
+  The batch gets entropy_coef, policy_weights (times what it has already) and held; the memory gets
+  'entropy_coef', the coefficient of the next step. Neither is changed in place.
+
+  Args:
+    batch: with advantages.
+    scored: .logprobs and .entropy f32[B, T], of the policy before the update.
+    memory: TrainState.memory.
+    rng: a numpy Generator made of (seed, step); clip_cov draws from it.
+  """
+  counts, metrics = batch.weights > 0, {}
+  if not counts.any():
+    return batch, memory, metrics
+  keep = np.ones(batch.weights.shape, np.float32)
+  if config.target:
+    entropy = float(np.average(scored.entropy[counts], weights=batch.weights[counts]))
+    following, now = adapt_coefficient(memory.get('entropy_coef', 0.0), entropy,
+                                       target=config.target, step=config.target_step)
+    batch = batch._replace(entropy_coef=np.full(len(counts), now, np.float32))
+    memory = {**memory, 'entropy_coef': following}
+    metrics['entropy_coef'] = now
+  if config.top_share < 1:
+    threshold = entropy_threshold(scored.entropy, batch.weights, config.top_share)
+    keep *= counts & (scored.entropy >= threshold)  # top_entropy_mask, compiling nothing
+    metrics['entropy_threshold'] = threshold
+  if config.covariance != 'none':
+    covariance = covariances(batch.advantages, scored.logprobs, batch.weights)
+    metrics['entropy_covariance'] = float(covariance[counts].mean())
+  if config.covariance == 'clip_cov':
+    keep *= clip_cov_mask(covariance, rng, share=config.clip_cov_share, low=config.clip_cov_low,
+                          high=config.clip_cov_high)
+  if config.covariance == 'kl_cov':
+    batch = batch._replace(held=kl_cov_mask(covariance, share=config.kl_cov_share))
+    metrics['kl_cov_share'] = float(batch.held[counts].mean())
+  if config.leaves_out_tokens:
+    metrics['policy_loss_share'] = float(keep[counts].mean())
+    before = 1.0 if batch.policy_weights is None else batch.policy_weights
+    batch = batch._replace(policy_weights=(keep * before * counts).astype(np.float32))
+  return batch, memory, metrics
 
 
 def adapt_coefficient(coefficient, entropy, *, target=0.2, step=0.005) -> tuple[float, float]:

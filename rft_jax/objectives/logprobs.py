@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
 
 # Logits alive at once, on each device. A CPU wants them in its caches, 16 MiB; elsewhere, with
 # 512 MiB, there are enough tokens in a chunk to be worth a reading of the head.
@@ -14,7 +15,7 @@ CHUNK_ELEMENTS_ELSEWHERE = 2**27
 class TokenStatistics(NamedTuple):
   """What a policy says of each given token."""
   logprobs: jax.Array  # f32[B, T] nats, of logits divided by the temperature
-  entropy: jax.Array  # f32[B, T] nats, of the same distribution; a constant to gradients
+  entropy: jax.Array  # f32[B, T] nats, of the same distribution
   greedy: jax.Array  # bool[B, T], whether no other token was more probable
   values: jax.Array | None = None  # f32[B, T], the critic's, of the state before the token
 
@@ -36,6 +37,7 @@ def token_statistics(hidden, head, targets, *, temperature, valid_vocab: int) ->
 
   Logits are made for a few columns of tokens at a time and made again in the backward pass, so
   that memory does not grow with T x V. Chunks run along T: rows may be sharded over devices.
+  Log-prob and entropy both have their gradient; a loss without entropy does not pay for the latter.
 
   Args:
     hidden: [B, T, D], hidden[:, t] predicts targets[:, t].
@@ -49,10 +51,10 @@ def token_statistics(hidden, head, targets, *, temperature, valid_vocab: int) ->
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
 def _statistics(hidden, head, targets, temperature, valid_vocab):
-  return _forward(hidden, head, targets, temperature, valid_vocab)[0]
+  return _compute(hidden, head, targets, temperature, valid_vocab)[0]
 
 
-def _forward(hidden, head, targets, temperature, valid_vocab):
+def _compute(hidden, head, targets, temperature, valid_vocab):
   split, join = _chunks(targets.shape, head.shape[1])
 
   def some(_, xs):
@@ -68,31 +70,49 @@ def _forward(hidden, head, targets, temperature, valid_vocab):
 
   _, parts = jax.lax.scan(some, None, (split(hidden), split(targets)))
   statistics, normaliser = jax.tree.map(join, parts)
-  return statistics, (hidden, head, targets, temperature, normaliser)
+  return statistics, (hidden, head, targets, temperature, normaliser, statistics.entropy)
+
+
+def _forward(hidden, head, targets, temperature, valid_vocab):
+  given = (hidden, head, targets, temperature)  # with symbolic zeros each comes as a pair
+  return _compute(*(primal.value for primal in given), valid_vocab)
 
 
 def _backward(valid_vocab, kept, gradient):
-  """The gradient of log p(y) by the logits is 1 at y, less the probabilities."""
-  hidden, head, targets, temperature, normaliser = kept
+  """By the tempered logits z,
+
+      d log p(y) / dz = [z is y's] - p,  d H / dz = -p (log p + H)
+  """
+  hidden, head, targets, temperature, normaliser, entropy = kept
   split, join = _chunks(targets.shape, head.shape[1])
+  # Told while traced: a loss that leaves the entropy alone has a program without it.
+  by_entropy = not isinstance(gradient.entropy, SymbolicZero)
+  of_logprobs = gradient.logprobs
+  if isinstance(of_logprobs, SymbolicZero):
+    of_logprobs = jnp.zeros(targets.shape, jnp.float32)
+  extra = (split(entropy), split(gradient.entropy / temperature)) if by_entropy else ()
 
   def some(of_head, xs):
-    hidden, targets, normaliser, gradient = xs
+    hidden, targets, normaliser, of_logprobs, *extra = xs
     with jax.named_scope('head_gradient'):
       logits = temper(_logits(hidden, head), temperature, valid_vocab)
-      probabilities = jnp.exp(logits - normaliser[:, None])
+      log_p = logits - normaliser[:, None]
+      probabilities = jnp.exp(log_p)
       hit = jnp.arange(head.shape[1]) == targets[:, None]
-      of_logits = (hit - probabilities) * (gradient / temperature)[:, None]
+      of_logits = (hit - probabilities) * of_logprobs[:, None]
+      if by_entropy:  # an id ruled out has p = 0 and a finite log p, so it adds 0
+        entropy, of_entropy = (x[:, None] for x in extra)
+        of_logits -= probabilities * (log_p + entropy) * of_entropy
       of_hidden = _matmul(of_logits, head.T)
       return of_head + _matmul(hidden.astype(jnp.float32).T, of_logits), of_hidden
 
   of_head, of_hidden = jax.lax.scan(
       some, jnp.zeros(head.shape, jnp.float32),
-      (split(hidden), split(targets), split(normaliser), split(gradient.logprobs)))
+      (split(hidden), split(targets), split(normaliser), split(of_logprobs / temperature), *extra))
   return join(of_hidden).astype(hidden.dtype), of_head, None, None
 
 
-_statistics.defvjp(_forward, _backward)
+_statistics.defvjp(_forward, _backward, symbolic_zeros=True)
 
 
 def _chunks(shape, V):

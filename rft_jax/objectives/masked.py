@@ -1,4 +1,5 @@
 """Masked sums that keep their denominators, so that a step divides once."""
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +15,11 @@ class Weighted(NamedTuple):
   """
   total: jax.Array  # f32[]
   weight: jax.Array  # f32[]
+
+
+class Maximum(NamedTuple):
+  """A largest value, which parts of a step do not add to but compare; see added()."""
+  value: jax.Array  # f32[]
 
 
 class Term(NamedTuple):
@@ -122,7 +128,22 @@ AGGREGATIONS = {
 }
 
 
+def added(parts):
+  """Returns the sums of a step from those of its parts, trees of one structure."""
+  parts = list(parts)
+  largest = lambda values: Maximum(functools.reduce(jnp.maximum, [x.value for x in values]))
+  return jax.tree.map(
+      lambda *values: (largest(values) if isinstance(values[0], Maximum) else
+                       jax.tree.map(lambda *x: functools.reduce(jnp.add, x), *values)),
+      *parts, is_leaf=_is_sum)
+
+
 def means(sums):
   """Divides each Weighted of a tree, once, after the last addition; 0 where weight is 0."""
-  return jax.tree.map(lambda s: s.total / jnp.where(s.weight > 0, s.weight, 1.0), sums,
-                      is_leaf=lambda s: isinstance(s, Weighted))
+  return jax.tree.map(
+      lambda s: (s.value if isinstance(s, Maximum) else
+                 s.total / jnp.where(s.weight > 0, s.weight, 1.0)), sums, is_leaf=_is_sum)
+
+
+def _is_sum(node):
+  return isinstance(node, (Weighted, Maximum))

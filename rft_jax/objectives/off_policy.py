@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from rft_jax.objectives.kl import MAX_LOG_RATIO, clamped_exp
-from rft_jax.objectives.masked import Weighted, only, over_tokens, row_means
+from rft_jax.objectives.masked import Maximum, Weighted, only, over_tokens, row_means
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
@@ -32,6 +32,9 @@ class CorrectionConfig:
   outlier_low: float = 1e-4  # outlier_mask: one token outside drops its answer
   outlier_high: float = 100.0
   filter_limit: float = 1e-2  # k2_filter, k3_filter: an answer whose mean is above is dropped
+  # Beside any of them: no loss on tokens with A < 0 of an answer that the policy finds less likely
+  # than the sampler did by more than this, in nats a token; 0: off, 0.5 to start with.
+  stale_limit: float = 0.0
 
   def validate(self) -> list[str]:
     checks = [
@@ -40,6 +43,7 @@ class CorrectionConfig:
         (self.cap > 0, f'cap={self.cap}, need > 0'),
         (self.mask_cap >= 1, f'mask_cap={self.mask_cap}, need >= 1'),
         (self.filter_limit > 0, f'filter_limit={self.filter_limit}, need > 0'),
+        (self.stale_limit >= 0, f'stale_limit={self.stale_limit}, need >= 0 (0: off)'),
     ]
     for name in ('icepop', 'geometric', 'outlier'):
       low, high = getattr(self, f'{name}_low'), getattr(self, f'{name}_high')
@@ -141,6 +145,10 @@ CORRECTIONS = {
 }
 
 
+# Of the two probabilities of a token, p the policy's and q the sampler's: means that are sums.
+MOMENTS = tuple(f'sampling/moments/{name}' for name in ('p', 'q', 'pp', 'qq', 'pq'))
+
+
 def self_normalised(aggregate, loss, correction, weights) -> Weighted:
   """Returns the sum of correction * loss over that of the correction, in place of over the count.
 
@@ -172,11 +180,10 @@ def stale_sequence_mask(logprobs, sampler_logprobs, advantages, weights, *, limi
   return (near | (advantages >= 0)).astype(jnp.float32)
 
 
-def mismatch_metrics(d, weights, logprobs) -> tuple[dict[str, Weighted], jax.Array]:
-  """Returns sums that say how far the sampler is from the policy, and max |d| f32[].
+def mismatch_metrics(d, weights, logprobs) -> dict[str, Weighted | Maximum]:
+  """Returns sums, and one maximum, that say how far the sampler is from the policy.
 
-  Sums of the parts of a step are added, the maxima are not: of them take the largest. After the
-  division, mismatch_figures makes of some of the sums what cannot be added.
+  After the division, mismatch_figures makes of some of the sums what cannot be added.
 
   Args:
     d: f32[B, T]; |d| is not clamped, exponentials are.
@@ -190,26 +197,31 @@ def mismatch_metrics(d, weights, logprobs) -> tuple[dict[str, Weighted], jax.Arr
       'sampling/chi2': jnp.expm1(2 * jnp.clip(d, -MAX_LOG_RATIO, MAX_LOG_RATIO)),  # kappa^2 - 1
       'sampling/token_mult_prob_error': clamped_exp(jnp.abs(d)),  # healthy: below 1.05
       'sampling/importance_sampling_ratio/mean': kappa,
-      'p': p, 'q': q, 'pp': p * p, 'qq': q * q, 'pq': p * q,
+      **dict(zip(MOMENTS, (p, q, p * p, q * q, p * q))),
   }
   sums = {name: over_tokens(value, weights) for name, value in values.items()}
-  return jax.lax.stop_gradient((sums, jnp.abs(d).max()))
+  sums['sampling/sampling_logp_difference/max'] = Maximum(jnp.abs(d).max())
+  return jax.lax.stop_gradient(sums)
 
 
 def mismatch_figures(means) -> dict:
-  """Returns the divided mismatch_metrics with the moments turned into figures. Host floats.
+  """Returns means with the moments of mismatch_metrics turned into figures. Host floats.
+
+  What has another name stays, and where there are no moments nothing is changed.
 
       effective_sample_share = mean(kappa)^2 / mean(kappa^2)
       probability_correlation = Pearson's, of the two probabilities of a token; 0 if one is constant
   """
-  figures = {name: float(value) for name, value in means.items() if '/' in name}
-  p, q, pp, qq, pq = (float(means[name]) for name in ('p', 'q', 'pp', 'qq', 'pq'))
+  if MOMENTS[0] not in means:
+    return means
+  figures = {name: float(value) for name, value in means.items() if name not in MOMENTS}
+  p, q, pp, qq, pq = (float(means[name]) for name in MOMENTS)
   square = figures['sampling/chi2'] + 1
   figures['sampling/effective_sample_share'] = (
       figures['sampling/importance_sampling_ratio/mean']**2 / square if square > 0 else 0.0)
   spread = max(pp - p * p, 0.0) * max(qq - q * q, 0.0)
   figures['sampling/probability_correlation'] = (
-      (pq - p * q) / spread**0.5 if spread > 1e-14 else 0.0)
+      min((pq - p * q) / spread**0.5, 1.0) if spread > 1e-14 else 0.0)
   return figures
 
 

@@ -85,6 +85,11 @@ def refusals(loss: str, ratio_level: str, aggregation: str) -> list[str]:
           f'need one of {tuple(levels)}']
 
 
+def spread_gradient(loss: str, ratio_level: str) -> bool:
+  """Returns whether the loss of one token has a gradient by the log-probs of all of its answer."""
+  return loss == 'gmpo' or loss != 'vespo' and ratio_level in ('sequence', 'product')
+
+
 def _wrong_aggregation(loss, ratio_level):
   if loss == 'luspo':
     return 'luspo is GSPO without the 1 / length, which only a sum over tokens leaves out'

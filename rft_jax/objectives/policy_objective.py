@@ -10,9 +10,11 @@ import jax
 import jax.numpy as jnp
 
 from rft_jax.objectives import kl, masked
+from rft_jax.objectives.entropy import EntropyConfig, kl_cov_penalty
 from rft_jax.objectives.masked import Term
-from rft_jax.objectives.off_policy import CORRECTIONS, CorrectionConfig
-from rft_jax.objectives.policy_choices import PolicyLossConfig, refusals
+from rft_jax.objectives.off_policy import (CORRECTIONS, CorrectionConfig, mismatch_metrics,
+                                           stale_sequence_mask)
+from rft_jax.objectives.policy_choices import PolicyLossConfig, refusals, spread_gradient
 from rft_jax.objectives.policy_losses import ANCHORED_AT_SAMPLER, LOSSES
 from rft_jax.objectives.ratios import LEVELS
 
@@ -21,7 +23,7 @@ KL_ESTIMATORS = (*kl.ESTIMATORS, 'scored_k3')  # the last reads the ratio of the
 
 @dataclasses.dataclass(slots=True, kw_only=True)
 class ObjectiveConfig:
-  """What a reinforced stage minimises: which policy loss, how it is aggregated, and a KL term."""
+  """What a reinforced stage minimises: a policy loss, how it is aggregated, KL, and entropy."""
   policy_loss: PolicyLossConfig = dataclasses.field(default_factory=PolicyLossConfig)
   # What makes up for a sampler that rounds otherwise than the trainer; more with
   # rollout.quantization.
@@ -36,9 +38,10 @@ class ObjectiveConfig:
   kl_target: float = 0.0  # in the reward: kl_coef follows the KL to so many nats a completion
   kl_horizon: int = 10000  # completions in which kl_coef may then change by a fifth
   reference_every: int = 0  # steps after which the policy becomes the reference; 0: never
+  entropy: EntropyConfig = dataclasses.field(default_factory=EntropyConfig)  # exploration
 
   def validate(self) -> list[str]:
-    nested = [f'{group}.{problem}' for group in ('policy_loss', 'correction')
+    nested = [f'{group}.{problem}' for group in ('policy_loss', 'correction', 'entropy')
               for problem in getattr(self, group).validate()]
     chosen, correction = self.policy_loss, self.correction.correction
     checks = (
@@ -63,12 +66,31 @@ class ObjectiveConfig:
     found = nested + [problem for good, problem in checks if not good]
     if found:
       return found
-    return [f'policy_loss and aggregation: {problem}' for problem in refusals(
+    found = [f'policy_loss and aggregation: {problem}' for problem in refusals(
         chosen.loss, chosen.ratio_level, self.aggregation)]
+    if self.entropy.leaves_out_tokens and spread_gradient(chosen.loss, chosen.ratio_level):
+      found.append(f'entropy.top_share={self.entropy.top_share}, entropy.covariance='
+                   f'{self.entropy.covariance!r} with policy_loss.loss={chosen.loss!r} and '
+                   f'policy_loss.ratio_level={chosen.ratio_level!r}: they leave out tokens, and '
+                   'there the loss of every token moves all tokens of its answer; need a loss on '
+                   "ratios of tokens, or ratio_level='sequence_token'")
+    return found
+
+  @property
+  def kl_in_reward(self) -> bool:
+    """Returns whether every token pays for its KL before the advantages."""
+    return self.kl_coef > 0 and self.kl_place == 'reward'
+
+  @property
+  def zero_advantages_teach_nothing(self) -> bool:
+    """Returns whether groups of which all advantages are 0 have no gradient from any term."""
+    entropy = self.entropy
+    kl_in_loss = self.kl_coef > 0 and not self.kl_in_reward
+    return not (kl_in_loss or entropy.bonus or entropy.covariance == 'kl_cov')
 
 
 def policy_objective(statistics, batch, *, config: ObjectiveConfig, max_new_tokens: int):
-  """Returns (terms, metrics): the policy loss, corrected for the sampler, and the KL estimate.
+  """Returns (terms, metrics): the policy loss, corrected for the sampler, KL, and entropy.
 
   Each is aggregated over its own denominator.
 
@@ -93,6 +115,10 @@ def policy_objective(statistics, batch, *, config: ObjectiveConfig, max_new_toke
   if sampler is not None:
     surrogate *= CORRECTIONS[config.correction.correction](old - sampler, weights,
                                                            config.correction)
+    if config.correction.stale_limit:
+      near = stale_sequence_mask(logprobs, sampler, batch.advantages, weights,
+                                 limit=config.correction.stale_limit)
+      surrogate *= near
   if batch.policy_weights is not None:
     surrogate *= only(batch.policy_weights)
   terms = {'policy': Term(1.0, aggregate(surrogate))}
@@ -100,14 +126,21 @@ def policy_objective(statistics, batch, *, config: ObjectiveConfig, max_new_toke
   if config.kl_coef:
     reference = only(batch.reference_logprobs)
     metrics['kl'] = over_tokens(kl.k3(logprobs, reference))
-    if config.kl_place == 'loss':
+    if not config.kl_in_reward:
       if config.kl_estimator == 'scored_k3':
         estimate = kl.scored_k3(logprobs, reference, LEVELS['token'](logprobs, old, weights))
       else:
         estimate = kl.ESTIMATORS[config.kl_estimator](logprobs, reference)
       terms['kl'] = Term(config.kl_coef, aggregate(estimate))
+  if config.entropy.bonus:
+    coefficient = (config.entropy.coef if batch.entropy_coef is None else
+                   batch.entropy_coef[:, None])
+    terms['entropy_bonus'] = Term(1.0, over_tokens(-coefficient * statistics.entropy))
+  if batch.held is not None:
+    terms['kl_cov'] = Term(config.entropy.kl_cov_coef, aggregate(
+        kl_cov_penalty(logprobs, old, weights, batch.held)))
   if sampler is not None:
-    difference = old - sampler
-    metrics['sampling/sampling_logp_difference/mean'] = over_tokens(jnp.abs(difference))
-    metrics['sampling/importance_sampling_ratio/mean'] = over_tokens(kl.clamped_exp(difference))
+    metrics |= mismatch_metrics(old - sampler, weights, old)
+    if config.correction.stale_limit:
+      metrics['sampling/stale_share'] = over_tokens(1 - near)
   return terms, metrics

@@ -90,6 +90,23 @@ def differences(potentials) -> list[np.ndarray]:
   return [np.diff(row) for row in potentials]
 
 
+def sums(values, ends, weights) -> list[np.ndarray]:
+  """Returns the sum of the values f32[B, T] of each step's trainable tokens: B arrays f64[J]."""
+  kept = np.where(np.asarray(weights) > 0, values, 0.0).astype(np.float64)
+  return [np.diff(np.cumsum(np.append(0.0, row))[np.asarray([-1, *places]) + 1])
+          for row, places in zip(kept, ends)]
+
+
+def first_values(values, ends, weights) -> list[np.ndarray]:
+  """Returns the value f32[B, T] at the first trainable token of each step; 0 if it has none."""
+  found = []
+  for row, places, counts in zip(np.asarray(values), ends, np.asarray(weights) > 0):
+    starts = [0, *(place + 1 for place in places)]
+    inside = [start + np.flatnonzero(counts[start:end + 1]) for start, end in zip(starts, places)]
+    found.append(np.array([row[at[0]] if len(at) else 0.0 for at in inside]))
+  return found
+
+
 def to_tokens(step_advantages, ends, weights) -> np.ndarray:
   """Returns f32[B, T]: for each trainable token the advantage of its step; 0 after the last step.
 

@@ -11,6 +11,8 @@ _MEASURES = {
     'unparsable': ('share of answers that could not be read', False),
     'mean_tokens': ('tokens of a completion, reasoning included', None),
     'reasoning_tokens': ('tokens of its reasoning', None),
+    'preference/accuracy': ('share of held-out pairs that it ranks rightly', True),
+    'preference/margin': ('mean difference of the implicit rewards of a pair', True),
 }
 _LANES = (('sampled', 'grade'), ('greedy', 'greedy/grade'))
 

@@ -48,8 +48,8 @@ MAY_DIFFER = (
             'held-out numbers before and after the change are not of the same measurement', True),
     Allowed(r'sha256\.data\.validation\b.*', 'evaluation changes no training; held-out numbers '
             'before and after the change are not of the same rows', True),
-    Allowed(r'config\.(data\.(train|validation)|model\.source)\b.*|sha256\..*\.file', 'a path '
-            'is a name; the content is compared by its sha256', False),
+    Allowed(r'config\.(data\.(train|validation)|model\.source|distillation\.teacher)\b.*|'
+            r'sha256\..*\.file', 'a path is a name; the content is compared by its sha256', False),
     Allowed(r'config\.update\.(microbatch_tokens|remat)', 'how a step is cut up changes its '
             'results only by rounding', True),
     Allowed(r'config\.mesh\b.*|mesh\b.*|devices\b.*', 'another mesh or device gives the same '
@@ -88,7 +88,8 @@ def read(workdir) -> dict | None:
 
 
 def gather(config: dict, *, seed: int, overrides=(), mesh=None, data=None, base=None,
-           tokenizer=None, template: str | None = None, grader=None, extra=None) -> dict:
+           tokenizer=None, template: str | None = None, grader=None, teacher=None,
+           extra=None) -> dict:
   """Returns the manifest of a run that is about to start.
 
   Args:
@@ -103,6 +104,7 @@ def gather(config: dict, *, seed: int, overrides=(), mesh=None, data=None, base=
     tokenizer: folder of the tokenizer; its tokenizer*.json and vocabulary files are hashed.
     template: the chat template's text.
     grader: the grader's JSON.
+    teacher: folder of the weights that are learnt from, hashed as base is; None: there are none.
     extra: further sha256 entries, {name: digest or nested dict}.
   """
   import jax
@@ -114,6 +116,8 @@ def gather(config: dict, *, seed: int, overrides=(), mesh=None, data=None, base=
           'added_tokens.json'))),
       'template': None if template is None else sha256_text(template),
       'grader': None if grader is None else sha256_json(grader),
+      **({} if teacher is None else {
+          'teacher': _digests(_matching(teacher, ('*.safetensors', 'config.json')))}),
       **(extra or {}),
   }
   return _as_json({

@@ -4,13 +4,15 @@ from typing import NamedTuple
 
 from rft_jax.records import manifest, metrics
 
+# What the stages of an algorithm do; 'reinforcement' where nothing else is said.
+_WORDS = {'sft': 'fine-tuning', 'dpo': 'preference learning', 'kto': 'preference learning'}
 _SPLITS = ('test', 'validation')  # which held-out rows the report is about, if there are several
 
 
 class Stage(NamedTuple):
   """A stage as planned: steps first + 1 .. end."""
   name: str  # its algorithm
-  word: str  # what it does for the policy: 'warm-up', 'fine-tuning', 'reinforcement'
+  word: str  # what it does for the policy: 'warm-up', 'fine-tuning', 'reinforcement', ...
   first: int
   end: int
 
@@ -82,7 +84,8 @@ def _stages(planned):
   stages, first = [], 0
   for number, (name, stage) in enumerate(zip(names, planned)):
     reinforced_later = any(later != 'sft' for later in names[number + 1:])
-    word = 'reinforcement' if name != 'sft' else 'warm-up' if reinforced_later else 'fine-tuning'
+    word = _WORDS.get(name, 'reinforcement')
+    word = 'warm-up' if name == 'sft' and reinforced_later else word
     stages.append(Stage(name, word, first, first + stage.get('steps', 0)))
     first = stages[-1].end
   return stages

@@ -4,6 +4,7 @@ import math
 from rft_jax.records import held_out
 from rft_jax.records.arms import Arm
 
+_PAIRS = 'preference/accuracy'
 GRADES = {'grade': held_out.sampled_grade, 'greedy/grade': held_out.greedy_grade}
 
 
@@ -18,6 +19,8 @@ def give(own: list[Arm], others: list[Arm], stage=None) -> dict:
     others: those of other runs.
     stage: the run.Stage that the newest is of.
   """
+  if own and not own[-1].measure('grade') and own[-1].measure(_PAIRS):
+    return _of_pairs(own, stage)
   if not own or not own[-1].measure('grade'):
     return {'tone': 'unknown', 'headline': 'Not evaluated yet', 'details': [
         'No held-out rows have been graded, so nothing can be said about whether training '
@@ -51,6 +54,24 @@ def give(own: list[Arm], others: list[Arm], stage=None) -> dict:
     details.append(_against(own[0], last))
   return {'tone': tone, 'headline': headline + (f' (greedy {greedy})' if greedy else ''),
           'details': details}
+
+
+def _of_pairs(own, stage) -> dict:
+  """Returns the answer for a run in which nothing is graded: how held-out pairs are ranked."""
+  last, found = own[-1], own[-1].measure(_PAIRS)
+  text = f'{found["mean"]:.2f}'
+  if has_interval(found):
+    text += f' [{found["low"]:.2f}, {found["high"]:.2f}]'
+  about = (f'At step {last.row["step"]}, {last.row["rows"]:,} held-out rows; in brackets the 95 % '
+           'interval. 0.50 is chance, and where a policy stands that equals its reference.')
+  tone = 'unknown'
+  if len(own) > 1 and has_interval(found):
+    tone = 'better' if found['low'] > 0.5 else 'worse' if found['high'] < 0.5 else 'same'
+  subject = stage.word.capitalize() if stage else 'The policy'
+  words = {'better': 'helped', 'worse': 'hurt', 'same': 'made no clear difference'}
+  said = f'{subject} {words[tone]}: ' if stage and tone in words else ''
+  return {'tone': tone, 'headline': f'{said}{text} of the held-out pairs are ranked rightly',
+          'details': [about]}
 
 
 def change(before: Arm, after: Arm, name: str) -> dict:

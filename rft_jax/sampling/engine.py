@@ -283,15 +283,16 @@ def _check(config, prompts, settings, samples_per_prompt, occurrences, limits, q
       not all(1 <= limit <= settings.max_new_tokens for row in limits for limit in row)):
     problems.append(f'limits: need {len(prompts)} x {samples_per_prompt} numbers in '
                     f'1..max_new_tokens={settings.max_new_tokens}')
+  longest = lambda number: (settings.max_new_tokens if limits is None or problems else
+                            max(limits[number]))
   for number, prompt in enumerate(prompts):
     if not prompt:
       problems.append(f'prompt {number} is empty; give it at least one token, such as BOS')
     elif not 0 <= min(prompt) <= max(prompt) < config.vocab_size:
       problems.append(f'prompt {number} has id {max(prompt)} or {min(prompt)} outside '
                       f'0..{config.vocab_size - 1}: another tokenizer than the model\'s?')
-    elif len(prompt) + settings.max_new_tokens > config.max_positions:
-      problems.append(f'prompt {number} has {len(prompt)} tokens, with '
-                      f'max_new_tokens={settings.max_new_tokens} more than the model\'s '
-                      f'{config.max_positions} positions')
+    elif len(prompt) + (new := longest(number)) > config.max_positions:
+      problems.append(f'prompt {number} has {len(prompt)} tokens, with {new} new ones more than '
+                      f'the model\'s {config.max_positions} positions')
   if problems:
     raise ValueError('generate: ' + '\n'.join(problems[:20]))

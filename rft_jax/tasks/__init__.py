@@ -1,12 +1,19 @@
 """Built-in tasks that download nothing. A task is a module with `Config` and `make(config)`.
 
 To add one: one file beside these and one line in TASKS. `python -m rft_jax.tasks NAME --to=DIR`
-writes its files.
+writes its files. One in PAIRS can also make pairs of a right and a wrong answer.
 """
 from rft_jax.tasks import arithmetic
+from rft_jax.tasks import arithmetic_pairs
+from rft_jax.tasks import chains
 from rft_jax.tasks import rare_disease
 
 TASKS = {
     'rare_disease': rare_disease,
     'arithmetic': arithmetic,
+    'chains': chains,
+}
+
+PAIRS = {
+    'arithmetic': arithmetic_pairs.make,
 }

@@ -1,7 +1,9 @@
 """Writes a built-in task: python -m rft_jax.tasks rare_disease --to=runs/rare_disease_demo/data
 
 Into the directory go train.jsonl, validation.jsonl, grader.json, task.json (how the task was made,
-and reference scores) and base/, an untrained decoder with a tokenizer as a Hugging Face directory.
+and reference scores) and base/, an untrained decoder with a tokenizer as a Hugging Face directory;
+with --pairs=N, where the task can make them, also pairs.jsonl, a right and a wrong answer to each
+of the last N rows to train on, and pairs_validation.jsonl of those held out.
 """
 import argparse
 import dataclasses
@@ -10,7 +12,7 @@ import sys
 
 from rft_jax.tasks import base_checkpoint
 from rft_jax.tasks import files
-from rft_jax.tasks import TASKS
+from rft_jax.tasks import PAIRS, TASKS
 
 
 def add_fields(parser, config_class):
@@ -48,15 +50,25 @@ def main(arguments=None) -> int:
   for name, task in TASKS.items():
     command = commands.add_parser(name, help=task.__doc__.splitlines()[0], allow_abbrev=False)
     command.add_argument('--to', required=True, type=pathlib.Path, help='directory to write into')
+    if name in PAIRS:
+      command.add_argument('--pairs', type=int, default=0, metavar='N',
+                           help='pairs of answers to learn preferences from; default 0')
     add_fields(command.add_argument_group('task'), task.Config)
     add_fields(command.add_argument_group('base checkpoint'), base_checkpoint.Config)
   given = parser.parse_args(arguments)
   task, size = _of(TASKS[given.task].Config, given), _of(base_checkpoint.Config, given)
+  pairs = getattr(given, 'pairs', 0)
   problems = task.validate() + size.validate()
+  if not 0 <= pairs <= given.train_rows:
+    problems.append(f'pairs={pairs}, need 0 to train_rows={given.train_rows}')
   if problems:
     print('\n'.join(problems), file=sys.stderr)
     return 2
   made = TASKS[given.task].make(task)
+  if pairs:
+    make = PAIRS[given.task]
+    made = made._replace(pairs=(make(made.train[-pairs:], seed=task.seed),
+                                make(made.validation, seed=task.seed)))
   base_checkpoint.make(given.to / 'base', files.texts(made), seed=task.seed,
                        **dataclasses.asdict(size))
   files.write(made, given.to)

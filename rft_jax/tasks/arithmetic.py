@@ -16,6 +16,7 @@ GRADER = {
     'reference': '{{ item.answer }}',
     'operation': 'eq',
 }
+SLIPS = (-10, -2, -1, 1, 2, 10)  # between a true answer and one that corruption puts in its place
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
@@ -27,12 +28,15 @@ class Config:
   largest_term: int = 49  # of what is added or taken away
   largest_factor: int = 19
   largest_digit: int = 9  # of the second factor
+  corrupt: float = 0.0  # share of the training answers that are replaced by a wrong number
 
   def validate(self) -> list[str]:
     """Returns every problem as 'field=value, need range'; [] if there is none."""
     fields = ('train_rows', 'validation_rows', 'largest_term', 'largest_factor', 'largest_digit')
     problems = [f'{name}={getattr(self, name)}, need >= 1' for name in fields
                 if getattr(self, name) < 1]
+    if not 0 <= self.corrupt <= 1:
+      problems.append(f'corrupt={self.corrupt}, need 0 to 1')
     if not problems and self.train_rows + self.validation_rows > self.problems():
       problems.append(f'train_rows={self.train_rows} validation_rows={self.validation_rows}, '
                       f'need a sum of at most {self.problems()}: there are no more problems')
@@ -63,6 +67,11 @@ def row(term: int, sign: str, factor: int, digit: int) -> dict:
   }
 
 
+def wrong_answer(answer: str, rng: np.random.Generator) -> str:
+  """Returns a number near the answer, as a slip makes it: off by 1, 2 or 10."""
+  return str(int(answer) + int(rng.choice(SLIPS)))
+
+
 def make(config: Config) -> files.Files:
   """Returns the task. Each problem occurs once, in train or in validation.
 
@@ -75,7 +84,10 @@ def make(config: Config) -> files.Files:
   rng = np.random.default_rng(config.seed)
   chosen = rng.permutation(config.problems())[:config.train_rows + config.validation_rows]
   rows = [row(*problem(int(index), config)) for index in chosen]
-  return files.Files(rows[config.validation_rows:], rows[:config.validation_rows], GRADER, {
+  train = rows[config.validation_rows:]
+  train = files.corrupt(train, 'answer', config.corrupt, config.seed,
+                        lambda number, rng: wrong_answer(train[number]['answer'], rng))
+  return files.Files(train, rows[:config.validation_rows], GRADER, {
       'task': 'arithmetic',
       'config': dataclasses.asdict(config),
       'reference': {},

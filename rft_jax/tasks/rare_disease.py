@@ -82,6 +82,7 @@ class Config:
   present_range: tuple[int, int] = (3, 7)
   absent_range: tuple[int, int] = (0, 4)
   read_range: tuple[int, int] = (2, 3)  # findings that the reader of the warm-up reads
+  corrupt: float = 0.0  # share of the training cases whose gene is replaced by a wrong one
 
   def validate(self) -> list[str]:
     """Returns every problem as 'field=value, need range'; [] if there is none."""
@@ -103,6 +104,7 @@ class Config:
          self.noted_present + self.noted_absent <= 1,
          f'noted_present={self.noted_present} noted_absent={self.noted_absent}, '
          'need both above 0, sum at most 1'),
+        (0 <= self.corrupt <= 1, f'corrupt={self.corrupt}, need 0 to 1'),
         (1 <= self.read_range[0] <= self.read_range[1], f'read_range={self.read_range}, '
          'need 1 <= first <= second'),
     ]
@@ -205,6 +207,20 @@ def reader_grade(world: World, case: Case, config: Config) -> np.ndarray:
   return grades / (high - low + 1)
 
 
+def wrong_gene(world: World, case: Case, rng: np.random.Generator) -> str:
+  """Returns a gene that is not the case's, as a hasty doctor would find it.
+
+  A gene is drawn as often as the textbook lists findings of the case under it; any other gene,
+  where none are listed.
+  """
+  votes = simulator.votes(world, case.present).astype(float)
+  votes[case.disease] = 0
+  if not votes.any():
+    votes[:] = 1
+    votes[case.disease] = 0
+  return world.genes[int(rng.choice(len(votes), p=votes / votes.sum()))]
+
+
 def reference_scores(world: World, cases: list[Case], config: Config) -> dict:
   """Returns what can be said of the cases without a model, each as mean, low, high.
 
@@ -259,7 +275,9 @@ def make(config: Config) -> files.Files:
     if len(cases[split]) < count:
       raise ValueError(f'{split}_rows={count}, but this world gave {len(cases[split])} different '
                        'cases: ask for fewer rows or more findings')
-  return files.Files(rows['train'], rows['validation'], GRADER, {
+  train = files.corrupt(rows['train'], 'gene', config.corrupt, config.seed,
+                        lambda number, rng: wrong_gene(world, cases['train'][number], rng))
+  return files.Files(train, rows['validation'], GRADER, {
       'task': 'rare_disease',
       'config': dataclasses.asdict(config),
       'reference': reference_scores(world, cases['validation'], config),

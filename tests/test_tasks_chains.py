@@ -1,0 +1,107 @@
+"""Sums of several terms: rows are right, lines are honest, and the grader of lines knows both."""
+import config_files
+import pytest
+
+from rft_jax import graders
+from rft_jax.tasks import __main__ as tasks
+from rft_jax.tasks import chains
+
+CONFIG = chains.Config(train_rows=150, validation_rows=50, operations=4)
+
+
+@pytest.fixture(scope='module')
+def made():
+  return chains.make(CONFIG)
+
+
+def test_answers_and_every_line_are_true(made):
+  for row in made.train + made.validation:
+    content = row['messages'][0]['content']
+    lines, answer = row['solution'].removeprefix('<think>').split('</think>')
+    assert str(eval(content)) == row['answer'] == answer  # Python's own arithmetic
+    assert len(lines.split('\n')) == 4 and content.count('*') == 1
+    for line in lines.split('\n'):
+      left, result = line.split(' = ')
+      assert eval(left) == int(result)
+    assert lines.split('\n')[0].count('*') == 1
+
+
+def test_each_problem_occurs_once_and_the_seed_decides(made):
+  prompts = [row['messages'][0]['content'] for row in made.train + made.validation]
+  assert len(set(prompts)) == 200
+  assert chains.make(CONFIG) == made != chains.make(chains.Config(
+      seed=1, train_rows=150, validation_rows=50, operations=4))
+
+
+def test_more_rows_than_half_of_the_problems_are_refused():
+  with pytest.raises(ValueError, match='half of all problems'):
+    chains.make(chains.Config(operations=1, train_rows=41, validation_rows=1))
+
+
+@pytest.fixture(scope='module')
+def line_grader():
+  grader = graders.make(chains.STEP_GRADER)
+  yield lambda content, before, text: grader(
+      {'messages': [{'role': 'user', 'content': content}],
+       'step': {'before': before, 'text': text, 'index': 0}}, {'output_text': text}).reward
+  grader.close()
+
+
+@pytest.mark.parametrize('before, text, grade', [
+    ('', '4 * 5 = 20', 1.0),
+    ('', '4 * 5 = 21', 0.0),
+    ('', '3 + 4 = 7', 0.0),  # true, but not what comes first
+    ('4 * 5 = 20', '3 + 20 = 23', 1.0),
+    ('4 * 5 = 21', '3 + 21 = 24', 1.0),  # right for what the line before has made of it
+    ('4 * 5 = 21', '3 + 20 = 23', 0.0),
+    ('4 * 5 = 20\n3 + 20 = 23\n23 - 60 = -37', '-37', 1.0),
+    ('4 * 5 = 20\n3 + 20 = 23\n23 - 60 = -37', '37', 0.0),
+    ('4 * 5 = 20', '23', 0.0),
+    ('who knows', '3 + 20 = 23', 0.0),
+    ('1 = 1\n' * 5, '1', 0.0),
+])
+def test_a_line_is_right_if_it_follows_from_those_before(line_grader, before, text, grade):
+  assert line_grader('3 + 4 * 5 - 60', before, text) == grade
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+  to = tmp_path_factory.mktemp('chains')
+  assert tasks.main(['chains', f'--to={to}/data', '--dim=32', '--layers=1', '--heads=2',
+                     '--kv_heads=1', '--mlp_dim=32']) == 0
+  return to
+
+
+def test_every_arm_of_the_config_is_sound(folder):
+  file = config_files.load('arithmetic_credit')
+  assert file.get_config(f'warm_up,{folder}').problems() == []
+  with pytest.raises(ValueError, match='is not there yet.*warm_up'):
+    file.get_config(f'response,{folder}')
+  (folder / 'warm_up' / 'export').mkdir(parents=True)
+  for arm in file.ARMS:
+    config = file.get_config(f'{arm},{folder}')
+    assert config.problems() == []
+    assert config.credit.level == ('step' if arm.startswith('step') else 'response')
+  shown, rest = (set((folder / 'data' / f'{name}.jsonl').read_text().splitlines())
+                 for name in ('shown', 'answers'))
+  assert len(shown) == 2400 and len(rest) == 1600 and not shown & rest
+
+
+def test_an_unknown_arm_and_an_empty_folder_are_refused(tmp_path):
+  file = config_files.load('arithmetic_credit')
+  with pytest.raises(ValueError, match="arm 'steps', need one of"):
+    file.get_config('steps')
+  with pytest.raises(ValueError, match='python -m rft_jax.tasks chains --to='):
+    file.get_config(f'response,{tmp_path}')
+
+
+def test_the_grader_of_prefixes_counts_right_lines():
+  file = config_files.load('arithmetic_credit')
+  grader = graders.make(file.PREFIX_GRADER)
+  item = {'messages': [{'role': 'user', 'content': '3 + 4 * 5 - 6'}]}
+  worth = lambda text: grader(item, {'output_text': text}).reward
+  assert worth('4 * 5 = 20') == pytest.approx(1 / 3)
+  assert worth('4 * 5 = 20\n3 + 20 = 24') == pytest.approx(1 / 3)
+  assert worth('4 * 5 = 20\n3 + 20 = 24\n24 - 6 = 18') == pytest.approx(2 / 3)
+  assert worth('four') == 0.0
+  grader.close()

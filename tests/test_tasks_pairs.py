@@ -1,0 +1,46 @@
+"""Pairs of worked sums: the right one is right, the wrong one wrong, and both look alike."""
+import json
+
+import numpy as np
+import pytest
+
+from rft_jax.tasks import __main__ as command
+from rft_jax.tasks import arithmetic_pairs
+from rft_jax.tasks.arithmetic_pairs import STEP
+
+SMALL = ['--train_rows=40', '--validation_rows=20', '--dim=32', '--heads=2', '--kv_heads=1',
+         '--mlp_dim=32', '--layers=1']
+
+
+def _slips(solution):
+  """How many steps of a solution are wrong by themselves."""
+  return sum(eval(f'{a} {sign} {b}') != int(c) for a, sign, b, c in STEP.findall(solution))
+
+
+def test_the_command_writes_pairs_beside_the_other_files(tmp_path):
+  assert command.main(['arithmetic', f'--to={tmp_path}', '--pairs=30', *SMALL]) == 0
+  read = lambda name: [json.loads(line) for line in (tmp_path / name).read_text().splitlines()]
+  pairs, train = read('pairs.jsonl'), read('train.jsonl')
+  assert [row['messages'] for row in pairs] == [row['messages'] for row in train[-30:]]
+  assert [row['messages'] for row in read('pairs_validation.jsonl')] == [
+      row['messages'] for row in read('validation.jsonl')]
+  for row, source in zip(pairs, train[-30:]):
+    assert row['chosen'] == source['solution'] and row['answer'] == source['answer']
+    assert row['rejected'].rpartition('</think>')[2] != row['answer']
+    assert STEP.sub('', row['rejected']).startswith('<think>; </think>')
+    assert _slips(row['chosen']) == 0 and _slips(row['rejected']) == 1
+
+
+def test_a_slip_is_carried_on_through_all_later_steps():
+  solution = '<think>4 * 5 = 20; 3 + 20 = 23; 23 - 6 = 17</think>17'
+  seen = {arithmetic_pairs.slipped(solution, np.random.default_rng(n)) for n in range(200)}
+  assert '<think>4 * 5 = 21; 3 + 21 = 24; 24 - 6 = 18</think>18' in seen
+  assert '<think>4 * 5 = 20; 3 + 20 = 23; 23 - 6 = 7</think>7' in seen
+  assert all(_slips(text) == 1 and not text.endswith('>17') for text in seen)
+
+
+def test_what_cannot_be_paired_is_refused(tmp_path, capsys):
+  assert command.main(['arithmetic', f'--to={tmp_path}', '--pairs=41', *SMALL]) == 2
+  assert 'pairs=41, need 0 to train_rows=40' in capsys.readouterr().err
+  with pytest.raises(ValueError, match='need <think>steps'):
+    arithmetic_pairs.slipped('about 17', np.random.default_rng(0))
