@@ -72,6 +72,8 @@ def rooms(config: Config, *, source: str = '', training: bool = True, workdir=No
                     'config.grader is empty: nothing can be measured; give one of the two')
     if training and any(stage.algorithm == 'distillation' for stage in config.stages):
       positions = min(positions, refusing(_check_teacher, config.distillation.teacher, chat))
+    if training and any(starts_from_reward_model(config, stage) for stage in config.stages):
+      positions = min(positions, refusing(_check_critic, config.critic.source, chat))
     refusing(_check_lengths, config, train, validation, positions)
     yield Rooms(mesh, chat, made, grader_json, response_format, train, validation,
                 config.warnings() + warnings, steps)
@@ -212,6 +214,24 @@ def _check_teacher(source, chat) -> int:
         'alone differs, copy the teacher and give the copy the tokenizer_config.json of the '
         'policy.']))
   return positions
+
+
+def starts_from_reward_model(config, stage) -> bool:
+  """Returns whether the critic of a stage starts as config.critic.source."""
+  return stage.algorithm == 'ppo' and bool(config.critic.source)
+
+
+def _check_critic(source, chat) -> int:
+  """Returns how many positions a critic has; raises where it is no reward model for the policy."""
+  if problems := hf.reward_model_problems(source):
+    raise ValueError('\n'.join([f'config.critic.source={source}:', *problems]))
+  directory = hf.resolve(source)
+  if found := tokenizers.differences(chat.tokenizer, tokenizers.load(directory)):
+    raise ValueError('\n  '.join([
+        f'config.critic.source={source} has another vocabulary than config.model.source, and would '
+        f'read other tokens than those sampled. {len(found)} differences, first (policy, then '
+        'critic):', *found[:5], "Need a reward model of the same family, or '' (the policy)."]))
+  return hf.read_config(directory).max_positions
 
 
 def _check_lengths(config, train, validation, positions):

@@ -56,22 +56,41 @@ def state(config, rooms, checkpoints) -> tuple[TrainState, int, int]:
   if newest == span.end:  # the next stage begins with an optimizer of its own
     return TrainState(newest, build.refusing(checkpoints.restore_policy, newest, policy),
                       None), -1, tokens
-  like = jax.eval_shape(functools.partial(begin, config, config.stages[span.number]),
-                        TrainState(newest, policy, None))
+  stage = config.stages[span.number]
+  like = jax.eval_shape(functools.partial(begin, config, stage), TrainState(newest, policy, None),
+                        starting_critic(config, stage, None))
   like = like._replace(**sharding.abstract({name: getattr(like, name) for name in (
       'policy', 'optimizer', 'critic')}, rooms.mesh))
   return build.refusing(checkpoints.restore, newest, like), span.number, tokens
 
 
-def begin(config, stage, state: TrainState) -> TrainState:
-  """Returns the state with which a stage starts: its own optimizer, critic and memory."""
+def begin(config, stage, state: TrainState, given=None) -> TrainState:
+  """Returns the state with which a stage starts: its own optimizer, critic and memory.
+
+  Args:
+    given: what starting_critic or its abstract gives.
+  """
   kind = ALGORITHMS[stage.algorithm].critic_kind(groups(config))
-  critic = models.make_critic(state.policy, kind) if kind else None
+  critic = models.make_critic(state.policy, kind) if kind and given is None else given
   learners = {'policy': state.policy, 'critic': critic}
   # The structure of the state does not depend on how many steps the schedule spans.
   return state._replace(critic=critic, memory={}, optimizer={
       name: optim.make(chosen, 1).init(learners[name])
       for name, chosen in optimizers(config, stage).items()})
+
+
+def starting_critic(config, stage, mesh):
+  """Returns the critic that config.critic.source holds, on mesh; None where it asks for none.
+
+  Args:
+    mesh: None: its shapes, without the weights.
+  """
+  if not build.starts_from_reward_model(config, stage):
+    return None
+  given = dict(dtype=config.model.dtype, attention=config.model.attention)
+  if mesh is None:
+    return build.refusing(hf.abstract_reward_model, config.critic.source, **given)
+  return build.refusing(hf.load_reward_model, config.critic.source, mesh=mesh, **given)[0]
 
 
 def optimizers(config, stage) -> dict:

@@ -218,9 +218,10 @@ def _reference(desk, span, state):
 
 def _begin(config, stage, state, mesh):
   """Returns opening.begin's state, what is new of it born on its shards."""
-  new = sharding.place(lambda policy: {
-      name: getattr(opening.begin(config, stage, state._replace(policy=policy)), name)
-      for name in ('optimizer', 'critic')}, mesh, state.policy)
+  new = sharding.place(lambda policy, critic: {
+      name: getattr(opening.begin(config, stage, state._replace(policy=policy), critic), name)
+      for name in ('optimizer', 'critic')}, mesh, state.policy,
+      opening.starting_critic(config, stage, mesh))
   return state._replace(**new, memory={})
 
 

@@ -170,18 +170,6 @@ def tokenizer_size(directory: pathlib.Path) -> int | None:
   Raises:
     ValueError: the file cannot be read.
   """
-  vocabulary = _vocabulary(directory)
-  return None if vocabulary is None else max(vocabulary.values(), default=-1) + 1
-
-
-def same_vocabulary(directory: pathlib.Path, other: pathlib.Path) -> bool:
-  """Returns whether an id means the same to both tokenizers; False where one has no file."""
-  one = _vocabulary(directory)
-  return one is not None and one == _vocabulary(other)
-
-
-def _vocabulary(directory) -> dict[str, int] | None:
-  """Returns the ids of all tokens of tokenizer.json, added ones included; None without it."""
   path = directory / 'tokenizer.json'
   if not path.exists():
     return None
@@ -189,7 +177,7 @@ def _vocabulary(directory) -> dict[str, int] | None:
     tokenizer = tokenizers.Tokenizer.from_file(str(path))
   except Exception as error:  # tokenizers raises Exception itself
     raise ValueError(f'{path}: not a readable tokenizer ({error})') from error
-  return tokenizer.get_vocab(with_added_tokens=True)
+  return max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
 
 def read_json(path: pathlib.Path):

@@ -90,15 +90,21 @@ def load_reward_model(source, *, dtype: str = 'float32', attention: str = 'auto'
     ValueError: what hf.load raises, or it is no reward model: no score.weight, or several labels.
   """
   directory = resolve(source)
-  config = dataclasses.replace(read_config(directory, dtype=dtype, attention=attention),
-                               tied_head=True)  # it has no logits
+  critic = abstract_reward_model(directory, dtype=dtype, attention=attention)
+  config = critic.decoder.config
   found = weights.index(directory)
   if problem := _kind_problem(found, directory):
     raise ValueError(problem)
   untied = models.FAMILIES[config.model_type].weights(dataclasses.replace(config, tied_head=False))
   found.pop(untied['head/kernel'].name, None)
-  critic = jax.eval_shape(lambda: Critic(config.dim, models.init(config, jax.random.key(0))))
   return read_tree(critic, _rules(config), found, config, directory, mesh), config
+
+
+def abstract_reward_model(source, *, dtype: str = 'float32', attention: str = 'auto') -> Critic:
+  """Returns what load_reward_model gives, with ShapeDtypeStructs for leaves."""
+  config = dataclasses.replace(read_config(resolve(source), dtype=dtype, attention=attention),
+                               tied_head=True)  # it has no logits
+  return jax.eval_shape(lambda: Critic(config.dim, models.init(config, jax.random.key(0))))
 
 
 def reward_model_problems(source) -> list[str]:
