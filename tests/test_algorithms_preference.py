@@ -342,6 +342,17 @@ def test_held_out_pairs_stand_beside_grades_where_there_is_a_grader(tmp_path):
   assert {'grade', 'greedy/grade', 'preference/accuracy', 'preference/margin'} <= values.keys()
 
 
+def test_graded_runs_may_hold_out_rows_without_pairs(tmp_path):
+  config = run_config(tmp_path, 'dpo')
+  config.grader = tiny.GRADER
+  tiny.write_rows(tmp_path / 'validation.jsonl', tiny.rows(3))
+  for training in (True, False):
+    with build.rooms(config, training=training) as rooms:
+      assert [e.rejected_ids for e in rooms.validation] == [None] * 3
+      assert len(rooms.train) == 2 * training
+      assert all(stage[0].rejected_ids for stage in rooms.train)
+
+
 def test_what_cannot_be_measured_or_learnt_is_refused(tmp_path):
   config = run_config(tmp_path, 'dpo')
   tiny.write_rows(tmp_path / 'validation.jsonl', tiny.rows(3))

@@ -1,9 +1,11 @@
 """Pairs of worked sums: the right one is right, the wrong one wrong, and both look alike."""
 import json
 
+import config_files
 import numpy as np
 import pytest
 
+from rft_jax import build
 from rft_jax.tasks import __main__ as command
 from rft_jax.tasks import arithmetic_pairs
 from rft_jax.tasks.arithmetic_pairs import STEP
@@ -44,3 +46,21 @@ def test_what_cannot_be_paired_is_refused(tmp_path, capsys):
   assert 'pairs=41, need 0 to train_rows=40' in capsys.readouterr().err
   with pytest.raises(ValueError, match='need <think>steps'):
     arithmetic_pairs.slipped('about 17', np.random.default_rng(0))
+
+
+def test_the_config_takes_what_the_command_has_made_or_a_file_of_ones_own(tmp_path):
+  file = config_files.load('preferences_dpo')
+  with pytest.raises(ValueError, match='python -m rft_jax.tasks arithmetic .* --pairs=1100 --to='):
+    file.get_config(str(tmp_path))
+  assert command.main(['arithmetic', f'--to={tmp_path}', '--pairs=30', *SMALL]) == 0
+  config = file.get_config(str(tmp_path))
+  config.model.source = str(tmp_path / 'base')
+  with build.rooms(config) as rooms:
+    assert len(rooms.train[0]) == 30 and len(rooms.validation) == 20
+    assert rooms.validation[0].rejected_ids and rooms.grader.name == 'exact'
+  (tmp_path / 'pairs.jsonl').rename(tmp_path / 'mine.jsonl')
+  config = file.get_config(str(tmp_path / 'mine.jsonl'))
+  config.model.source = str(tmp_path / 'base')
+  config.data.validation = str(tmp_path / 'pairs_validation.jsonl')
+  with build.rooms(config) as rooms:
+    assert rooms.grader is None and len(rooms.train[0]) == 30

@@ -74,7 +74,8 @@ def load(config: DataConfig, *, chat: Chat, item_fields=frozenset(), kind: str =
   items, found = {}, {}
   for split, source in sources.items():
     items[split], found[split] = read(source, split=split)
-    if split == 'validation' and kinds[split] in preferences.KINDS:
+    measured = split == 'validation' or source == config.validation
+    if measured and kinds[split] in preferences.KINDS:
       kinds[split] = preferences.held_out_kind(items[split], kinds[split])
     supervised = kind == 'targets' and (kinds[split] == 'targets' or bool(target_template))
     items[split], problems = _checked(items[split], kinds[split], supervised,
