@@ -9,7 +9,7 @@ import pytest
 import tiny
 
 import rft_jax
-from rft_jax import build, models, sharding
+from rft_jax import build, models, results, sharding
 from rft_jax import update as updates
 from rft_jax.algorithms import reward_model
 from rft_jax.algorithms.base import Room
@@ -170,14 +170,14 @@ def test_a_row_may_bring_a_margin_of_its_own():
 
 def test_held_out_pairs_are_measured_and_equal_scores_count_a_half():
   policy, critic = trained()
-  measure = reward_model.held_out(room())
+  measure = reward_model.held_out(examples(), room().values)
   found = measure(TrainState(0, policy, None, critic))
   better, worse = plain_scores(policy, critic, examples()).T
   np.testing.assert_array_equal(found['preference/accuracy'], better > worse)
   np.testing.assert_allclose(found['preference/margin'], better - worse, atol=4e-5)
   untrained = measure(TrainState(0, policy, None, models.make_critic(policy, 'head')))
   np.testing.assert_array_equal(untrained['preference/accuracy'], np.full(5, 0.5))
-  assert reward_model.held_out(room(validation=[])) is None
+  assert reward_model.held_out([], None) is None
 
 
 # --- whole runs -------------------------------------------------------------------------------
@@ -215,6 +215,8 @@ def test_a_run_learns_and_continues_bit_for_bit(tmp_path):
   exported = [(tmp_path / name / 'export/model.safetensors').read_bytes()
               for name in ('whole', 'parts')]
   assert exported[0] == exported[1]
+  again = results.evaluate_checkpoint(made, tmp_path / 'whole', which='last')
+  assert again == {name: last[name] for name in again} and 'preference/margin' in again
 
 
 def test_after_a_warm_up_the_policy_becomes_the_trunk_and_is_not_sampled(tmp_path):

@@ -77,7 +77,8 @@ def make(room: Room) -> Algorithm:
                              'epoch': (start + count) / len(room.examples)})
 
   return Algorithm(collect, functools.partial(loss, centring=config.centring), answers=False,
-                   trains=lambda step: ('policy', 'critic'), held_out=held_out(room))
+                   trains=lambda step: ('policy', 'critic'),
+                   held_out=held_out(room.validation, room.values))
 
 
 def margins_of(examples: list[Example], default: float) -> np.ndarray:
@@ -125,20 +126,23 @@ def loss(statistics, batch, *, centring: float):
 # ------------------------------------------------------------------ held-out pairs
 
 
-def held_out(room: Room):
+def held_out(examples: list[Example], values):
   """Returns state -> {metric: f64[rows]} over the held-out pairs; None if there are none.
+
+  Args:
+    examples: with target_ids and rejected_ids.
+    values: (state, batch) -> f32[B, T], what the head says before each token.
 
       preference/accuracy  1 where the chosen answer has the higher score, 1/2 where the two have
                            the same: with a head of 0 it is 1/2
       preference/margin    the difference of the scores
   """
-  examples = room.validation
   if not examples or any(example.rejected_ids is None for example in examples):
     return None
   make_batch = lambda some: packing.with_last_places(packing.from_pairs(some))
 
   def measure(state):
-    rows = reference.logprobs(room.values, state, examples, make_batch)
+    rows = reference.logprobs(values, state, examples, make_batch)
     scores = np.array([row[-1] for row in rows], np.float64).reshape(-1, 2)
     margins = scores[:, 0] - scores[:, 1]
     return {'preference/accuracy': (margins > 0) + 0.5 * (margins == 0),
