@@ -2,6 +2,7 @@
 import json
 import shutil
 
+import config_files
 import jax
 import numpy as np
 import pytest
@@ -171,3 +172,11 @@ def test_a_critic_of_another_vocabulary_is_refused(tmp_path, directory):
   made.critic.source = str(other)
   with pytest.raises(build.Refused, match='another vocabulary'):
     rft_jax.train(made, tmp_path / 'run', quiet=True)
+
+
+def test_the_configs_say_what_must_be_there_first(tmp_path, directory):
+  with pytest.raises(ValueError, match='python -m rft_jax.tasks arithmetic .* --pairs=.* --to='):
+    config_files.load('preferences_reward_model').get_config(str(tmp_path))
+  with pytest.raises(ValueError, match='make one with configs/preferences_reward_model.py'):
+    config_files.load('preferences_ppo').get_config(str(tmp_path))
+  assert config_files.load('preferences_ppo').get_config(directory).critic.source == directory
