@@ -6,10 +6,11 @@ import pathlib
 import re
 from typing import Any, NamedTuple
 
-from rft_jax import graders, hf, local_judge, sharding
+from rft_jax import graders, hf, local_judge, reward_models, sharding
 from rft_jax.config import Config
 from rft_jax.data import chat as chats
 from rft_jax.data import preferences, rows, tokenizers
+from rft_jax.graders.reward_model import named_in
 from rft_jax.types import Example
 
 
@@ -57,8 +58,8 @@ def rooms(config: Config, *, source: str = '', training: bool = True, workdir=No
   directory = refusing(hf.resolve, source or config.model.source)
   positions = refusing(hf.read_config, directory).max_positions
   chat = refusing(chats.make, directory, config.chat)
-  with (grader(config, workdir) as (made, grader_json, response_format),
-        _step_grader(config, workdir, training) as steps):
+  with (grader(config, workdir, mesh) as (made, grader_json, response_format),
+        _step_grader(config, workdir, mesh, training) as steps):
     if config.advantage.estimator == 'gdpo' and made and len(graders.listed(made)) < 2:
       raise Refused("config.advantage.estimator='gdpo' compares several graders, and the grader "
                     f'{made.name!r} is one: need type multi, or another estimator')
@@ -71,14 +72,20 @@ def rooms(config: Config, *, source: str = '', training: bool = True, workdir=No
                     'config.grader is empty: nothing can be measured; give one of the two')
     if training and any(stage.algorithm == 'distillation' for stage in config.stages):
       positions = min(positions, refusing(_check_teacher, config.distillation.teacher, chat))
+    if training and any(starts_from_reward_model(config, stage) for stage in config.stages):
+      positions = min(positions, refusing(_check_critic, config.critic.source, chat))
     refusing(_check_lengths, config, train, validation, positions)
     yield Rooms(mesh, chat, made, grader_json, response_format, train, validation,
                 config.warnings() + warnings, steps)
 
 
 @contextlib.contextmanager
-def grader(config: Config, workdir=''):
+def grader(config: Config, workdir='', mesh=None):
   """Builds (the grader, its JSON, the response_format) of a run; closes it in the end.
+
+  Args:
+    workdir: see rooms.
+    mesh: where reward models score; None: that of the config, made if there are any.
 
   Raises:
     Refused: the grader or the response_format is not fit; everything found is listed.
@@ -86,23 +93,24 @@ def grader(config: Config, workdir=''):
   if config.ungraded():
     yield None, None, None
     return
-  with _made(config, refusing(_json, 'grader', config.grader), workdir) as (
+  with _made(config, refusing(_json, 'grader', config.grader), workdir, mesh) as (
       made, grader_json, response_format):
     yield made, grader_json, response_format
 
 
 @contextlib.contextmanager
-def _step_grader(config, workdir, training):
+def _step_grader(config, workdir, mesh, training):
   """Builds the grader of credit.grader, or gives None where it is not set or not needed."""
   if not (training and config.credit.level == 'step' and config.credit.grader):
     yield None
     return
-  with _made(config, refusing(_json, 'credit.grader', config.credit.grader), workdir) as (made, *_):
+  grader_json = refusing(_json, 'credit.grader', config.credit.grader)
+  with _made(config, grader_json, workdir, mesh) as (made, *_):
     yield made
 
 
 @contextlib.contextmanager
-def _made(config, grader_json, workdir):
+def _made(config, grader_json, workdir, mesh):
   response_format = refusing(_json, 'response_format', config.response_format)
   if problems := graders.response_format_problems(response_format):
     raise Refused('\n'.join(problems))
@@ -110,8 +118,19 @@ def _made(config, grader_json, workdir):
     judges = stack.enter_context(contextlib.closing(_judges(config.judge, workdir)))
     made = stack.enter_context(contextlib.closing(refusing(
         graders.make, grader_json, ungradable_reward=config.rollout.ungradable_reward,
-        sandbox=config.sandbox, response_format=response_format, judges=judges)))
+        sandbox=config.sandbox, response_format=response_format, judges=judges,
+        reward_models=_reward_models(config, grader_json, mesh))))
     yield made, grader_json, response_format
+
+
+def _reward_models(config, grader_json, mesh) -> dict[str, reward_models.RewardModel]:
+  """Returns the reward models that the grader names; their weights are not read yet."""
+  if not named_in(grader_json):
+    return {}
+  mesh = mesh or refusing(sharding.make_mesh, config.mesh.data, config.mesh.fsdp,
+                          config.mesh.tensor)
+  return refusing(reward_models.open_all, grader_json, mesh=mesh, dtype=config.model.dtype,
+                  update=config.update)
 
 
 def check_graded(config: Config) -> None:
@@ -195,6 +214,24 @@ def _check_teacher(source, chat) -> int:
         'alone differs, copy the teacher and give the copy the tokenizer_config.json of the '
         'policy.']))
   return positions
+
+
+def starts_from_reward_model(config, stage) -> bool:
+  """Returns whether the critic of a stage starts as config.critic.source."""
+  return stage.algorithm == 'ppo' and bool(config.critic.source)
+
+
+def _check_critic(source, chat) -> int:
+  """Returns how many positions a critic has; raises where it is no reward model for the policy."""
+  if problems := hf.reward_model_problems(source):
+    raise ValueError('\n'.join([f'config.critic.source={source}:', *problems]))
+  directory = hf.resolve(source)
+  if found := tokenizers.differences(chat.tokenizer, tokenizers.load(directory)):
+    raise ValueError('\n  '.join([
+        f'config.critic.source={source} has another vocabulary than config.model.source, and would '
+        f'read other tokens than those sampled. {len(found)} differences, first (policy, then '
+        'critic):', *found[:5], "Need a reward model of the same family, or '' (the policy)."]))
+  return hf.read_config(directory).max_positions
 
 
 def _check_lengths(config, train, validation, positions):

@@ -15,6 +15,7 @@ from rft_jax.algorithms.dpo import DpoConfig
 from rft_jax.algorithms.kto import KtoStageConfig
 from rft_jax.algorithms.ppo import CriticConfig
 from rft_jax.algorithms.rejection import RejectionConfig
+from rft_jax.algorithms.reward_model import RewardModelConfig
 from rft_jax.algorithms.robust import RobustConfig, corrects
 from rft_jax.algorithms.sft import SftConfig
 from rft_jax.credit import CreditConfig
@@ -135,6 +136,7 @@ class Config:
   sft: SftConfig = field(default_factory=SftConfig)
   dpo: DpoConfig = field(default_factory=DpoConfig)
   kto: KtoStageConfig = field(default_factory=KtoStageConfig)
+  reward_model: RewardModelConfig = field(default_factory=RewardModelConfig)
   rejection: RejectionConfig = field(default_factory=RejectionConfig)
   distillation: DistillationConfig = field(default_factory=DistillationConfig)
   rollout: RolloutConfig = field(default_factory=RolloutConfig)
@@ -177,7 +179,11 @@ class Config:
       return ['stages is empty, need at least one Stage(algorithm=..., steps=...)']
     algorithms = [stage.algorithm for stage in self.stages]
     reinforced, rollout = 'prompts' in self.learns_from(), self.rollout
+    trunk = [n for n, stage in enumerate(self.stages[:-1]) if stage.algorithm == 'reward_model']
     checks = (
+        (not trunk, f'stages[{(trunk or [0])[0]}].algorithm=\'reward_model\' is not the last '
+         'stage, need it there: the policy becomes the trunk of the reward model and is a language '
+         'model no more; train from its export in a run of its own'),
         (self.grader or self.ungraded(), 'grader is empty, need OpenAI\'s grader JSON (a dict or a '
          'path): held-out rows are graded with it'),
         ('grpo' not in algorithms or rollout.samples_per_prompt >= 2,
@@ -225,6 +231,9 @@ class Config:
     """Returns whether nothing is sampled: no grader, and none needed."""
     kinds = set(self.learns_from())
     return not self.grader and bool(kinds & {'pairs', 'answers'}) and 'prompts' not in kinds
+
+  def ends_in_reward_model(self) -> bool:
+    return bool(self.stages) and self.stages[-1].algorithm == 'reward_model'
 
   def total_steps(self) -> int:
     return sum(stage.steps for stage in self.stages)

@@ -289,7 +289,7 @@ def _cost(config, rooms, policy, sampled, seconds):
     if kind == 'targets':
       each = config.sft.rows_per_step * 3 * forward
     elif kind == 'pairs':
-      each = config.dpo.pairs_per_step * 6 * forward
+      each = getattr(config, stage.algorithm).pairs_per_step * 6 * forward
     elif kind == 'answers':  # with the mismatched ones
       each = config.kto.rows_per_step * 4 * forward
     else:

@@ -18,7 +18,8 @@ class Desk:
         desk.hand_in(key, item, sample)   # soon back, unless WAITING answers wait already
       desk.grades[key], desk.counts()
 
-  An exception out of the grading thread is raised where the block ends.
+  An exception out of the grading thread is raised where the block ends. A grader that waits for
+  all gets them there too, in one call.
   """
 
   def __init__(self, grader):
@@ -26,6 +27,7 @@ class Desk:
     self._tally = Tally()
     self._room = threading.BoundedSemaphore(WAITING)
     self._waiting, self._work = collections.deque(), []
+    self._waits_for_all = getattr(grader, 'waits_for_all', False)
     self._thread = concurrent.futures.ThreadPoolExecutor(1, 'grading')
 
   def __enter__(self):
@@ -35,12 +37,17 @@ class Desk:
 
   def __exit__(self, kind, *_):
     self._thread.shutdown(cancel_futures=kind is not None)
-    if kind is None:
+    if kind is None and self._waits_for_all:
+      self._grade()
+    elif kind is None:
       for work in self._work:
         work.result()
 
   def hand_in(self, key, item: dict[str, Any], sample: dict[str, Any]) -> None:
     """Queues one answer; its Grade will be grades[key]."""
+    if self._waits_for_all:
+      self._waiting.append((key, (item, sample)))
+      return
     self._room.acquire()
     self._waiting.append((key, (item, sample)))
     self._work.append(self._thread.submit(self._grade))
@@ -54,7 +61,8 @@ class Desk:
     try:
       grades = graders.grade_many(self.grader, [pair for _, pair in some])
     finally:
-      self._room.release(len(some))
+      if not self._waits_for_all:
+        self._room.release(len(some))
     seconds = (time.monotonic() - began) / len(some)
     for (key, _), grade in zip(some, grades):
       self.grades[key] = grade

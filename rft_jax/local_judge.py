@@ -88,7 +88,7 @@ class LocalJudge:
 
   def _prompt(self, request: Request) -> list[int]:
     """Returns the ids of the prompt; raises ValueError if it cannot be put to this model."""
-    messages = [{**message, 'content': _unmarked(self._chat, message['content'])}
+    messages = [{**message, 'content': unmarked(self._chat, message['content'])}
                 for message in request.messages]
     try:
       ids = self._chat.prompt_ids(messages)
@@ -128,7 +128,7 @@ def _fault(details: str) -> Answer:
                            'model_grader_server_error_details': details})
 
 
-def _unmarked(chat, text: str) -> str:
+def unmarked(chat, text: str) -> str:
   """Returns text in which no control token is spelt: an answer must not end the judge's turn."""
   for token in chat.control_tokens(text):
     text = text.replace(token, f'{token[0]} {token[1:]}' if len(token) > 1 else '')

@@ -112,8 +112,7 @@ def _dispatch(config):
 
 
 def _grade(config):
-  """--mode=grade: without jax, unless a config asks for a judge in this process."""
-  from rft_jax import graders
+  """--mode=grade: without jax, unless a judge or a reward model is asked in this process."""
   if not (_GRADER.value or config):
     command_line.refuse('--grader=FILE is missing: the JSON of a grader')
   if not (_INPUT.value or _VALIDATE_ONLY.value):
@@ -121,7 +120,7 @@ def _grade(config):
                         'or --validate_only')
   try:
     if config is None:
-      with contextlib.closing(graders.make(_GRADER.value)) as grader:
+      with contextlib.closing(_made(_GRADER.value)) as grader:
         return _grade_with(grader, None)
     from rft_jax import build
     config.grader = _GRADER.value or config.grader
@@ -130,6 +129,18 @@ def _grade(config):
       _grade_with(grader, response_format)
   except (ValueError, RuntimeError, OSError) as error:
     command_line.refuse(error)
+
+
+def _made(path):
+  """Returns the grader in a file; the reward models that it names are Hugging Face directories."""
+  from rft_jax import graders
+  from rft_jax.graders.base import read
+  from rft_jax.graders.reward_model import named_in
+  models, (given, _) = {}, read(path)
+  if named_in(given):
+    from rft_jax import reward_models, sharding
+    models = reward_models.open_all(given, mesh=sharding.make_mesh())
+  return graders.make(path, reward_models=models)
 
 
 def _grade_with(grader, response_format):

@@ -7,7 +7,7 @@ import pathlib
 
 import jax
 
-from rft_jax import build, hf, models, optim, sharding
+from rft_jax import build, hf, models, optim, reward_models, sharding
 from rft_jax.algorithms import ALGORITHMS
 from rft_jax.data import rows
 from rft_jax.models import attention
@@ -28,7 +28,9 @@ def about(config, built, overrides) -> dict:
   return manifest.gather(
       dataclasses.asdict(config), seed=config.seed, overrides=overrides, mesh=built.mesh,
       data=data, base=base, tokenizer=base, template=built.chat.template,
-      grader=built.grader_json, teacher=teacher, extra={'rows': unnamed}) | {
+      grader=built.grader_json, teacher=teacher, extra={
+          'rows': unnamed,
+          'reward_models': build.refusing(reward_models.fingerprints, built.grader_json)}) | {
           'isolation': getattr(built.grader, 'isolation', None)}
 
 
@@ -54,17 +56,22 @@ def state(config, rooms, checkpoints) -> tuple[TrainState, int, int]:
   if newest == span.end:  # the next stage begins with an optimizer of its own
     return TrainState(newest, build.refusing(checkpoints.restore_policy, newest, policy),
                       None), -1, tokens
-  like = jax.eval_shape(functools.partial(begin, config, config.stages[span.number]),
-                        TrainState(newest, policy, None))
+  stage = config.stages[span.number]
+  like = jax.eval_shape(functools.partial(begin, config, stage), TrainState(newest, policy, None),
+                        starting_critic(config, stage, None))
   like = like._replace(**sharding.abstract({name: getattr(like, name) for name in (
       'policy', 'optimizer', 'critic')}, rooms.mesh))
   return build.refusing(checkpoints.restore, newest, like), span.number, tokens
 
 
-def begin(config, stage, state: TrainState) -> TrainState:
-  """Returns the state with which a stage starts: its own optimizer, critic and memory."""
+def begin(config, stage, state: TrainState, given=None) -> TrainState:
+  """Returns the state with which a stage starts: its own optimizer, critic and memory.
+
+  Args:
+    given: what starting_critic or its abstract gives.
+  """
   kind = ALGORITHMS[stage.algorithm].critic_kind(groups(config))
-  critic = models.make_critic(state.policy, kind) if kind else None
+  critic = models.make_critic(state.policy, kind) if kind and given is None else given
   learners = {'policy': state.policy, 'critic': critic}
   # The structure of the state does not depend on how many steps the schedule spans.
   return state._replace(critic=critic, memory={}, optimizer={
@@ -72,10 +79,26 @@ def begin(config, stage, state: TrainState) -> TrainState:
       for name, chosen in optimizers(config, stage).items()})
 
 
+def starting_critic(config, stage, mesh):
+  """Returns the critic that config.critic.source holds, on mesh; None where it asks for none.
+
+  Args:
+    mesh: None: its shapes, without the weights.
+  """
+  if not build.starts_from_reward_model(config, stage):
+    return None
+  given = dict(dtype=config.model.dtype, attention=config.model.attention)
+  if mesh is None:
+    return build.refusing(hf.abstract_reward_model, config.critic.source, **given)
+  return build.refusing(hf.load_reward_model, config.critic.source, mesh=mesh, **given)[0]
+
+
 def optimizers(config, stage) -> dict:
   """Returns the OptimConfig of each model that a stage trains."""
   algorithm, given = ALGORITHMS[stage.algorithm], groups(config)
-  own = {'critic': given['critic'].optim} if algorithm.critic_kind(given) else {}
+  own = {}
+  if algorithm.critic_kind(given):
+    own = {'critic': algorithm.critic_optim(given, stage.optim)}
   return {'policy': stage.optim} | own
 
 
@@ -132,6 +155,9 @@ def _each_step(config, algorithm):
   if algorithm in ('sft', 'kto'):
     rows_per_step = getattr(config, algorithm).rows_per_step
     return rows_per_step, f'{rows_per_step} rows a step'
+  if algorithm == 'reward_model':
+    count = config.reward_model.pairs_per_step
+    return count, f'{count} pairs a step, nothing sampled'
   if algorithm == 'dpo':
     return config.dpo.pairs_per_step, (f'{config.dpo.pairs_per_step} pairs a step, '
                                        f'loss {config.dpo.preference.loss!r}')

@@ -2,11 +2,18 @@
 import contextlib
 import pathlib
 
+import jax
+
 from rft_jax import build, doctor, hf, models, sharding
+from rft_jax.algorithms import reward_model
 from rft_jax.config import Config
+from rft_jax.data import chat as chats
+from rft_jax.evaluate import intervals
 from rft_jax.evaluate import make as make_evaluate
 from rft_jax.records import atomic, manifest, metrics, report
 from rft_jax.records.checkpoint import Checkpoints
+from rft_jax.types import TrainState
+from rft_jax.update import value_batch
 
 
 _TOLD = (('grade', 'grade, sampled'), ('greedy/grade', 'greedy'),
@@ -50,20 +57,49 @@ def export_checkpoint(config: Config, workdir, *, which: int | str = 'best', to=
   workdir = pathlib.Path(workdir)
   policy, decoder, step = _checkpoint(config, workdir, which)
   to = pathlib.Path(to or workdir / 'export')
-  build.refusing(hf.export, policy, decoder, to=to, source=config.model.source, force=force,
-                 card=_card(config, workdir, step))
+  given = dict(to=to, source=config.model.source, force=force, card=_card(config, workdir, step))
+  if not _is_reward_model(config, step):
+    build.refusing(hf.export, policy, decoder, **given)
+    return to
+  chat = build.refusing(chats.make, hf.resolve(config.model.source), config.chat)
+  build.refusing(hf.export_reward_model, _head(config, workdir, policy, step), decoder,
+                 trunk=policy, stop_ids=chat.stop_ids,
+                 chat_template=chat.template if config.chat.template else '', **given)
   return to
+
+
+def _is_reward_model(config, step) -> bool:
+  """Returns whether the checkpoint of a step holds a reward model, and no policy."""
+  return config.ends_in_reward_model() and step > config.spans()[-1].first
+
+
+def _head(config, workdir, policy, step):
+  """Returns the head of a reward model's checkpoint, on the mesh of its trunk."""
+  checkpoints = Checkpoints(workdir / 'checkpoints', config.checkpoints)
+  like = sharding.abstract(jax.eval_shape(lambda: models.make_critic(policy, 'head')),
+                           policy.embed[...].sharding.mesh)
+  return build.refusing(checkpoints.restore_critic, step, like)
 
 
 def evaluate_checkpoint(config: Config, workdir, *, which: int | str = 'best') -> dict:
   """Grades a checkpoint of a workdir on the held-out rows; see rft_jax.evaluate.
 
+  Of a reward model it measures the accuracy on the held-out pairs.
+
   Raises:
     build.Refused: there is no such checkpoint, or something given is not fit.
   """
-  build.check_graded(config)
+  workdir = pathlib.Path(workdir)
+  if not config.ends_in_reward_model():
+    build.check_graded(config)
   with build.rooms(config, training=False, workdir=workdir) as rooms:
-    policy, _, _ = _checkpoint(config, pathlib.Path(workdir), which)
+    policy, _, step = _checkpoint(config, workdir, which)
+    if _is_reward_model(config, step):
+      measure = reward_model.held_out(rooms.validation, lambda state, batch: value_batch(
+          state.policy, state.critic, batch, config.update, mesh=rooms.mesh))
+      head = _head(config, workdir, policy, step)
+      return intervals(measure(TrainState(step, policy, None, head)))
+    build.check_graded(config)
     evaluate = make_evaluate(rooms.chat, rooms.grader, config, mesh=rooms.mesh,
                              response_format=rooms.response_format)
     return evaluate(policy, rooms.validation).values

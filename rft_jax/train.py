@@ -13,7 +13,7 @@ from rft_jax import build, credit, graders, hf, opening, optim, rollout, shardin
 from rft_jax.algorithms import ALGORITHMS, Algorithm, Room, robust
 from rft_jax.config import Config
 from rft_jax.data import packing
-from rft_jax.evaluate import intervals
+from rft_jax.evaluate import Evaluation, intervals
 from rft_jax.evaluate import make as make_evaluate
 from rft_jax.records import compilations, left_out, ledger, manifest
 from rft_jax.records.checkpoint import Checkpoints
@@ -136,7 +136,10 @@ def _run_stage(desk, span, state, tokens, last, *, fresh):
       held_out, seconds = _evaluate(desk, state, algorithm)
     _tell_events(desk, state.step, values, kept.pop(state.step, None), held_out, seconds)
     if held_out or state.step == last or _due(state.step, config.checkpoints.every):
-      desk.checkpoints.save(state.step, state, stage=span.number, metric=_measure(held_out),
+      # A reward model is not compared with the policies that led to it.
+      ranked = state.step > config.spans()[-1].first or not config.ends_in_reward_model()
+      desk.checkpoints.save(state.step, state, stage=span.number,
+                            metric=_measure(held_out) if ranked else None,
                             position={'num_tokens': tokens})
       desk.events.message(f'Checkpoint created at step {state.step}', step=state.step)
   return state, tokens
@@ -175,7 +178,7 @@ def _algorithm(desk, span, state, keep) -> Algorithm:
   sampling = lambda settings: rollout.make(
       rooms.chat, rooms.grader, settings, seed=config.seed, mesh=rooms.mesh,
       response_format=rooms.response_format)
-  return module.make(Room(
+  return build.refusing(module.make, Room(
       groups=groups, seed=config.seed, first_step=span.first,
       examples=rooms.train[span.number], validation=rooms.validation,
       reference=_reference(desk, span, state),
@@ -215,9 +218,10 @@ def _reference(desk, span, state):
 
 def _begin(config, stage, state, mesh):
   """Returns opening.begin's state, what is new of it born on its shards."""
-  new = sharding.place(lambda policy: {
-      name: getattr(opening.begin(config, stage, state._replace(policy=policy)), name)
-      for name in ('optimizer', 'critic')}, mesh, state.policy)
+  new = sharding.place(lambda policy, critic: {
+      name: getattr(opening.begin(config, stage, state._replace(policy=policy), critic), name)
+      for name in ('optimizer', 'critic')}, mesh, state.policy,
+      opening.starting_critic(config, stage, mesh))
   return state._replace(**new, memory={})
 
 
@@ -231,7 +235,8 @@ def _due(step, every):
 def _evaluate(desk, state, algorithm):
   """Evaluates the policy and puts it on record; returns (its Evaluation, the seconds it took)."""
   began = time.monotonic()
-  result = desk.evaluate(state.policy)
+  result = (desk.evaluate(state.policy) if algorithm.answers else
+            Evaluation({}, len(desk.rooms.validation), [], None))
   if algorithm.held_out is not None:
     result = result._replace(values=result.values | intervals(algorithm.held_out(state)))
   if not result.values:  # no grader, and an algorithm that measures nothing itself

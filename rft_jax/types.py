@@ -89,6 +89,7 @@ class Batch(NamedTuple):
   sampler_logprobs: Array | None = None  # f32[B, T] nats, as the sampler computed them
   group_tokens: Array | None = None  # f32[B], the weight of all rows of the row's group
   grades: Array | None = None  # f32[B], higher is preferred within a group; NaN: not compared
+  margins: Array | None = None  # f32[B], by how much its score should exceed those of lower grade
   policy_weights: Array | None = None  # f32[B, T], multiplied with the policy loss of each token
   held: Array | None = None  # f32[B, T], 1 at tokens that KL-Cov holds where they are
   entropy_coef: Array | None = None  # f32[B], the same for all: the entropy bonus of this step

@@ -14,7 +14,7 @@ TIERS = (
      'data.packing', 'data.microbatches'),
     ('hf', 'sampling', 'graders', 'optim', 'records'),
     ('data', 'update', 'envs', 'tasks', 'grading', 'gaming', 'local_judge'),
-    ('rollout',),
+    ('rollout', 'reward_models'),
     ('resampling',),
     ('credit',),
     ('algorithms',),

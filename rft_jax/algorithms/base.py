@@ -27,6 +27,7 @@ class Algorithm(NamedTuple):
   trains: Callable[[int], tuple[str, ...]] = lambda step: ('policy',)
   # What it measures on held-out rows beside the grades: state -> {metric: f64[rows]}; None: none.
   held_out: Callable[[TrainState], dict] | None = None
+  answers: bool = True  # whether the policy is a language model, whose answers can be graded
 
 
 class Room(NamedTuple):

@@ -31,9 +31,12 @@ from rft_jax.shapes import few
 @dataclasses.dataclass(slots=True, kw_only=True)
 class CriticConfig:
   """The critic of PPO: what it is, how it learns, and how its values become advantages."""
-  # separate: a decoder of its own, which starts as a copy of the policy; head: a linear map of the
-  # policy's hidden states, a thousandth of the memory, whose loss moves the policy too.
+  # separate: a decoder of its own, which starts as source; head: a linear map of the policy's
+  # hidden states, a thousandth of the memory, whose loss moves the policy too.
   kind: str = 'separate'
+  # A reward model of the policy's vocabulary, as HF directory or hub id, from which the critic
+  # starts: its own shape, its own head. '': the policy, with a head of 0.
+  source: str = ''
   optim: OptimConfig = dataclasses.field(default_factory=lambda: OptimConfig(learning_rate=1e-5))
   vf_coef: float = 0.5  # weight of its loss; matters to head, Adam makes up for it in separate
   clip: float = 0.2  # how far a value may move in an update; 0: as far as it likes
@@ -45,6 +48,8 @@ class CriticConfig:
   def validate(self) -> list[str]:
     checks = (
         (self.kind in CRITIC_KINDS, f'kind={self.kind!r}, need one of {CRITIC_KINDS}'),
+        (not self.source or self.kind == 'separate', f"source={self.source!r}, need '' with "
+         f'kind={self.kind!r}: only a separate critic has weights of its own to start from'),
         (self.vf_coef > 0, f'vf_coef={self.vf_coef}, need > 0'),
         (self.clip >= 0, f'clip={self.clip}, need >= 0 (0: off)'),
         (self.warmup_steps >= 0, f'warmup_steps={self.warmup_steps}, need >= 0'),
@@ -64,6 +69,10 @@ def needs_reference(groups) -> bool:
 
 def critic_kind(groups) -> str | None:
   return groups['critic'].kind
+
+
+def critic_optim(groups, of_stage: OptimConfig) -> OptimConfig:
+  return groups['critic'].optim
 
 
 def make(room: Room) -> Algorithm:

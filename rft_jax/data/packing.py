@@ -4,8 +4,8 @@ import numpy as np
 from rft_jax.types import Batch, Episode, Example
 
 ROW_FIELDS = ('weights', 'advantages', 'old_logprobs', 'reference_logprobs', 'sampler_logprobs',
-              'group_tokens', 'grades', 'policy_weights', 'held', 'entropy_coef', 'old_values',
-              'returns', 'reference_point')
+              'group_tokens', 'grades', 'margins', 'policy_weights', 'held', 'entropy_coef',
+              'old_values', 'returns', 'reference_point')
 
 
 def from_examples(examples: list[Example]) -> Batch:
@@ -31,6 +31,14 @@ def from_pairs(examples: list[Example]) -> Batch:
                grades=np.tile(np.array([1, 0], np.float32), N))
 
 
+def from_answers(answers: dict[tuple[int, ...], list]) -> Batch:
+  """Returns the Batch of {prompt ids: completions, each a sequence of ids}, all of weight 1."""
+  completions, lengths = _pad([ids for some in answers.values() for ids in some])
+  prompts, prompt_lengths = _pad(list(answers))
+  group = np.repeat(np.arange(len(answers), dtype=np.int32), [len(x) for x in answers.values()])
+  return Batch(prompts, prompt_lengths, completions, lengths, group, _inside(completions, lengths))
+
+
 def from_groups(groups: list[list[Episode]], advantages=None, *, width: int = 0) -> Batch:
   """Returns the Batch of P groups of G graded samples.
 
@@ -50,6 +58,19 @@ def from_groups(groups: list[list[Episode]], advantages=None, *, width: int = 0)
     advantages = np.asarray(advantages, np.float32).reshape(-1, 1) * weights
   return Batch(prompts, prompt_lengths, completions, lengths, group, weights, advantages,
                sampler_logprobs=sampler)
+
+
+def with_last_places(batch: Batch) -> Batch:
+  """Returns the Batch with one place behind each completion, the only one of weight 1.
+
+  There stands the state after the last token, from which an answer is scored; its id, 0, is not
+  read. For batches without anything per token but weights.
+  """
+  lengths = batch.completion_lengths + 1
+  completions = np.pad(batch.completions, ((0, 0), (0, 1)))
+  last = np.arange(completions.shape[1]) == lengths[:, None] - 1
+  return batch._replace(completions=completions, completion_lengths=lengths,
+                        weights=last.astype(np.float32))
 
 
 def split(batch: Batch, parts: int) -> list[Batch]:

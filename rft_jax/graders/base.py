@@ -37,6 +37,8 @@ class Grader(Protocol):
   A grader that is quicker on many answers at once also has
   `many(pairs: list[tuple[item, sample]]) -> list[Grade]`, which grade_many then calls.
 
+  One with a true `waits_for_all` is given all answers of a step in one call, when sampling is over.
+
   A grader that holds others, or asks a judge, also has `tallies: dict[str, Tally]`, by the names
   of those graders, or its own.
   """

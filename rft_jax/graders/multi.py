@@ -137,6 +137,11 @@ class Multi:
     return next((level for part in self.parts.values()
                  if (level := getattr(part, 'isolation', None))), None)
 
+  @property
+  def waits_for_all(self) -> bool:
+    """Whether a part is to be given all answers of a step at once."""
+    return any(getattr(part, 'waits_for_all', False) for part in self.parts.values())
+
   def close(self) -> None:
     """Closes its graders."""
     for part in self.parts.values():

@@ -14,9 +14,10 @@ class RewardModel:
   """Scores by the number that a reward model of this run gives, as it comes.
 
   Our own type, after the API's graders. The model is a callable that the run holds under a name:
-  [(prompt messages, answer)] -> [float]. Without `input` it is given the row's messages and
-  sample.output_text; with it, message templates of text whose last has the role assistant, and
-  is the answer. A number that is not finite, and whatever the callable raises, is the grader
+  [(prompt messages, answer)] -> [float]; a run takes the name for a Hugging Face directory or hub
+  id. Without `input` it is given the row's messages and sample.output_text; with it, message
+  templates of text whose last has the role assistant, and is the answer. A number that is not
+  finite, a text (why there is none), and whatever the callable raises, is the grader
   fault other_error.
 
       {'type': 'reward_model', 'name': 'preference', 'model': 'runs/reward/export'}
@@ -30,6 +31,8 @@ class RewardModel:
   pass_threshold: float | None = None  # for the share that passes; the reward ignores it
   ungradable_reward: float = 0.0
   reward_models: dict[str, Callable] | None = None
+
+  waits_for_all = True  # it computes where the policy samples, and in an order of its own
 
   def __post_init__(self):
     base.raise_problems(self.name, self.problems(vars(self)))
@@ -75,7 +78,7 @@ class RewardModel:
     return item['messages'], template.render('{{ sample.output_text }}', item=item, sample=sample)
 
   def _scores(self, asked) -> list:
-    """Returns a score for each, or for each the reason why there is none."""
+    """Returns a score for each, or the reason why there is none."""
     try:
       scores = list(self.reward_models[self.model](asked))
     except Exception as error:  # foreign code: the fault is counted and shown
@@ -101,6 +104,18 @@ class RewardModel:
 
   def close(self) -> None:
     """Does nothing: the models belong to the run."""
+
+
+def named_in(grader: Any) -> list[str]:
+  """Returns the models that a grader's JSON names for its reward_model graders, each once."""
+  found = []
+  if isinstance(grader, dict):
+    if grader.get('type') == 'reward_model' and isinstance(grader.get('model'), str):
+      found.append(grader['model'])
+    found += [name for value in grader.values() for name in named_in(value)]
+  elif isinstance(grader, (list, tuple)):
+    found = [name for value in grader for name in named_in(value)]
+  return list(dict.fromkeys(found))
 
 
 def _model_problems(model: Any, known: dict[str, Callable]) -> list[str]:

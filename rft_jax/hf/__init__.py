@@ -4,5 +4,10 @@ from rft_jax.hf.export import save_base
 from rft_jax.hf.load import load
 from rft_jax.hf.load import read_config
 from rft_jax.hf.load import resolve
+from rft_jax.hf.reward_model import abstract_reward_model
+from rft_jax.hf.reward_model import export_reward_model
+from rft_jax.hf.reward_model import load_reward_model
+from rft_jax.hf.reward_model import reward_model_problems
 
-__all__ = ['export', 'load', 'read_config', 'resolve', 'save_base']
+__all__ = ['abstract_reward_model', 'export', 'export_reward_model', 'load', 'load_reward_model',
+           'read_config', 'resolve', 'reward_model_problems', 'save_base']

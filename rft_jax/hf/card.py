@@ -20,9 +20,19 @@ FACTS = {
 }
 MEASURED = ('before', 'after')  # {metric: number or {'mean', 'low', 'high'}}
 UNKNOWN = 'not known'
+_TASKS = {False: 'text-generation', True: 'text-classification'}
+_ABOUT = {
+    False: ('# A model fine-tuned with rft_jax', '',
+            'Weights changed by reinforcement fine-tuning; tokenizer, chat template and generation',
+            'settings are those of the base model.'),
+    True: ('# A reward model made with rft_jax', '',
+           'It reads a conversation and gives one number, the logit at its last token: the higher,',
+           'the more the last answer is to be preferred. Numbers are comparable within a prompt.'),
+}
 
 
-def model_card(card: dict, *, source: str, is_hub_id: bool, dtype: str) -> str:
+def model_card(card: dict, *, source: str, is_hub_id: bool, dtype: str,
+               reward_model: bool = False) -> str:
   """Returns the text of README.md.
 
   Args:
@@ -31,19 +41,19 @@ def model_card(card: dict, *, source: str, is_hub_id: bool, dtype: str) -> str:
     source: what the model began as.
     is_hub_id: source is a hub id, and so may stand in the header that the hub reads.
     dtype: of the weights on disk.
+    reward_model: it scores answers, and writes none.
   """
   card = {'base_model': source, 'date': datetime.date.today().isoformat(),
           'rft_jax': rft_jax.__version__} | card
-  header = ['library_name: transformers', 'pipeline_tag: text-generation', 'tags:', '- rft_jax']
+  header = ['library_name: transformers', f'pipeline_tag: {_TASKS[reward_model]}', 'tags:',
+            '- rft_jax']
   if is_hub_id:
     name, _, _ = source.partition('@')
     header.insert(0, f'base_model: {name}')
   extra = {key: key for key in card if key not in FACTS and key not in MEASURED}
   facts = [_fact(title, card.get(key)) for key, title in (FACTS | extra).items()]
   return '\n'.join([
-      '---', *header, '---', '', '# A model fine-tuned with rft_jax', '',
-      'Weights changed by reinforcement fine-tuning; tokenizer, chat template and generation',
-      f'settings are those of the base model. Stored as {dtype}.', '',
+      '---', *header, '---', '', *_ABOUT[reward_model], f'Stored as {dtype}.', '',
       '## Before and after', '', *_measured(card), '',
       '## How it was made', '', *facts, '',
       '## Limits', '',

@@ -57,19 +57,18 @@ def export(model, config, *, to, source, card: dict | None = None, dtype: str = 
   hf = read_json(directory / 'config.json')
   if hf is None:
     raise FileNotFoundError(f'{directory}: no config.json to export with')
-  _refuse_other_structure(config, models.family_of(hf).config(hf), directory)
+  refuse_other_structure(config, models.family_of(hf).config(hf), directory)
   hf['torch_dtype' if 'torch_dtype' in hf else 'dtype'] = dtype
 
   def others(scratch):
-    for pattern in COPIED:
-      for path in sorted(directory.glob(pattern)):
-        shutil.copyfile(path, scratch / path.name)
-    _write_json(scratch / 'config.json', hf)
+    copy_others(directory, scratch)
+    write_json(scratch / 'config.json', hf)
     text = model_card(card or {}, source=str(source), is_hub_id=not pathlib.Path(source).is_dir(),
                       dtype=dtype)
     (scratch / 'README.md').write_text(text, encoding='utf-8')
 
-  return _write(model, config, to, others, dtype=dtype, force=force, shard_bytes=shard_bytes)
+  return write_directory(leaves_as_tensors(model, config), to, others, dtype=dtype, force=force,
+                         shard_bytes=shard_bytes)
 
 
 def save_base(model, config, tokenizer, to, *, force: bool = False) -> pathlib.Path:
@@ -98,18 +97,17 @@ def save_base(model, config, tokenizer, to, *, force: bool = False) -> pathlib.P
     ids = tokenizer_size(scratch) or 0
     if ids > config.vocab_size:
       raise ValueError(f'save_base: the tokenizer has {ids} ids, vocab_size={config.vocab_size}')
-    _write_json(scratch / 'config.json', hf)
-    _write_json(scratch / 'generation_config.json', {
+    write_json(scratch / 'config.json', hf)
+    write_json(scratch / 'generation_config.json', {
         key: hf.get(key) for key in ('bos_token_id', 'eos_token_id', 'pad_token_id')
         if hf.get(key) is not None})
 
-  return _write(model, config, to, others, force=force)
+  return write_directory(leaves_as_tensors(model, config), to, others, force=force)
 
 
 # --- the directory -------------------------------------------------------------------------------
-def _write(model, config, to, others, *, dtype='float32', force=False, shard_bytes=5 * 10**9):
-  """Writes weights and what others(directory) writes; the first process alone touches files."""
-  tensors = _tensors(model, config)
+def write_directory(tensors, to, others, *, dtype='float32', force=False, shard_bytes=5 * 10**9):
+  """Writes tensors and what others(directory) writes; the first process alone touches files."""
   to = pathlib.Path(to).expanduser().absolute()
   if jax.process_index() != 0:
     weights.write(to, tensors, dtype=dtype, shard_bytes=shard_bytes, writes=False)
@@ -120,7 +118,7 @@ def _write(model, config, to, others, *, dtype='float32', force=False, shard_byt
   with _scratch(to) as scratch:
     others(scratch)
     weights.write(scratch, tensors, dtype=dtype, shard_bytes=shard_bytes)
-    _write_json(scratch / MARKER, {
+    write_json(scratch / MARKER, {
         'rft_jax': rft_jax.__version__,
         'files': {path.name: _sha256(path) for path in sorted(scratch.iterdir())}})
     _put(scratch, to)
@@ -129,9 +127,20 @@ def _write(model, config, to, others, *, dtype='float32', force=False, shard_byt
   return to
 
 
-def _tensors(model, config):
-  """Returns the weights.Output of every leaf; a ValueError lists leaves that have no place."""
-  rules = models.FAMILIES[config.model_type].weights(config)
+def copy_others(directory, scratch):
+  """Copies what a checkpoint holds beside weights and config.json."""
+  for pattern in COPIED:
+    for path in sorted(directory.glob(pattern)):
+      shutil.copyfile(path, scratch / path.name)
+
+
+def leaves_as_tensors(model, config, rules=None):
+  """Returns the weights.Output of every leaf; a ValueError lists leaves that have no place.
+
+  Args:
+    rules: the WeightRule of each leaf; None: those of a Decoder of config.
+  """
+  rules = rules or models.FAMILIES[config.model_type].weights(config)
   found = leaves(model)
   lines = [f'leaf {name} {list(leaf.shape)} has no place in a {config.model_type} checkpoint; '
            'merge adapters and drop heads first' for name, leaf in found.items()
@@ -150,7 +159,7 @@ def _to_host(array) -> np.ndarray:
   return multihost_utils.process_allgather(array, tiled=True)
 
 
-def _refuse_other_structure(config, described, directory):
+def refuse_other_structure(config, described, directory):
   """Raises where config.json of the source describes another model than config."""
   lines = [f'{field.name}: the model has {getattr(config, field.name)!r}, the source '
            f'{getattr(described, field.name)!r}' for field in dataclasses.fields(config)
@@ -218,5 +227,5 @@ def _sha256(path):
     return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
-def _write_json(path, value):
+def write_json(path, value):
   path.write_text(json.dumps(value, indent=2) + '\n', encoding='utf-8')

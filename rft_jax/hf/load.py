@@ -67,11 +67,26 @@ def load(source, *, dtype: str = 'float32', attention: str = 'auto', mesh=None):
   directory = resolve(source)
   config = read_config(directory, dtype=dtype, attention=attention)
   rules = models.FAMILIES[config.model_type].weights(config)
-  model = models.abstract(config)
-  shapes = {name: leaf.shape for name, leaf in leaves(model).items()}
   found = weights.index(directory)
   lines = _drop_tied_head(found, config)
-  lines += weights.problems(found, weights.expected(rules, shapes, config.layers))
+  return read_tree(models.abstract(config), rules, found, config, directory, mesh, lines), config
+
+
+def read_tree(model, rules, found, config, directory, mesh, lines=()):
+  """Returns model, a tree of shapes, with its leaves read from a checkpoint.
+
+  Args:
+    model: its leaves' names are those of rules.
+    rules: the WeightRule of each leaf.
+    found: the tensors there are, see weights.index.
+    config, directory, mesh: as in load.
+    lines: what is already known to be wrong.
+
+  Raises:
+    ValueError: something is wrong, or tensors are missing, extra or mis-shaped: all of it.
+  """
+  shapes = {name: leaf.shape for name, leaf in leaves(model).items()}
+  lines = [*lines, *weights.problems(found, weights.expected(rules, shapes, config.layers))]
   if lines:
     raise ValueError('\n'.join([
         f'{directory}: the weights do not fit config.json (model_type {config.model_type!r}):',
@@ -85,7 +100,7 @@ def load(source, *, dtype: str = 'float32', attention: str = 'auto', mesh=None):
     return jax.make_array_from_callback(host.shape, where, lambda at: host[at])
 
   trees = (model,) if mesh is None else (model, sharding.shardings_for(model, mesh))
-  return jax.tree_util.tree_map_with_path(place, *trees), config
+  return jax.tree_util.tree_map_with_path(place, *trees)
 
 
 def leaves(model) -> dict:

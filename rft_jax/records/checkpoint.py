@@ -172,6 +172,10 @@ class Checkpoints:
     """Returns the policy alone: for evaluation, export, or as another run's start."""
     return _restore(self._folder(self.resolve(which)), {'policy': like})['policy']
 
+  def restore_critic(self, which: int | str, like: Tree) -> Tree:
+    """Returns the critic alone: the head of a reward model."""
+    return _restore(self._folder(self.resolve(which)), {'critic': like})['critic']
+
   def has_reference(self, stage: int, step: int | None = None) -> bool:
     """Tells whether the reference of a stage, or its later one of a step, has been saved."""
     return self._reference(stage, step).is_dir()
