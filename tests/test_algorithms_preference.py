@@ -57,8 +57,8 @@ def score(model, batch, temperature=0.5, **settings):
 
 def room(folder=None, *, reference_model=None, scorer=score, first_step=0, **groups):
   return Room(groups=groups, seed=3, first_step=first_step, examples=examples(),
-              validation=examples(5, seed=9), reference=reference_model, rollout=None,
-              score=scorer, keep=None, folder=folder)
+              validation=examples(5, seed=9), reference=lambda now=None: reference_model,
+              rollout=None, score=scorer, values=None, greedy=None, keep=None, folder=folder)
 
 
 @jax.jit
@@ -78,10 +78,10 @@ def plain_logprobs(one, prompt, answer):
 def _update(loss, batch, **settings):
   """Returns (minus the change of the weights at learning rate 1, metrics)."""
   tx = optax.sgd(1.0)
-  update = updates.make_update(loss, tx, config=UpdateConfig(**settings), temperature=1.0,
-                               mesh=mesh())
+  update = updates.make_update(loss, {'policy': tx}, config=UpdateConfig(**settings),
+                               temperature=1.0, mesh=mesh())
   start = jax.tree.map(lambda x: x + 0, model())
-  state, found = update(TrainState(0, start, tx.init(start)), batch)
+  state, found = update(TrainState(0, start, {'policy': tx.init(start)}), batch)
   return jax.tree.map(lambda a, b: np.asarray(a, np.float64) - np.asarray(b), model(),
                       state.policy), found
 
@@ -226,13 +226,13 @@ def test_reference_logprobs_are_computed_once_and_again_only_if_they_do_not_fit(
   assert np.array_equal(first.reference_logprobs, second.reference_logprobs)
   expected = plain_logprobs(model(2), *_first_pair(first))
   np.testing.assert_allclose(first.reference_logprobs[0, :len(expected)], expected, atol=2e-5)
-  dpo.make(given._replace(reference=model(1)))  # another policy
+  dpo.make(given._replace(reference=lambda: model(1)))  # another policy
   assert len(calls) == 4
-  dpo.make(given._replace(reference=model(1), examples=examples()[:-1]))  # other rows
+  dpo.make(given._replace(reference=lambda: model(1), examples=examples()[:-1]))  # other rows
   assert len(calls) == 5
   path = tmp_path / reference.FOLDER / 'from_step_000000_train.npz'
   path.write_bytes(path.read_bytes()[:100])  # cut short
-  dpo.make(given._replace(reference=model(1), examples=examples()[:-1]))
+  dpo.make(given._replace(reference=lambda: model(1), examples=examples()[:-1]))
   assert len(calls) == 6
   off = dataclasses.replace(config, cache_reference=False)
   dpo.make(given._replace(folder=tmp_path / 'off', groups={'dpo': off}))

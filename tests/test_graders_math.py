@@ -133,6 +133,8 @@ def test_an_answer_too_large_for_the_memory_is_a_grader_fault_and_the_next_is_gr
 
 def test_an_interrupted_call_leaves_no_answer_for_the_next_one(monkeypatch):
   pool = math_pool.Pool(workers=1, time_limit_seconds=20.0, memory_limit_mb=2048)
+  # A process that was started in the background ignores the signal.
+  before = signal.signal(signal.SIGINT, signal.default_int_handler)
   try:
     with monkeypatch.context() as patched:
       patched.setattr(math_pool, '_answer', lambda process, seconds: signal.raise_signal(2))
@@ -140,6 +142,7 @@ def test_an_interrupted_call_leaves_no_answer_for_the_next_one(monkeypatch):
         pool.verify([('7', '7')])
     assert pool.verify([('7', '8')]) == [('different', '')]
   finally:
+    signal.signal(signal.SIGINT, before)
     pool.close()
 
 

@@ -224,7 +224,7 @@ def _collected(config, teacher):
     policy, _ = hf.load(config.model.source, mesh=rooms.mesh)
     config.distillation.teacher = teacher
     module = __import__('sys').modules[train.__module__]
-    desk = SimpleNamespace(config=config, rooms=rooms, checkpoints=None)
+    desk = SimpleNamespace(config=config, rooms=rooms, checkpoints=None, workdir=None)
     algorithm = module._algorithm(desk, config.spans()[0], TrainState(0, policy, None),
                                   lambda step, sampled: None)
     return algorithm.collect(TrainState(0, policy, None), 0)
