@@ -195,6 +195,13 @@ class Config:
         (not reinforced or self.update.updates_per_batch <= rollout.prompts_per_step,
          f'update.updates_per_batch={self.update.updates_per_batch}, need <= '
          f'rollout.prompts_per_step={rollout.prompts_per_step}: each update takes whole groups'),
+        (self.objective.policy_loss.ratio_level != 'step' or self.credit.level == 'step',
+         f"objective.policy_loss.ratio_level='step' with credit.level={self.credit.level!r}, need "
+         "credit.level='step': only then completions are split into steps"),
+        (self.credit.level != 'step' or not self.objective.kl_in_reward or
+         self.advantage.estimator != 'reinforce_plus_plus',
+         "credit.level='step' with objective.kl_place='reward' and advantage.estimator="
+         "'reinforce_plus_plus': the one gives a return to each step, the other to each token"),
         (self.advantage.estimator != 'gdpo' or not corrects(self.robust),
          "robust.clip, flip_rate_right and flip_rate_wrong change the grade as a whole, and "
          "advantage.estimator='gdpo' compares its components: use one of the two"),

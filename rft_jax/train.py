@@ -122,7 +122,7 @@ def _run_stage(desk, span, state, tokens, last, *, fresh):
       algorithm.loss,
       {name: optim.make(chosen, update_steps[name]) for name, chosen in optimizers.items()},
       config=config.update, mesh=mesh, temperature=algorithm.temperature,
-      skip_zero_advantages=algorithm.zero_advantages_teach_nothing,
+      skip_zero_advantages=algorithm.zero_advantages_teach_nothing, answers=algorithm.answers,
       schedule={name: optim.make_schedule(chosen, update_steps[name])
                 for name, chosen in optimizers.items()})
   while state.step < min(span.end, last):

@@ -88,6 +88,7 @@ class Batch(NamedTuple):
   reference_logprobs: Array | None = None  # f32[B, T] nats, of the reference policy
   sampler_logprobs: Array | None = None  # f32[B, T] nats, as the sampler computed them
   group_tokens: Array | None = None  # f32[B], the weight of all rows of the row's group
+  steps: Array | None = None  # i32[B, T], to which step of its completion a token belongs, from 0
   grades: Array | None = None  # f32[B], higher is preferred within a group; NaN: not compared
   margins: Array | None = None  # f32[B], by how much its score should exceed those of lower grade
   policy_weights: Array | None = None  # f32[B, T], multiplied with the policy loss of each token

@@ -136,7 +136,7 @@ def score(model, tokens, lengths, temperature=1.0) -> jax.Array:
 
 def make_update(loss: Loss, tx: dict[str, optax.GradientTransformation], *,
                 config: UpdateConfig, temperature: float, mesh, schedule=None,
-                skip_zero_advantages=False):
+                skip_zero_advantages=False, answers=True):
   """Returns update(state, batch, trains=('policy',)) -> (state, metrics): one optimizer step.
 
   What is trained of the state given is donated: its buffers become the new state's. A step whose
@@ -149,6 +149,7 @@ def make_update(loss: Loss, tx: dict[str, optax.GradientTransformation], *,
     temperature: what the sampler divided the logits by.
     skip_zero_advantages: leave out groups of which every advantage is 0, for losses in which they
       have no gradient. Their tokens stay in the denominators; metrics are then of the others.
+    answers: whether the policy is a language model; if not, its entropy is not worked out.
     schedule: of the same keys, optimizer step -> learning rate, for the metrics.
   """
   temperature = jnp.float32(temperature)
@@ -161,7 +162,8 @@ def make_update(loss: Loss, tx: dict[str, optax.GradientTransformation], *,
     value = sum(term.coefficient * term.sum.total / jnp.maximum(denominators[name], 1e-9)
                 for name, term in terms.items())
     sums = {f'loss/{name}': term.sum for name, term in terms.items()} | metrics
-    sums['entropy'] = over_tokens(statistics.entropy, batch.weights)
+    if answers:
+      sums['entropy'] = over_tokens(statistics.entropy, batch.weights)
     return value, (value, sums)
 
   @jax.jit

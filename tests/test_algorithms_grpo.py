@@ -101,7 +101,8 @@ def _batch():
       np.zeros((P, 2), np.int32), np.ones(P, np.int32), np.zeros((P * G, T), np.int32), lengths,
       group, weights, advantages=noise(1.0), old_logprobs=old,
       reference_logprobs=noise(0.3) - 2, sampler_logprobs=sampler,
-      group_tokens=masked.tokens_of_groups(weights, group))
+      group_tokens=masked.tokens_of_groups(weights, group),
+      steps=np.tile(np.arange(T, dtype=np.int32) // 2, (P * G, 1)))
 
 
 def _sums(config, logprobs, batch, gradient_of=None):

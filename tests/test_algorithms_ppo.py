@@ -205,6 +205,7 @@ def test_dynamic_sampling_refills_up_to_its_bound(tmp_path):
     (lambda c: setattr(c.objective, 'kl_place', 'token'), "objective.kl_place='token'"),
     (lambda c: setattr(c.objective, 'kl_target', 1.0), 'KL in the reward'),
     (lambda c: setattr(c.objective, 'reference_every', 5), 'no reference to renew'),
+    (lambda c: setattr(c.objective.policy_loss, 'ratio_level', 'step'), 'split into steps'),
 ])
 def test_wrong_settings_say_what_is_meant(tmp_path, change, words):
   config = _config(tmp_path)
@@ -264,6 +265,9 @@ def test_ppo_gives_credit_to_steps_and_to_answers(tmp_path, level, source):
   config.credit.level, config.credit.source = level, source
   config.credit.steps, config.credit.delimiter = 'delimiter', '1'
   config.credit.grader = STEP if source == 'process' else ''
+  if level == 'step':
+    config.objective.policy_loss.ratio_level = 'step'
+    config.update.updates_per_batch = 2
   rft_jax.train(config, tmp_path / 'run', quiet=True)
   rows = metrics_file.read(tmp_path / 'run' / 'metrics.jsonl')
   assert all(row['grad_norm'] > 0 and row['critic/grad_norm'] > 0 for row in rows)

@@ -112,3 +112,40 @@ def test_a_single_token_has_one_ratio_at_every_level():
 def test_shapes_that_differ_are_refused():
   with pytest.raises(ValueError, match=r'\(1, 2\).*\(1, 3\)'):
     ratios.token(jnp.zeros((1, 2)), jnp.zeros((1, 3)), jnp.ones((1, 2)))
+
+
+# --- steps ------------------------------------------------------------------------------------
+
+
+def test_the_ratio_of_a_step_is_that_of_its_tokens_as_a_sequence():
+  logprobs, old, mask = _rows(6)
+  steps = np.array([[0, 0, 1, 1, 2, 2]] * 4, np.int32)
+  found = np.asarray(ratios.step(logprobs, old, mask, steps))
+  for b in range(4):
+    for number in range(3):
+      here = (steps[b] == number) & (mask[b] > 0)
+      if here.any():
+        delta = np.float64(logprobs[b, here]) - np.float64(old[b, here])
+        np.testing.assert_allclose(found[b, here], np.exp(delta.mean()), rtol=3e-6)
+
+
+def test_one_step_is_a_sequence_and_a_step_for_each_token_is_a_token():
+  logprobs, old, mask = _rows(7)
+  whole, each = np.zeros(mask.shape, np.int32), np.tile(np.arange(6, dtype=np.int32), (4, 1))
+  for steps, level in ((whole, 'sequence'), (each, 'token')):
+    gradient = lambda f: jax.grad(lambda x: (f(x) * mask).sum())(logprobs)
+    ours = lambda x, steps=steps: ratios.step(x, old, mask, steps)
+    theirs = lambda x, level=level: ratios.LEVELS[level](x, old, mask)
+    np.testing.assert_allclose(ours(logprobs) * mask, theirs(logprobs) * mask, rtol=3e-6)
+    np.testing.assert_allclose(gradient(ours), gradient(theirs), rtol=3e-6, atol=1e-7)
+
+
+def test_a_step_reads_nothing_where_the_weight_is_0():
+  logprobs, old, mask = _rows(8)
+  steps = np.array([[0, 0, 1, 1, 2, 2]] * 4, np.int32)
+  value = lambda x, y, s: (jnp.where(mask > 0, ratios.step(x, y, mask, s), 0.0)).sum()
+  hidden = np.where(mask > 0, logprobs, np.nan), np.where(mask > 0, old, np.nan)
+  odd = np.where(mask > 0, steps, 99)
+  assert value(*hidden, odd) == value(logprobs, old, steps)
+  np.testing.assert_array_equal(jax.grad(value)(*hidden, odd),
+                                jax.grad(value)(logprobs, old, steps))

@@ -18,6 +18,7 @@ from rft_jax.objectives.advantages import (NEEDS, AdvantageConfig, group_advanta
                                            running_baseline)
 from rft_jax.objectives.policy_objective import ObjectiveConfig, policy_objective
 from rft_jax.objectives.returns import returns_to_go, whiten
+from rft_jax.objectives.steps import numbers
 from rft_jax.types import Episode
 
 ROWS = 'prompts'
@@ -66,6 +67,7 @@ def make(room: Room) -> Algorithm:
         steps = room.credit(state.policy, groups, step)
         metrics |= steps.metrics
         found = credit.advantages(groups, batch.weights, of_samples, steps, room.groups['credit'])
+        batch = batch._replace(steps=numbers(steps.ends, batch.weights.shape[1]))
     batch, memory, seen = explore(room, step, batch._replace(advantages=found), scored, memory)
     return Collected(batch, metrics | seen, memory)
 

@@ -94,6 +94,7 @@ def make(room: Room) -> Algorithm:
       given = room.credit(state.policy, groups, step)
       rewards, of_steps = credit.on_tokens(groups, batch.weights, rewards, given, by)
       ends, metrics = given.ends, metrics | given.metrics
+      batch = batch._replace(steps=steps.numbers(ends, batch.weights.shape[1]))
     elif by.level == 'response':
       ends = [[n - 1] for n in batch.completion_lengths]
     on_tokens, seen, memory = token_rewards(batch, rewards, objective, memory)

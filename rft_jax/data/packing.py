@@ -4,8 +4,8 @@ import numpy as np
 from rft_jax.types import Batch, Episode, Example
 
 ROW_FIELDS = ('weights', 'advantages', 'old_logprobs', 'reference_logprobs', 'sampler_logprobs',
-              'group_tokens', 'grades', 'margins', 'policy_weights', 'held', 'entropy_coef',
-              'old_values', 'returns', 'reference_point')
+              'group_tokens', 'steps', 'grades', 'margins', 'policy_weights', 'held',
+              'entropy_coef', 'old_values', 'returns', 'reference_point')
 
 
 def from_examples(examples: list[Example]) -> Batch:

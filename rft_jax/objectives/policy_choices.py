@@ -3,14 +3,14 @@ import dataclasses
 
 from rft_jax.objectives.masked import AGGREGATIONS
 from rft_jax.objectives.policy_losses import LOSSES, clip_widths
-from rft_jax.objectives.ratios import LEVELS
+from rft_jax.objectives import ratios
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
 class PolicyLossConfig:
   """The policy loss: its kind, the level of its ratio, and the bounds of that kind."""
   loss: str = 'clip'  # clip (PPO, GRPO, DAPO, GSPO), policy_gradient, cispo, gmpo, sapo, ...
-  ratio_level: str = 'token'  # token, sequence, sequence_token, product, none
+  ratio_level: str = 'token'  # token, step, sequence, sequence_token, product, none
   clip_low: float | None = None  # the gradient stops below 1 - clip_low; None: as published
   clip_high: float | None = None  # and above 1 + clip_high; of gmpo, both in the log
   dual_clip: float = 0.0  # clip: where A < 0 the loss is at most -dual_clip A; 0: off, 3 is usual
@@ -33,8 +33,8 @@ class PolicyLossConfig:
                 'vespo_rate_negative', 'dppo_low', 'dppo_high')
     checks = [
         (self.loss in LOSSES, f'loss={self.loss!r}, need one of {tuple(LOSSES)}'),
-        (self.ratio_level in LEVELS,
-         f'ratio_level={self.ratio_level!r}, need one of {tuple(LEVELS)}'),
+        (self.ratio_level in ratios.NAMES,
+         f'ratio_level={self.ratio_level!r}, need one of {ratios.NAMES}'),
         (low >= 0 and (low <= 1 or self.loss == 'gmpo'), f'clip_low={low}, need 0 to 1'),
         (high >= 0, f'clip_high={high}, need >= 0'),
         (self.dual_clip == 0 or self.dual_clip > 1 + high,
@@ -60,10 +60,10 @@ _SUMS = ('token_mean', 'sequence_sum', 'constant')
 # loss -> ratio level -> aggregations. What is missing is refused, with the reason of refusals().
 MEANT_FOR = {
     'clip': {'token': _ALL, 'sequence': _PER_SEQUENCE, 'sequence_token': _ALL,
-             'product': _PER_SEQUENCE},
+             'product': _PER_SEQUENCE, 'step': _ALL},
     'policy_gradient': {'none': _ALL},
     'unclipped': {'token': _ALL, 'sequence': _PER_SEQUENCE, 'sequence_token': _ALL,
-                  'product': _PER_SEQUENCE, 'none': _ALL},
+                  'product': _PER_SEQUENCE, 'none': _ALL, 'step': _ALL},
     'cispo': {'token': _ALL},
     'gmpo': {'token': _PER_SEQUENCE},
     'sapo': {'token': _ALL},
@@ -87,7 +87,7 @@ def refusals(loss: str, ratio_level: str, aggregation: str) -> list[str]:
 
 def spread_gradient(loss: str, ratio_level: str) -> bool:
   """Returns whether the loss of one token has a gradient by the log-probs of all of its answer."""
-  return loss == 'gmpo' or loss != 'vespo' and ratio_level in ('sequence', 'product')
+  return loss == 'gmpo' or loss != 'vespo' and ratio_level in ('step', 'sequence', 'product')
 
 
 def _wrong_aggregation(loss, ratio_level):

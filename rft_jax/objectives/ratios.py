@@ -1,4 +1,4 @@
-"""Importance ratios: how much more probable the policy finds what was sampled, token or sequence.
+"""Importance ratios: how much more probable the policy finds what was sampled, token to sequence.
 
 Every function takes log-probs f32[B, T] in nats and weights f32[B, T] (a token counts where its
 weight is > 0, and is not read elsewhere), and returns f32[B, T]. old_logprobs are constants. Below,
@@ -44,6 +44,23 @@ def sequence_token(logprobs, old_logprobs, weights):
   return value * none(logprobs, old_logprobs, weights)
 
 
+def step(logprobs, old_logprobs, weights, steps):
+  """Returns exp(mean of Delta over the tokens of the same step), the same for each of them.
+
+  sequence() for each step of the reasoning: ratio and clip act where the credit goes.
+
+  Args:
+    steps: i32[B, T], from 0 on, the step of each token; not read where the weight is 0.
+  """
+  B, T = weights.shape
+  rows = jnp.arange(B)[:, None] * T
+  places = jnp.where(weights > 0, jnp.clip(steps, 0, T - 1), 0) + rows
+  sums = lambda values: jax.ops.segment_sum(values.reshape(-1), places.reshape(-1), B * T)
+  counts = sums((weights > 0).astype(jnp.float32))
+  means = sums(log_ratios(logprobs, old_logprobs, weights)) / jnp.maximum(counts, 1.0)
+  return clamped_exp(only(means[places], weights))
+
+
 def product(logprobs, old_logprobs, weights):
   """Returns exp(sum of Delta over the sequence's tokens): the ratio of whole answers.
 
@@ -66,3 +83,4 @@ def _same_for_all(log_ratio, like):
 
 LEVELS = {'token': token, 'sequence': sequence, 'sequence_token': sequence_token,
           'product': product, 'none': none}
+NAMES = (*LEVELS, 'step')  # the last reads the steps too

@@ -90,6 +90,11 @@ def differences(potentials) -> list[np.ndarray]:
   return [np.diff(row) for row in potentials]
 
 
+def numbers(ends, T: int) -> np.ndarray:
+  """Returns i32[B, T], the step of each token, from 0; what follows the last is one more."""
+  return np.array([np.searchsorted(places, np.arange(T)) for places in ends], np.int32)
+
+
 def sums(values, ends, weights) -> list[np.ndarray]:
   """Returns the sum of the values f32[B, T] of each step's trainable tokens: B arrays f64[J]."""
   kept = np.where(np.asarray(weights) > 0, values, 0.0).astype(np.float64)
