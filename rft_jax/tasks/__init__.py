@@ -16,4 +16,5 @@ TASKS = {
 
 PAIRS = {
     'arithmetic': arithmetic_pairs.make,
+    'chains': arithmetic_pairs.make,
 }

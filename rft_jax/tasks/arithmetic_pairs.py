@@ -40,6 +40,14 @@ def slipped(solution: str, rng: np.random.Generator) -> str:
   steps = list(STEP.finditer(thought))
   if not mark or not steps or steps[-1][4] != answer:
     raise ValueError(f'{solution!r}: need <think>steps such as 2 * 3 = 6</think> and the answer')
+  while True:  # a slip that later steps make up for is drawn again
+    text, value = _with_a_slip(thought, steps, rng)
+    if str(value) != answer:
+      return f'{text}{mark}{value}'
+
+
+def _with_a_slip(thought, steps, rng):
+  """Returns (the thought with one step off and the later ones right about that, its result)."""
   at = int(rng.integers(len(steps)))
   text, end, wrong = '', 0, {}
   for number, step in enumerate(steps):
@@ -56,7 +64,7 @@ def slipped(solution: str, rng: np.random.Generator) -> str:
       wrong[result] = str(value)
     text += thought[end:step.start()] + f'{left} {sign} {right} = {value}'
     end = step.end()
-  return f'{text}{thought[end:]}{mark}{value}'
+  return text + thought[end:], value
 
 
 def _slip(left, right, rng) -> int:
