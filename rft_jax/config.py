@@ -202,9 +202,14 @@ class Config:
          self.advantage.estimator != 'reinforce_plus_plus',
          "credit.level='step' with objective.kl_place='reward' and advantage.estimator="
          "'reinforce_plus_plus': the one gives a return to each step, the other to each token"),
-        (self.advantage.estimator != 'gdpo' or not corrects(self.robust),
-         "robust.clip, flip_rate_right and flip_rate_wrong change the grade as a whole, and "
-         "advantage.estimator='gdpo' compares its components: use one of the two"),
+        (self.advantage.estimator != 'gdpo' or not (
+            corrects(self.robust) or self.objective.kl_in_reward or self.advantage.overlong_buffer),
+         "advantage.estimator='gdpo' compares the components of a grade, and robust.clip, "
+         "robust.flip_rate_*, objective.kl_place='reward' and advantage.overlong_buffer change the "
+         'grade as a whole: use one of the two'),
+        *((stage.algorithm != 'ppo' or self.critic.warmup_steps < stage.steps,
+           f'critic.warmup_steps={self.critic.warmup_steps} in stages[{n}] of {stage.steps} steps, '
+           'need fewer: the policy would never learn') for n, stage in enumerate(self.stages)),
         (not reinforced or rollout.quantization == 'none' or
          self.objective.correction.correction != 'none',
          f'rollout.quantization={rollout.quantization!r} with '

@@ -49,9 +49,9 @@ def make(room: Room) -> Algorithm:
     width = rollout.max_new_tokens if config.kl_in_reward else 0  # what is eager compiles once
     batch, scored = with_logprobs(room, state, packing.from_groups(groups, width=width))
     rewards = rewards_of(groups, advantage, rollout.max_new_tokens)
-    on_tokens, seen, memory = token_rewards(batch, rewards.reshape(-1), config, memory)
-    metrics |= seen
     if config.kl_in_reward:
+      on_tokens, seen, memory = token_rewards(batch, rewards.reshape(-1), config, memory)
+      metrics |= seen
       rewards = np.float64(on_tokens).sum(1).reshape(rewards.shape)
     baseline = greedy if greedy is not None else memory.get('baseline', rewards.mean())
     if advantage.estimator == 'reinforce':
