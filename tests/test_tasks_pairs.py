@@ -7,6 +7,7 @@ import pytest
 
 from rft_jax import build
 from rft_jax.tasks import __main__ as command
+from rft_jax import graders
 from rft_jax.tasks import arithmetic_pairs
 from rft_jax.tasks.arithmetic_pairs import STEP
 
@@ -64,3 +65,19 @@ def test_the_config_takes_what_the_command_has_made_or_a_file_of_ones_own(tmp_pa
   config.data.validation = str(tmp_path / 'pairs_validation.jsonl')
   with build.rooms(config) as rooms:
     assert rooms.grader is None and len(rooms.train[0]) == 30
+
+
+def test_of_two_readings_of_a_case_the_one_that_is_graded_higher_is_chosen(tmp_path):
+  assert command.main(['rare_disease', f'--to={tmp_path}', '--pairs=30', *SMALL]) == 0
+  read = lambda name: [json.loads(line) for line in (tmp_path / name).read_text().splitlines()]
+  grader = graders.make(json.loads((tmp_path / 'grader.json').read_text()))
+  grade = lambda row, text: grader(row, graders.make_sample(text)[0]).reward
+  for name, source in (('pairs.jsonl', read('train.jsonl')[-30:]),
+                       ('pairs_validation.jsonl', read('validation.jsonl'))):
+    cases = {row['case_id']: row for row in source}
+    pairs = read(name)
+    assert 0.8 * len(cases) < len(pairs) <= len(cases)
+    for row in pairs:
+      assert row['messages'] == cases[row['case_id']]['messages']
+      assert grade(row, row['chosen']) > grade(row, row['rejected'])
+  grader.close()

@@ -7,6 +7,7 @@ from rft_jax.tasks import arithmetic
 from rft_jax.tasks import arithmetic_pairs
 from rft_jax.tasks import chains
 from rft_jax.tasks import rare_disease
+from rft_jax.tasks import rare_disease_pairs
 
 TASKS = {
     'rare_disease': rare_disease,
@@ -17,4 +18,5 @@ TASKS = {
 PAIRS = {
     'arithmetic': arithmetic_pairs.make,
     'chains': arithmetic_pairs.make,
+    'rare_disease': rare_disease_pairs.make,
 }

@@ -66,9 +66,7 @@ def main(arguments=None) -> int:
     return 2
   made = TASKS[given.task].make(task)
   if pairs:
-    make = PAIRS[given.task]
-    made = made._replace(pairs=(make(made.train[-pairs:], seed=task.seed),
-                                make(made.validation, seed=task.seed)))
+    made = made._replace(pairs=PAIRS[given.task](task, made, pairs))
   base_checkpoint.make(given.to / 'base', files.texts(made), seed=task.seed,
                        **dataclasses.asdict(size))
   files.write(made, given.to)

@@ -13,7 +13,17 @@ STEP = re.compile(r'(-?\d+) ([-+*]) (-?\d+) = (-?\d+)')
 _APPLY = {'+': operator.add, '-': operator.sub, '*': operator.mul}
 
 
-def make(rows: list[dict], *, seed: int) -> list[dict]:
+def make(config, made, count: int) -> tuple[list[dict], list[dict]]:
+  """Returns pairs of the last `count` rows to learn from, and of those held out.
+
+  Args:
+    config: of the task; its seed.
+    made: files.Files of arithmetic or chains.
+  """
+  return (pairs(made.train[-count:], seed=config.seed), pairs(made.validation, seed=config.seed))
+
+
+def pairs(rows: list[dict], *, seed: int) -> list[dict]:
   """Returns for each row one with `chosen`, its solution, and `rejected`, one that slipped.
 
   Args:

@@ -252,29 +252,13 @@ def make(config: Config) -> files.Files:
   problems = config.validate()
   if problems:
     raise ValueError('\n'.join(['rare_disease:', *problems]))
-  world, rng = make_world(config), np.random.default_rng((config.seed, 1))
+  world, cases = make_world(config), draw_cases(config)
   readers = np.random.default_rng((config.seed, 2))  # apart: no draw of a case moves a reader
-  seen, rows, cases = set(), {}, {}
-  for split, count in (('validation', config.validation_rows), ('train', config.train_rows)):
-    rows[split], cases[split] = [], []
-    for _ in range(20 * count):
-      if len(cases[split]) == count:
-        break
-      case = simulator.draw(world, rng)
-      key = (frozenset(case.present), frozenset(case.absent), case.onset, case.male)
-      if key in seen:  # by what it says alone, so that the posterior holds
-        continue
-      seen.add(key)
-      cases[split].append(case)
-      rows[split].append({
-          'messages': [{'role': 'user', 'content': prompt(world, case)}],
-          'gene': world.genes[case.disease],
-          'solution': solution(world, case, config, readers),
-          'case_id': f'{split}-{len(cases[split]):05d}',
-      })
-    if len(cases[split]) < count:
-      raise ValueError(f'{split}_rows={count}, but this world gave {len(cases[split])} different '
-                       'cases: ask for fewer rows or more findings')
+  rows = {}
+  for split in ('validation', 'train'):
+    rows[split] = [
+        row(world, case, f'{split}-{place:05d}', solution=solution(world, case, config, readers))
+        for place, case in enumerate(cases[split], 1)]
   train = files.corrupt(rows['train'], 'gene', config.corrupt, config.seed,
                         lambda number, rng: wrong_gene(world, cases['train'][number], rng))
   return files.Files(train, rows['validation'], GRADER, {
@@ -284,3 +268,34 @@ def make(config: Config) -> files.Files:
       'world': {field.name: np.asarray(getattr(world, field.name)).tolist()
                 for field in dataclasses.fields(world)},
   })
+
+
+def row(world: World, case: Case, case_id: str, **answers: str) -> dict:
+  """Returns the case as a row, with the answers that are given."""
+  return {'messages': [{'role': 'user', 'content': prompt(world, case)}],
+          'gene': world.genes[case.disease], **answers, 'case_id': case_id}
+
+
+def draw_cases(config: Config) -> dict[str, list[Case]]:
+  """Returns the cases of 'validation' and 'train'; no two of them say the same.
+
+  Raises:
+    ValueError: the world has too few cases.
+  """
+  world, rng = make_world(config), np.random.default_rng((config.seed, 1))
+  seen, cases = set(), {}
+  for split, count in (('validation', config.validation_rows), ('train', config.train_rows)):
+    cases[split] = []
+    for _ in range(20 * count):
+      if len(cases[split]) == count:
+        break
+      case = simulator.draw(world, rng)
+      key = (frozenset(case.present), frozenset(case.absent), case.onset, case.male)
+      if key in seen:  # by what it says alone, so that the posterior holds
+        continue
+      seen.add(key)
+      cases[split].append(case)
+    if len(cases[split]) < count:
+      raise ValueError(f'{split}_rows={count}, but this world gave {len(cases[split])} different '
+                       'cases: ask for fewer rows or more findings')
+  return cases
