@@ -214,11 +214,11 @@ def test_nothing_of_a_test_or_of_another_answer_is_within_reach(graded):
              'and "SECRET" + "VALUE" in str(one)[:10000]]\n'
              'def double(x): return len(found) + any(b"VALUE" in one for one in seen if '
              'isinstance(one, bytes)) + len([one for one in seen if isinstance(one, str)])')
-  tests = ['assert double(2) != "SECRETVALUE"', 'assert double(1) == 0']
+  tests = ['assert double(2) != "SECRETVALUE"']
   wrong = 'def double(x): open("left", "w").write("SECRETVALUE"); return "SECRETVALUE"'
   assert graded(wrong, tests).reward == 0.0
-  # The reads took the names of the pipes apart, so the calls may fail: never a wrong pass.
-  assert graded(program, tests).reward in (0.0, 1.0)
+  # Its reads take bytes of the pipes away, so that one call or another may fail; what it found
+  # would make this one pass.
   assert graded(program, ['assert double(1) != 0']).reward == 0.0
 
 
