@@ -180,3 +180,20 @@ def test_the_configs_say_what_must_be_there_first(tmp_path, directory):
   with pytest.raises(ValueError, match='make one with configs/preferences_reward_model.py'):
     config_files.load('preferences_ppo').get_config(str(tmp_path))
   assert config_files.load('preferences_ppo').get_config(directory).critic.source == directory
+
+
+def test_the_arms_on_rare_disease_are_sound_and_ask_for_what_is_missing(tmp_path, directory):
+  file = config_files.load('rare_disease_preferences')
+  with pytest.raises(ValueError, match="arm 'dpo', need one of reward_model, ppo"):
+    file.get_config('dpo')
+  with pytest.raises(ValueError, match='lacks data/train.jsonl, policy, reward_model/export'):
+    file.get_config(f'ppo:{tmp_path}')
+  for name in ('data/pairs.jsonl', 'data/pairs_validation.jsonl', 'data/train.jsonl',
+               'data/validation.jsonl'):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text('{}\n')
+  (tmp_path / 'policy').mkdir()
+  (tmp_path / 'reward_model').mkdir()
+  (tmp_path / 'reward_model' / 'export').symlink_to(directory)
+  for arm in file.ARMS:
+    assert file.get_config(f'{arm}:{tmp_path}').problems() == []
