@@ -164,8 +164,7 @@ def _step(algorithm: Algorithm, update, state: TrainState):
   values['seconds/collect'] = collected - began
   values['seconds/update'] = time.monotonic() - collected
   values['compilations'] = compilations.so_far() - compiled
-  memory = {**state.memory, 'last': values}
-  return state._replace(step=state.step + 1, memory=memory), values
+  return state._replace(step=state.step + 1), values
 
 
 def _algorithm(desk, span, state, keep) -> Algorithm:

@@ -105,6 +105,5 @@ class TrainState(NamedTuple):
   policy: Tree  # a Decoder, float32
   optimizer: Tree  # the optax state of the current stage
   critic: Tree | None = None  # what puts a number on tokens: PPO's critic, or a reward model
-  # What an algorithm remembers from step to step: JSON, never changed in place. Its key 'last'
-  # holds the metrics of the step before.
+  # What an algorithm remembers from step to step: JSON, never changed in place.
   memory: dict[str, Any] = {}

@@ -161,19 +161,14 @@ def picture(records, arms, path) -> None:
       if number == 1:
         axes.set_ylabel('held-out true grade')
       axes.legend(frameon=False, fontsize=8)
-    with atomic.replacing(path) as partial:
-      figure.savefig(partial, format='png', facecolor='white')
+    grid.save(figure, path)
 
 
 def report(args) -> None:
   """Writes noise.md, noise.json and noise.png of the cells that are done, and prints the table."""
   records = collect(args)
-  if not records:
-    raise ValueError(f'{args.to}: no cell is done yet; run this without --report')
-  atomic.write_text(args.to / 'noise.md', text := table(records, args.arms))
-  atomic.write_json(args.to / 'noise.json', records)
-  picture(records, args.arms, args.to / 'noise.png')
-  print(text, end='')
+  grid.report(args.to, 'noise', records, table(records, args.arms),
+              lambda path: picture(records, args.arms, path))
 
 
 # --- the command ----------------------------------------------------------------------------------
@@ -185,10 +180,8 @@ def parser() -> argparse.ArgumentParser:
   made.add_argument('--shares', nargs='+', type=float, choices=noise.SHARES,
                     default=list(noise.SHARES))
   made.add_argument('--arms', nargs='+', choices=noise.ARMS, default=['plain', 'robust'])
-  made.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2])
   made.add_argument('--prepare', action='store_true', help='rows and warmed-up models alone')
-  made.add_argument('--cells', help='K/N: cells alone, each Nth from the Kth on (1 to N)')
-  made.add_argument('--report', action='store_true', help='table and picture alone')
+  grid.add_arguments(made)
   return made
 
 

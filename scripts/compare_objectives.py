@@ -20,7 +20,7 @@ import sys
 import grid
 import numpy as np
 
-from rft_jax.records import atomic, metrics
+from rft_jax.records import metrics
 from rft_jax.tasks.__main__ import main as make_task
 
 objectives = grid.config_file('arithmetic_objectives')
@@ -100,19 +100,14 @@ def picture(records, path) -> None:
     axes.set_yticks(list(places), [one['arm'] for one in records])
     axes.set_xlabel('lift of the held-out grade')
     axes.legend(frameon=False, fontsize=8)
-    with atomic.replacing(path) as partial:
-      figure.savefig(partial, format='png', facecolor='white')
+    grid.save(figure, path)
 
 
 def report(args) -> None:
   """Writes objectives.md, .json and .png of the cells that are done, and prints the table."""
   records = collect(args)
-  if not records:
-    raise ValueError(f'{args.to}: no arm is done yet; run this without --report')
-  atomic.write_text(args.to / 'objectives.md', text := table(records))
-  atomic.write_json(args.to / 'objectives.json', records)
-  picture(records, args.to / 'objectives.png')
-  print(text, end='')
+  grid.report(args.to, 'objectives', records, table(records),
+              lambda path: picture(records, path))
 
 
 # --- the command ----------------------------------------------------------------------------------
@@ -122,9 +117,7 @@ def parser() -> argparse.ArgumentParser:
   made.add_argument('--to', type=pathlib.Path, default=pathlib.Path(objectives.FOLDER))
   made.add_argument('--arms', nargs='+', choices=tuple(objectives.ARMS),
                     default=list(objectives.ARMS))
-  made.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2])
-  made.add_argument('--cells', help='K/N: cells alone, each Nth from the Kth on (1 to N)')
-  made.add_argument('--report', action='store_true', help='table and picture alone')
+  grid.add_arguments(made)
   return made
 
 

@@ -65,6 +65,33 @@ def signed(values) -> str:
   return '{:+.3f} [{:+.3f}, {:+.3f}]'.format(*values) if values else ''
 
 
+def save(figure, path: pathlib.Path) -> None:
+  """Writes a matplotlib figure as PNG."""
+  with atomic.replacing(path) as partial:
+    figure.savefig(partial, format='png', facecolor='white')
+
+
+def report(to: pathlib.Path, name: str, records: list, text: str, draw) -> None:
+  """Writes to/NAME.md, .json and, by draw(path), .png, and prints the text.
+
+  Raises:
+    ValueError: there are no records.
+  """
+  if not records:
+    raise ValueError(f'{to}: no cell is done yet; run this without --report')
+  atomic.write_text(to / f'{name}.md', text)
+  atomic.write_json(to / f'{name}.json', records)
+  draw(to / f'{name}.png')
+  print(text, end='')
+
+
+def add_arguments(parser) -> None:
+  """Adds what every grid of runs can be asked for."""
+  parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2])
+  parser.add_argument('--cells', help='K/N: cells alone, each Nth from the Kth on (1 to N)')
+  parser.add_argument('--report', action='store_true', help='table and picture alone')
+
+
 def part(cells: list, which: str) -> list:
   """Returns the Kth of N parts of the cells, as 'K/N' says; every one where it is empty."""
   first, _, parts = (which or '1/1').partition('/')

@@ -43,7 +43,7 @@ def gather(room: Room, state, step: int, sampler=None) -> Gathered:
     start += P
     graded += [group for group in sampled[-1].groups
                if all(episode.grade.reward is not None for episode in group)]
-    if len(_with_signal(graded)) >= P:
+    if config.refill_rounds and len(_with_signal(graded)) >= P:
       break
   everything = rollout.joined(sampled)
   room.keep(step, everything)
