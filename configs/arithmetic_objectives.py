@@ -30,7 +30,7 @@ FOLDER = 'runs/objectives'
 MAKE = 'python -m rft_jax.tasks chains --largest_term=5 --train_rows=3400'
 WARM_UP_ROWS = 2400  # with their lines; the rest is for reinforcement
 WARM_UP_STEPS = 300
-STEPS = 80
+STEPS = 60
 
 # What stands there so far is worth its share of right lines.
 PREFIX_GRADER = {

@@ -9,7 +9,9 @@ os.environ['XLA_FLAGS'] = (os.environ.get('XLA_FLAGS', '') +
                            ' --xla_force_host_platform_device_count=8'
                            # Collectives in one order on all eight: a program loaded from the
                            # cache ran them in several, and waited for itself.
-                           ' --xla_cpu_enable_concurrency_optimized_scheduler=false').strip()
+                           ' --xla_cpu_enable_concurrency_optimized_scheduler=false'
+                           # Most of a cold run compiles what is then used once.
+                           ' --xla_backend_optimization_level=0').strip()
 os.environ.setdefault('JAX_COMPILATION_CACHE_DIR',
                       str(pathlib.Path(__file__).parents[1] / '.cache' / 'jax'))
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.2')

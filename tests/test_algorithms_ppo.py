@@ -125,8 +125,9 @@ def _leaves(workdir, step):
 
 
 def _same(one, other, step):
-  for name, value in (found := _leaves(one, step)).items():
-    assert value.tobytes() == _leaves(other, step)[name].tobytes(), name
+  found, expected = _leaves(one, step), _leaves(other, step)
+  for name, value in found.items():
+    assert value.tobytes() == expected[name].tobytes(), name
   volatile = ('seconds/', 'compilations')
   rows = [[{key: value for key, value in row.items() if not key.startswith(volatile)}
            for row in metrics_file.read(workdir / 'metrics.jsonl')] for workdir in (one, other)]
