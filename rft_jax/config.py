@@ -223,8 +223,8 @@ class Config:
     groups = {group.name: getattr(self, group.name) for group in dataclasses.fields(self)}
     return [problem for good, problem in checks if not good] + credit.problems(
         self.credit, algorithms) + [
-            problem for name in dict.fromkeys(algorithms)
-            for problem in getattr(ALGORITHMS.get(name), 'problems', lambda groups: [])(groups)]
+            problem for name in dict.fromkeys(algorithms) if name in ALGORITHMS
+            for problem in ALGORITHMS[name].DEMANDS.problems(groups)]
 
   def warnings(self) -> list[str]:
     """Returns what is possible but seldom meant."""
@@ -236,7 +236,7 @@ class Config:
 
   def learns_from(self) -> list[str]:
     """Returns for each stage what a row brings: 'prompts', 'targets', 'pairs' or 'answers'."""
-    return [ALGORITHMS[stage.algorithm].ROWS if stage.algorithm in ALGORITHMS else ''
+    return [ALGORITHMS[stage.algorithm].DEMANDS.rows if stage.algorithm in ALGORITHMS else ''
             for stage in self.stages]
 
   def ungraded(self) -> bool:

@@ -10,16 +10,14 @@ import math
 import time
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 
-from rft_jax import gaming, graders, rollout
+from rft_jax import cost, gaming, graders, rollout
 from rft_jax.config import Config, DoctorConfig
-from rft_jax.data import packing, validate
+from rft_jax.data import validate
 from rft_jax.data.templates import text_of
 from rft_jax.evaluate import pass_at_k
 from rft_jax.types import Episode, Example
-from rft_jax.update import score_batch
 
 STREAM = 0xD0C  # folded into the seed: the examination has random numbers of its own
 FREE = {'type': 'string_check', 'name': 'free', 'operation': 'eq', 'input': '', 'reference': ''}
@@ -273,39 +271,12 @@ def _mean_grade(rooms, cases, texts) -> float | None:
 
 
 def _cost(config, rooms, policy, sampled, seconds):
-  """Steps and hours: sampling as measured, an update as three times a measured forward pass."""
-  batch = packing.from_groups(sampled.groups, np.zeros((len(sampled.groups),
-                                                        len(sampled.groups[0]))))
-  score = lambda: score_batch(policy, batch, config.update, mesh=rooms.mesh,
-                              temperature=jnp.float32(config.rollout.temperature))
-  score()  # compiles
-  began = time.monotonic()
-  score()
-  forward = (time.monotonic() - began) / len(sampled.episodes())
-  sampling = seconds / len(sampled.episodes())
-  passes = 3 + (config.objective.kl_coef > 0) + (config.update.updates_per_batch > 1)
-  total, steps = 0.0, {}
-  for number, (stage, kind) in enumerate(zip(config.stages, config.learns_from())):
-    if kind == 'targets':
-      each = config.sft.rows_per_step * 3 * forward
-    elif kind == 'pairs':
-      each = getattr(config, stage.algorithm).pairs_per_step * 6 * forward
-    elif kind == 'answers':  # with the mismatched ones
-      each = config.kto.rows_per_step * 4 * forward
-    else:
-      sequences = config.rollout.prompts_per_step * config.rollout.samples_per_prompt
-      each = sequences * (sampling + passes * forward)
-    steps[f'stages[{number}] ({stage.algorithm})'] = {'steps': stage.steps, 'seconds_a_step': each}
-    total += stage.steps * each
-  every, steps_in_all = config.evaluate.every, config.total_steps()
-  evaluated = {0, *(span.end for span in config.spans())}
-  evaluations = len(evaluated | set(range(0, steps_in_all + 1, every) if every else ()))
-  each = len(rooms.validation) * (1 + config.evaluate.samples_per_prompt) * sampling
-  total += evaluations * each
-  values = {'stages': steps, 'evaluations': evaluations, 'seconds_an_evaluation': each,
-            'hours': total / 3600}
-  return [Finding('fine', f'about {_duration(total)} here for {steps_in_all} steps and '
-                  f'{evaluations} evaluations, compilation not counted')], {'cost': values}
+  """Steps and hours."""
+  found = cost.estimate(config, rooms.chat, policy, sampled, seconds, rows=len(rooms.validation),
+                        mesh=rooms.mesh)
+  return [Finding('fine', f'about {_duration(3600 * found["hours"])} here for '
+                  f'{config.total_steps()} steps and {found["evaluations"]} evaluations, '
+                  'compilation not counted')], {'cost': found}
 
 
 def _duration(seconds) -> str:

@@ -70,7 +70,7 @@ def begin(config, stage, state: TrainState, given=None) -> TrainState:
   Args:
     given: what starting_critic or its abstract gives.
   """
-  kind = ALGORITHMS[stage.algorithm].critic_kind(groups(config))
+  kind = ALGORITHMS[stage.algorithm].DEMANDS.critic(groups(config))
   critic = models.make_critic(state.policy, kind) if kind and given is None else given
   learners = {'policy': state.policy, 'critic': critic}
   # The structure of the state does not depend on how many steps the schedule spans.
@@ -95,10 +95,8 @@ def starting_critic(config, stage, mesh):
 
 def optimizers(config, stage) -> dict:
   """Returns the OptimConfig of each model that a stage trains."""
-  algorithm, given = ALGORITHMS[stage.algorithm], groups(config)
-  own = {}
-  if algorithm.critic_kind(given):
-    own = {'critic': algorithm.critic_optim(given, stage.optim)}
+  demands, given = ALGORITHMS[stage.algorithm].DEMANDS, groups(config)
+  own = {'critic': demands.critic_optim(given, stage.optim)} if demands.critic(given) else {}
   return {'policy': stage.optim} | own
 
 

@@ -171,8 +171,8 @@ def _algorithm(desk, span, state, keep) -> Algorithm:
   """Furnishes the algorithm of a stage, with the policy at its start as reference if it asks."""
   config, rooms = desk.config, desk.rooms
   module = ALGORITHMS[config.stages[span.number].algorithm]
-  needs_reference = module.needs_reference(groups := opening.groups(config))
-  if state.step == span.first and (span.first or needs_reference):
+  compared = module.DEMANDS.reference(groups := opening.groups(config))
+  if state.step == span.first and (span.first or compared):
     desk.checkpoints.save_reference(span.number, state.policy)
   sampling = lambda settings: rollout.make(
       rooms.chat, rooms.grader, settings, seed=config.seed, mesh=rooms.mesh,

@@ -9,7 +9,7 @@ objectives.md, objectives.json and objectives.png into --to.
 
 Grades are the mean of 4 samples at temperature 1 of each held-out row, over the seeds that are
 done; intervals are 95 % bootstraps that draw seeds and rows; "lift" is paired by row and seed.
-Seconds are of a whole run, evaluations and compilation included.
+Seconds are of a whole run, evaluations and compilation included, that of the fastest seed.
 """
 import argparse
 import json
@@ -69,7 +69,7 @@ def collect(args) -> list[dict]:
         'lift': grid.interval(lifts), 'seeds': [float(one.mean()) for one in lifts],
         'tokens': statistics.median(one[-1]['num_tokens'] + sum(
             row.get('credit/resampled_tokens', 0) for row in one) for one in rows),
-        'seconds': statistics.median(seconds) if seconds else None})
+        'seconds': min(seconds, default=None)})
   return records
 
 
@@ -83,23 +83,30 @@ def table(records) -> str:
 
 
 def picture(records, path) -> None:
-  """Draws the lift of each arm with its interval, and that of each seed."""
+  """Draws, a line for each arm, the lift with its interval and beside it what the run has cost."""
   import matplotlib
   from matplotlib.figure import Figure
   with matplotlib.rc_context(grid.STYLE | {'axes.grid.axis': 'x'}):
-    figure = Figure(figsize=(6.4, 0.9 + 0.27 * len(records)), layout='constrained', dpi=160)
-    axes = figure.add_subplot()
+    figure = Figure(figsize=(7.6, 1.1 + 0.25 * len(records)), layout='constrained', dpi=160)
+    lifts, costs = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
+    costs.set_axisbelow(True)
     places = range(len(records), 0, -1)
     mean, low, high = np.array([one['lift'] for one in records]).T
-    axes.axvline(0, color=grid.COLOURS[3], linewidth=0.9, linestyle=(0, (4, 3)))
-    axes.errorbar(mean, places, xerr=(mean - low, high - mean), fmt='o', markersize=4.5,
-                  color=grid.COLOURS[1], elinewidth=1.6, label='mean, 95 %')
+    lifts.axvline(0, color=grid.COLOURS[3], linewidth=0.9, linestyle=(0, (4, 3)))
+    lifts.errorbar(mean, places, xerr=(mean - low, high - mean), fmt='o', markersize=4.5,
+                   color=grid.COLOURS[1], elinewidth=1.6, label='mean, 95 %')
     for number, (place, one) in enumerate(zip(places, records)):
-      axes.plot(one['seeds'], [place] * len(one['seeds']), '|', color=grid.COLOURS[0],
-                markersize=8, label=None if number else 'each seed')
-    axes.set_yticks(list(places), [one['arm'] for one in records])
-    axes.set_xlabel('lift of the held-out grade')
-    axes.legend(frameon=False, fontsize=8)
+      lifts.plot(one['seeds'], [place] * len(one['seeds']), '|', color=grid.COLOURS[0],
+                 markersize=8, label=None if number else 'each seed')
+      costs.text(one['seconds'] or 0, place, f' {one["tokens"] / 1e6:.1f} M', va='center',
+                 fontsize=7.5)
+    costs.barh(places, [one['seconds'] or 0 for one in records], height=0.55,
+               color=grid.COLOURS[2], alpha=0.6)
+    costs.margins(x=0.18)
+    lifts.set_yticks(list(places), [one['arm'] for one in records])
+    lifts.set_xlabel('lift of the held-out grade')
+    costs.set_xlabel('seconds of the run, and tokens sampled')
+    lifts.legend(frameon=False, fontsize=8, loc='lower left', bbox_to_anchor=(0, 1), ncols=2)
     grid.save(figure, path)
 
 

@@ -144,7 +144,7 @@ def _plain_dpo(one, config, formula):
 @pytest.mark.parametrize('name', LOSSES)
 def test_loss_and_gradient_are_those_of_a_plain_loop_however_cut(name):
   config, formula = LOSSES[name]
-  needed = dpo.needs_reference({'dpo': dpo.DpoConfig(preference=config)})
+  needed = dpo.DEMANDS.reference({'dpo': dpo.DpoConfig(preference=config)})
   assert needed == (name not in ('simpo', 'cpo'))
   made = dpo.make(room(dpo=dpo.DpoConfig(preference=config, pairs_per_step=7),
                        reference_model=model(2) if needed else None))

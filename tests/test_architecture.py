@@ -21,7 +21,7 @@ TIERS = (
     ('config',),
     ('build', 'openai_job'),
     ('opening',),
-    ('evaluate',),
+    ('evaluate', 'cost'),
     ('doctor',),
     ('results',),
     ('train',),

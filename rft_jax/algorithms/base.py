@@ -30,6 +30,17 @@ class Algorithm(NamedTuple):
   answers: bool = True  # whether the policy is a language model, whose answers can be graded
 
 
+class Demands(NamedTuple):
+  """What a stage of an algorithm demands, by the groups of the config."""
+  # What it learns from: 'prompts' (it samples and grades), 'targets' (a row brings the answer to
+  # learn), 'pairs' (chosen and rejected) or 'answers' (single ones, marked good or bad).
+  rows: str
+  reference: Callable[[dict], bool] = lambda groups: False  # whether it is compared with a policy
+  critic: Callable[[dict], str | None] = lambda groups: None  # one of models.CRITIC_KINDS
+  critic_optim: Callable = lambda groups, of_stage: of_stage  # its OptimConfig
+  problems: Callable[[dict], list[str]] = lambda groups: []  # with what other groups ask for
+
+
 class Room(NamedTuple):
   """What a stage hands to its algorithm."""
   groups: dict[str, Any]  # the config's groups by name: 'objective', 'rollout', 'advantage', ...

@@ -12,15 +12,14 @@ Both are tempered by rollout.temperature. Policy loss, aggregation, correction a
 of the `objective` group. The teacher may be of any family and size; its tokens must be ours.
 """
 import dataclasses
-import functools
 
 import numpy as np
 
 from rft_jax.algorithms import grpo
-from rft_jax.algorithms.base import Algorithm, Collected, Room
-from rft_jax.algorithms.gathering import explore, gather, rewards_of, with_logprobs
+from rft_jax.algorithms.base import Algorithm, Collected, Demands, Room
+from rft_jax.algorithms.gathering import (explore, gather, rewards_of, with_kl, with_logprobs,
+                                          with_policy_objective)
 from rft_jax.data import packing
-from rft_jax.objectives.policy_objective import ObjectiveConfig, policy_objective
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
@@ -36,17 +35,6 @@ class DistillationConfig:
     checks = ((self.grade_coef >= 0, f'grade_coef={self.grade_coef}, need >= 0'),
               (self.clip >= 0, f'clip={self.clip}, need >= 0 nats (0: no bound)'))
     return [problem for good, problem in checks if not good]
-
-
-ROWS = 'prompts'
-
-
-def needs_reference(groups) -> bool:
-  return groups['objective'].kl_coef > 0
-
-
-def critic_kind(groups) -> str | None:
-  return None
 
 
 def problems(groups) -> list[str]:
@@ -66,10 +54,12 @@ def problems(groups) -> list[str]:
   return [problem for good, problem in checks if not good]
 
 
+DEMANDS = Demands('prompts', reference=with_kl, problems=problems)
+
+
 def make(room: Room) -> Algorithm:
   """Returns the Algorithm that moves the policy towards the teacher, which is loaded here."""
   config: DistillationConfig = room.groups['distillation']
-  objective: ObjectiveConfig = room.groups['objective']
   advantage, rollout = room.groups['advantage'], room.groups['rollout']
   teacher = room.load(config.teacher)
 
@@ -90,12 +80,7 @@ def make(room: Room) -> Algorithm:
         room, step, batch._replace(advantages=batch.advantages + gain), ours, memory)
     return Collected(batch, metrics | seen, memory)
 
-  return Algorithm(
-      collect, functools.partial(policy_objective, config=objective,
-                                 max_new_tokens=rollout.max_new_tokens),
-      temperature=rollout.temperature,
-      updates_per_batch=room.groups['update'].updates_per_batch,
-      zero_advantages_teach_nothing=objective.zero_advantages_teach_nothing)
+  return with_policy_objective(room, collect)
 
 
 def from_teacher(ours, theirs, weights, *, clip=0.0, centre=False) -> tuple[np.ndarray, dict]:

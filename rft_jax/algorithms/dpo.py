@@ -9,7 +9,7 @@ import functools
 import numpy as np
 
 from rft_jax.algorithms import reference
-from rft_jax.algorithms.base import Algorithm, Collected, Room
+from rft_jax.algorithms.base import Algorithm, Collected, Demands, Room
 from rft_jax.data import order, packing
 from rft_jax.objectives.masked import Term, over_tokens
 from rft_jax.objectives.preference_losses import (NEEDS, PreferenceConfig, preference,
@@ -32,15 +32,8 @@ class DpoConfig:
     return found
 
 
-ROWS = 'pairs'
-
-
-def needs_reference(groups) -> bool:
-  return NEEDS[groups['dpo'].preference.loss].reference
-
-
-def critic_kind(groups) -> str | None:
-  return None
+DEMANDS = Demands('pairs', reference=lambda groups: (
+    NEEDS[groups['dpo'].preference.loss].reference))
 
 
 def make(room: Room) -> Algorithm:
@@ -49,7 +42,8 @@ def make(room: Room) -> Algorithm:
   count = config.pairs_per_step
   reference_rows = functools.partial(
       _reference_rows, room, folder=room.folder if config.cache_reference else None)
-  of_reference = reference_rows(room.examples, 'train') if needs_reference(room.groups) else None
+  of_reference = (reference_rows(room.examples, 'train') if DEMANDS.reference(room.groups) else
+                  None)
 
   def collect(state, step):
     start = (step - room.first_step) * count

@@ -1,16 +1,23 @@
 """What reinforced algorithms do before and beside their advantages: sample, grade, score."""
+import functools
 from typing import NamedTuple
 
 import numpy as np
 
 from rft_jax import rollout
 from rft_jax.algorithms import robust
-from rft_jax.algorithms.base import Room
+from rft_jax.algorithms.base import Algorithm, Room
 from rft_jax.data import order
 from rft_jax.objectives import masked, returns, shaping
 from rft_jax.objectives.advantages import groups_with_signal
 from rft_jax.objectives.entropy import exploration
+from rft_jax.objectives.policy_objective import policy_objective
 from rft_jax.types import Batch, Episode
+
+
+def with_kl(groups) -> bool:
+  """Returns whether the objective asks for a reference policy."""
+  return groups['objective'].kl_coef > 0
 
 
 class Gathered(NamedTuple):
@@ -89,6 +96,17 @@ def with_logprobs(room: Room, state, batch: Batch):
   if several or config.kl_in_reward:
     batch = batch._replace(old_logprobs=scored.logprobs)
   return batch, scored
+
+
+def with_policy_objective(room: Room, collect) -> Algorithm:
+  """Returns the Algorithm of collect, which gives advantages, and of policy_objective, its loss."""
+  config, rollout = room.groups['objective'], room.groups['rollout']
+  return Algorithm(
+      collect, functools.partial(policy_objective, config=config,
+                                 max_new_tokens=rollout.max_new_tokens),
+      temperature=rollout.temperature,
+      updates_per_batch=room.groups['update'].updates_per_batch,
+      zero_advantages_teach_nothing=config.zero_advantages_teach_nothing)
 
 
 def explore(room: Room, step: int, batch: Batch, scored, memory):

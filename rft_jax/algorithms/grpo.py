@@ -5,31 +5,21 @@ bounds of DAPO, https://arxiv.org/abs/2503.14476, and no KL term unless asked fo
 is compared with is config.advantage, what is minimised is config.objective: RLOO, REINFORCE++,
 ReMax, DAPO, GSPO and CISPO are settings of the two.
 """
-import functools
-
 import numpy as np
 
 from rft_jax import credit
-from rft_jax.algorithms.base import Algorithm, Collected, Room
+from rft_jax.algorithms.base import Algorithm, Collected, Demands, Room
 from rft_jax.algorithms.gathering import (explore, gather, lengths_of, rewards_of, token_rewards,
-                                          with_logprobs)
+                                          with_kl, with_logprobs, with_policy_objective)
 from rft_jax.data import packing
 from rft_jax.objectives.advantages import (NEEDS, AdvantageConfig, group_advantages,
                                            running_baseline)
-from rft_jax.objectives.policy_objective import ObjectiveConfig, policy_objective
+from rft_jax.objectives.policy_objective import ObjectiveConfig
 from rft_jax.objectives.returns import returns_to_go, whiten
 from rft_jax.objectives.steps import numbers
 from rft_jax.types import Episode
 
-ROWS = 'prompts'
-
-
-def needs_reference(groups) -> bool:
-  return groups['objective'].kl_coef > 0
-
-
-def critic_kind(groups) -> str | None:
-  return None
+DEMANDS = Demands('prompts', reference=with_kl)
 
 
 def make(room: Room) -> Algorithm:
@@ -37,12 +27,13 @@ def make(room: Room) -> Algorithm:
   config: ObjectiveConfig = room.groups['objective']
   advantage: AdvantageConfig = room.groups['advantage']
   rollout = room.groups['rollout']
+  of_source = {example.item.source: example for example in room.examples}
 
   def collect(state, step):
     groups, metrics, memory = gather(room, state, step)
     greedy = None
     if groups and advantage.estimator == 'remax':
-      groups, greedy, seen = with_greedy(room, state, step, groups)
+      groups, greedy, seen = with_greedy(room, state, step, groups, of_source)
       metrics |= seen
     if not groups:
       return Collected(None, metrics, memory)
@@ -71,21 +62,18 @@ def make(room: Room) -> Algorithm:
     batch, memory, seen = explore(room, step, batch._replace(advantages=found), scored, memory)
     return Collected(batch, metrics | seen, memory)
 
-  return Algorithm(
-      collect, functools.partial(policy_objective, config=config,
-                                 max_new_tokens=rollout.max_new_tokens),
-      temperature=rollout.temperature,
-      updates_per_batch=room.groups['update'].updates_per_batch,
-      zero_advantages_teach_nothing=config.zero_advantages_teach_nothing)
+  return with_policy_objective(room, collect)
 
 
-def with_greedy(room: Room, state, step, groups):
+def with_greedy(room: Room, state, step, groups, of_source):
   """Returns (groups, rewards of each prompt's greedy completion f64[P], metrics): ReMax's baseline.
 
   Groups whose greedy completion could not be graded are left out.
+
+  Args:
+    of_source: the source of an item -> its Example.
   """
-  of_item = {example.item.source: example for example in room.examples}
-  examples = [of_item[group[0].item.source] for group in groups]
+  examples = [of_source[group[0].item.source] for group in groups]
   decoded = room.greedy(state.policy, examples, [group[0].occurrence for group in groups], step)
   rewards = [group[0].grade.reward for group in decoded.groups]
   kept = [p for p, reward in enumerate(rewards) if reward is not None]

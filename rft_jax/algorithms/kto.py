@@ -10,7 +10,7 @@ import functools
 import numpy as np
 
 from rft_jax.algorithms import dpo, reference
-from rft_jax.algorithms.base import Algorithm, Collected, Room
+from rft_jax.algorithms.base import Algorithm, Collected, Demands, Room
 from rft_jax.data import order, packing
 from rft_jax.objectives.masked import Term, Weighted
 from rft_jax.objectives.preference_losses import PreferenceConfig
@@ -35,15 +35,7 @@ class KtoStageConfig:
     return found
 
 
-ROWS = 'answers'
-
-
-def needs_reference(groups) -> bool:
-  return True
-
-
-def critic_kind(groups) -> str | None:
-  return None
+DEMANDS = Demands('answers', reference=lambda groups: True)
 
 
 def make(room: Room) -> Algorithm:

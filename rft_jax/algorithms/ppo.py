@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from rft_jax import credit
-from rft_jax.algorithms.base import Algorithm, Collected, Room
+from rft_jax.algorithms.base import Algorithm, Collected, Demands, Room
 from rft_jax.algorithms.gathering import (explore, gather, rewards_of, token_rewards,
-                                          with_logprobs)
+                                          with_kl, with_logprobs)
 from rft_jax.data import packing
 from rft_jax.models import CRITIC_KINDS
 from rft_jax.objectives import steps
@@ -60,19 +60,8 @@ class CriticConfig:
         problem for good, problem in checks if not good]
 
 
-ROWS = 'prompts'
-
-
-def needs_reference(groups) -> bool:
-  return groups['objective'].kl_coef > 0
-
-
-def critic_kind(groups) -> str | None:
-  return groups['critic'].kind
-
-
-def critic_optim(groups, of_stage: OptimConfig) -> OptimConfig:
-  return groups['critic'].optim
+DEMANDS = Demands('prompts', reference=with_kl, critic=lambda groups: groups['critic'].kind,
+                  critic_optim=lambda groups, of_stage: groups['critic'].optim)
 
 
 def make(room: Room) -> Algorithm:

@@ -19,7 +19,7 @@ import dataclasses
 import numpy as np
 
 from rft_jax.algorithms import sft
-from rft_jax.algorithms.base import Algorithm, Collected, Room
+from rft_jax.algorithms.base import Algorithm, Collected, Demands, Room
 from rft_jax.algorithms.gathering import gather
 from rft_jax.data import packing
 from rft_jax.types import Episode
@@ -52,17 +52,6 @@ class RejectionConfig:
     return [problem for good, problem in checks if not good]
 
 
-ROWS = 'prompts'
-
-
-def needs_reference(groups) -> bool:
-  return groups['rejection'].samples_from == 'reference'
-
-
-def critic_kind(groups) -> str | None:
-  return None
-
-
 def problems(groups) -> list[str]:
   """Returns what of other groups does not go with this algorithm."""
   config, G = groups['rejection'], groups['rollout'].samples_per_prompt
@@ -70,6 +59,10 @@ def problems(groups) -> list[str]:
     return [f'rejection.per_prompt={config.per_prompt} of rollout.samples_per_prompt={G} without a '
             'threshold keeps every sample; need fewer, more samples, or rejection.threshold']
   return []
+
+
+DEMANDS = Demands('prompts', problems=problems, reference=lambda groups: (
+    groups['rejection'].samples_from == 'reference'))
 
 
 def make(room: Room) -> Algorithm:

@@ -16,12 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from rft_jax.algorithms import reference
-from rft_jax.algorithms.base import Algorithm, Collected, Room
+from rft_jax.algorithms.base import Algorithm, Collected, Demands, Room
 from rft_jax.data import order, packing
 from rft_jax.objectives.masked import Term, Weighted
 from rft_jax.objectives.preference_pairs import over_pairs, over_prompts
 from rft_jax.objectives.reward_losses import bradley_terry, last_scores
-from rft_jax.optim import OptimConfig
 from rft_jax.types import Example
 
 
@@ -43,19 +42,7 @@ class RewardModelConfig:
     return [problem for good, problem in checks if not good]
 
 
-ROWS = 'pairs'
-
-
-def needs_reference(groups) -> bool:
-  return False
-
-
-def critic_kind(groups) -> str | None:
-  return 'head'
-
-
-def critic_optim(groups, of_stage: OptimConfig) -> OptimConfig:
-  return of_stage
+DEMANDS = Demands('pairs', critic=lambda groups: 'head')
 
 
 def make(room: Room) -> Algorithm:

@@ -1,7 +1,7 @@
 """Supervised fine-tuning: the loss is on the answer only. The warm-up of ReFT."""
 import dataclasses
 
-from rft_jax.algorithms.base import Algorithm, Collected, Room
+from rft_jax.algorithms.base import Algorithm, Collected, Demands, Room
 from rft_jax.data import order, packing
 from rft_jax.objectives.masked import Term, over_tokens
 
@@ -17,15 +17,7 @@ class SftConfig:
     return [] if self.rows_per_step >= 1 else [f'rows_per_step={self.rows_per_step}, need >= 1']
 
 
-ROWS = 'targets'
-
-
-def needs_reference(groups) -> bool:
-  return False
-
-
-def critic_kind(groups) -> str | None:
-  return None
+DEMANDS = Demands('targets')
 
 
 def make(room: Room) -> Algorithm:
