@@ -4,13 +4,13 @@
 
 makes the files, the one warmed-up model of each task, every cell of
 
-  task (arithmetic, rare_disease) x share of wrong answers (0, 0.1, 0.2, 0.4) x arm x seed,
+  task (chains, rare_disease) x share of wrong answers (0, 0.1, 0.2, 0.4) x arm x seed,
 
 and a table and a picture from them. This file is one cell; by hand it is
 
   python scripts/bench_noise.py --to=runs/noise --prepare
-  python -m rft_jax.main --config=configs/noise_grpo.py:arithmetic,0.2,robust,0 \\
-      --workdir=runs/noise/arithmetic/0.2_robust_0
+  python -m rft_jax.main --config=configs/noise_grpo.py:chains,0.2,robust,0 \\
+      --workdir=runs/noise/chains/0.2_robust_0
 
 All cells of a task begin at the same warmed-up model, which has learnt from clean rationales of
 other rows; what differs is the answers that reinforcement is graded with. Rows are few, so that
@@ -53,23 +53,25 @@ SHARES = (0.0, 0.1, 0.2, 0.4)
 ARMS = ('plain', 'robust', 'told')
 # How the rows are made, how many of them warm the model up, and for how many steps.
 TASKS = {
-    'arithmetic': dict(made=dict(largest_term=9, largest_factor=12, train_rows=1456),
-                       warm_up_rows=1200, warm_up_steps=600),
+    'chains': dict(made=dict(largest_term=5, train_rows=2912), warm_up_rows=2400,
+                   warm_up_steps=300),
     'rare_disease': dict(made=dict(train_rows=1756, validation_rows=300),
                          warm_up_rows=1500, warm_up_steps=360),
 }
-STEPS = {'arithmetic': 60, 'rare_disease': 90}
-LEARNING_RATE = {'arithmetic': 3e-4, 'rare_disease': 1e-3}
+STEPS = {'chains': 60, 'rare_disease': 90}
+LEARNING_RATE = {'chains': 2e-4, 'rare_disease': 1e-3}
+SAMPLING = {'chains': dict(prompts_per_step=64, max_new_tokens=64),
+            'rare_disease': dict(prompts_per_step=32, max_new_tokens=40)}
 # A sum has one right number, and three samples of four that agree speak at once. The gene of a case
 # is uncertain by nature: there nine of ten must agree, twice, on a gene whose list is graded low.
 ROBUST = {
-    'arithmetic': RobustConfig(contradictions=1, min_share=0.75),
+    'chains': RobustConfig(contradictions=1, min_share=0.75),
     'rare_disease': RobustConfig(contradictions=2, min_share=0.9, right_from=0.5,
                                  answer='{{ sample.output_json.genes[0] }}'),
 }
 
 
-def get_config(cell: str = 'arithmetic,0.2,robust,0', directory: str = HERE) -> Config:
+def get_config(cell: str = 'chains,0.2,robust,0', directory: str = HERE) -> Config:
   """Returns one cell, 'TASK,SHARE,ARM,SEED', or with 'TASK,warm_up' what they all begin with.
 
   Raises:
@@ -94,7 +96,7 @@ def get_config(cell: str = 'arithmetic,0.2,robust,0', directory: str = HERE) -> 
       stages=(Stage(algorithm='grpo', steps=STEPS[task], optim=OptimConfig(
           learning_rate=LEARNING_RATE[task], warmup_steps=3)),),
       robust=ROBUST[task] if arm == 'robust' else RobustConfig(),
-      **_shared(place, str(rows)))
+      **_shared(task, place, str(rows)))
 
 
 def rows_file(share: str, arm: str) -> str:
@@ -108,14 +110,14 @@ def _warm_up(task, place):
       stages=(Stage(algorithm='sft', steps=TASKS[task]['warm_up_steps'], optim=OptimConfig(
           learning_rate=3e-3, warmup_steps=10, schedule='cosine', final_fraction=0.1)),),
       sft=SftConfig(target='{{ item.solution }}', rows_per_step=32),
-      **_shared(place, str(place / 'warm_up.jsonl')))
+      **_shared(task, place, str(place / 'warm_up.jsonl')))
 
 
-def _shared(place, rows):
+def _shared(task, place, rows):
   return dict(
       data=DataConfig(train=rows, validation=str(place / 'validation.jsonl')),
       chat=ChatConfig(reasoning=('<think>', '</think>')),
       grader=str(place / 'grader.json'),
-      rollout=RolloutConfig(prompts_per_step=32, samples_per_prompt=8, max_new_tokens=40),
+      rollout=RolloutConfig(samples_per_prompt=8, **SAMPLING[task]),
       evaluate=EvaluateConfig(every=0, samples_per_prompt=4),
       checkpoints=CheckpointConfig(every=0, keep_best=1))

@@ -80,9 +80,13 @@ def _resampled(credit, chat, groups) -> float:
     return 0.0
   split = segments.make(chat.decode, steps=credit.steps, delimiter=credit.delimiter,
                         reasoning=chat.reasoning, max_steps=credit.max_steps)
-  tokens = [episode.sample.tokens for group in groups for episode in group]
-  rest = sum(len(some) - 1 - end for some in tokens for end in split(some).ends)
-  return credit.resamples * rest / max(sum(map(len, tokens)), 1)
+  rest, tokens = {}, 0
+  for number, group in enumerate(groups):
+    for said in (episode.sample.tokens for episode in group):
+      tokens += len(said)
+      # Samples in the same state share what is sampled from it.
+      rest |= {(number, *said[:end + 1]): len(said) - 1 - end for end in split(said).ends}
+  return credit.resamples * sum(rest.values()) / max(tokens, 1)
 
 
 def _forward(config, policy, groups, mesh) -> float:

@@ -23,8 +23,13 @@ class Resampling(NamedTuple):
   response_format: dict | None
 
   def grades(self, policy, episodes, parts, step):
-    """Returns ({(row, step): rewards of the K completions from its end}, metrics)."""
-    states = [(b, j) for b, part in enumerate(parts) for j in range(len(part.ends) - 1)]
+    """Returns ({(row, step): rewards of the K completions from its end}, metrics).
+
+    Samples of a prompt that have said the same so far are in the same state, which is resampled
+    once for all of them.
+    """
+    first = _first_in_state(episodes, parts)
+    states = list(dict.fromkeys(first.values()))
     counts = {'credit/resampled': 0.0, 'credit/resampled_tokens': 0.0,
               'credit/resampled_prompt_tokens': 0.0}
     rewards = {}
@@ -47,8 +52,8 @@ class Resampling(NamedTuple):
                        finished, counts)
     rewards |= {key: grade.reward for key, grade in desk.grades.items()}
     told = {f'credit/{name}': value for name, value in grading.metrics(desk.counts()).items()}
-    return {(b, j): [rewards[b, j, k] for k in range(self.resamples)]
-            for b, j in states}, counts | told
+    return {place: [rewards[*state, k] for k in range(self.resamples)]
+            for place, state in first.items()}, counts | told
 
   def _generate(self, policy, episodes, states, step, finished, counts):
     settings, K = self.rollout, self.resamples
@@ -79,3 +84,13 @@ class Resampling(NamedTuple):
     again = episode_of(self.chat, Example(episode.item, episode.prompt_ids, None),
                        episode.occurrence, episode.index, whole, episode.policy_step)
     return to_grade(again, self.rollout, self.response_format)
+
+
+def _first_in_state(episodes, parts) -> dict[tuple[int, int], tuple[int, int]]:
+  """Returns for each (row, step) but the last ones the first place that is in the same state."""
+  first, found = {}, {}
+  for b, (episode, part) in enumerate(zip(episodes, parts)):
+    for j, end in enumerate(part.ends[:-1]):
+      state = episode.occurrence, tuple(episode.sample.tokens[:end + 1])
+      found[b, j] = first.setdefault(state, (b, j))
+  return found

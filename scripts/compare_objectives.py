@@ -8,7 +8,8 @@ An arm that is done is not trained again, and one that was stopped goes on. Writ
 objectives.md, objectives.json and objectives.png into --to.
 
 Grades are the mean of 4 samples at temperature 1 of each held-out row, over the seeds that are
-done; intervals are 95 % bootstraps that draw seeds and rows; "lift" is paired by row and seed.
+done; intervals are 95 % bootstraps that draw seeds and rows; "lift", and "- response", what an arm
+ends above credit by whole responses, are paired by row and seed.
 Seconds are of a whole run, evaluations and compilation included, that of the fastest seed.
 """
 import argparse
@@ -24,6 +25,7 @@ from rft_jax.records import metrics
 from rft_jax.tasks.__main__ import main as make_task
 
 objectives = grid.config_file('arithmetic_objectives')
+BASE = 'response'  # the arm that the others are compared with
 
 
 # --- cells ----------------------------------------------------------------------------------------
@@ -52,17 +54,18 @@ def run(to: pathlib.Path, arm: str, seed: int) -> None:
 # --- figures --------------------------------------------------------------------------------------
 def collect(args) -> list[dict]:
   """Returns a record for each arm with finished cells."""
-  records = []
+  records, after = [], {}
   for arm in args.arms:
-    places = [workdir(args.to, arm, seed) for seed in args.seeds]
-    done = [(place, grades) for place in places
-            if (grades := grid.grades(place, objectives.STEPS)) is not None]
+    done = {seed: grades for seed in args.seeds if (
+        grades := grid.grades(workdir(args.to, arm, seed), objectives.STEPS)) is not None}
     if not done:
       continue
-    grades = np.stack([grades for _, grades in done])
+    after[arm] = {seed: of_one[:, 1] for seed, of_one in done.items()}
+    grades = np.stack(list(done.values()))
     lifts = grades[..., 1] - grades[..., 0]
-    rows = [metrics.read(place / metrics.TRAINING) for place, _ in done]
-    seconds = [json.loads((place / grid.SECONDS).read_text()) for place, _ in done
+    places = [workdir(args.to, arm, seed) for seed in done]
+    rows = [metrics.read(place / metrics.TRAINING) for place in places]
+    seconds = [json.loads((place / grid.SECONDS).read_text()) for place in places
                if (place / grid.SECONDS).is_file()]
     records.append({
         'arm': arm, 'before': float(grades[..., 0].mean()), 'after': grid.interval(grades[..., 1]),
@@ -70,16 +73,21 @@ def collect(args) -> list[dict]:
         'tokens': statistics.median(one[-1]['num_tokens'] + sum(
             row.get('credit/resampled_tokens', 0) for row in one) for one in rows),
         'seconds': min(seconds, default=None)})
+  for one in records:
+    both = sorted(after[one['arm']].keys() & after.get(BASE, {}).keys())
+    one['more'] = one['arm'] != BASE and both and grid.interval(
+        np.stack([after[one['arm']][seed] - after[BASE][seed] for seed in both]))
   return records
 
 
 def table(records) -> str:
   """Returns the table in Markdown."""
   return grid.markdown(
-      ['arm', 'before', 'after', 'lift', 'of each seed', 'tokens', 'seconds'],
+      ['arm', 'before', 'after', 'lift', 'of each seed', f'- {BASE}', 'tokens', 'seconds'],
       [[one['arm'], f'{one["before"]:.3f}', grid.shown(one['after']), grid.signed(one['lift']),
-        ', '.join(f'{lift:+.3f}' for lift in one['seeds']), f'{one["tokens"]:,.0f}',
-        '' if one['seconds'] is None else f'{one["seconds"]:.0f}'] for one in records])
+        ', '.join(f'{lift:+.3f}' for lift in one['seeds']), grid.signed(one['more']),
+        f'{one["tokens"]:,.0f}', '' if one['seconds'] is None else f'{one["seconds"]:.0f}']
+       for one in records])
 
 
 def picture(records, path) -> None:

@@ -50,9 +50,10 @@ BY_LINES = {'credit.level': 'step', 'credit.steps': 'line'}
     ({'advantage.estimator': 'remax'}, 1.25),  # a greedy one beside four
     ({'rollout.refill_rounds': 3}, 2),  # of two groups one has no signal
     ({**BY_LINES, 'credit.source': 'process'}, 1),
-    # Of 17 tokens 3 and 6 stand behind a first step, and 1 behind a second: 3 times each.
-    ({**BY_LINES, 'credit.source': 'resample', 'credit.resamples': 3}, 1 + 3 * (3 + 6 + 1) / 17),
+    # Of 24 tokens 3, 3 and 6 stand behind a first step, and 1 behind a second: 3 times each, but
+    # two samples are in the same state after the first.
+    ({**BY_LINES, 'credit.source': 'resample', 'credit.resamples': 3}, 1 + 3 * (3 + 6 + 1) / 24),
 ])
 def test_samples_made_for_each_that_is_learnt_from(changes, expected):
-  groups = [_group({'one\ntwo': 0.0, 'ab': 1.0}), _group({'a\nbcde\nf': 0.5})]
+  groups = [_group({'one\ntwo': 0.0, 'one\nsix': 1.0, 'ab': 1.0}), _group({'a\nbcde\nf': 0.5})]
   assert cost._samples(_config(**changes), CHAT, groups) == pytest.approx(expected)

@@ -131,6 +131,27 @@ def test_resampled_values_are_means_and_their_rises_the_rewards(monkeypatch):
   np.testing.assert_array_equal(values[1, :16], -0.5)
 
 
+def test_samples_in_the_same_state_are_resampled_once(monkeypatch):
+  chat = bytewise(('<think>', '</think>'))
+  texts = ['<think>a\nb</think>7', '<think>a\nc</think>8']
+  asked = scripted(monkeypatch, [
+      ['b</think>7', 'b</think>7'],  # after a, of both samples: 1
+      ['7', 'no'],  # after a and b: 1/2
+      ['7', '8'],  # after a and c: 1/2
+  ], chat)
+  config = CreditConfig(level='step', steps='line', source='resample', resamples=2)
+  groups = [[episode(text, reward, g, occurrence=5, chat=chat)
+             for g, (text, reward) in enumerate(zip(texts, (1.0, 0.0)))]]
+  found = rewards_of(groups, config, chat)
+  assert found.rewards == [[1.0, -0.5, 0.5], [0.0, -0.5, -0.5]]
+  assert found.metrics['credit/resampled'] == 6
+  assert len(set(map(tuple, asked['prompts']))) == 3
+  # Two prompts that happen to have the same text stay apart.
+  apart = [[one._replace(occurrence=5 + g) for g, one in enumerate(groups[0])]]
+  scripted(monkeypatch, [['7', '7']] * 4, chat)
+  assert rewards_of(apart, config, chat).metrics['credit/resampled'] == 8
+
+
 def test_a_group_whose_steps_cannot_be_graded_has_credit_by_samples():
   broken = dataclasses.replace(LINES, grader=dict(GOOD, input='{{ item.good }}{{ item.more }}'))
   groups = [group(('one', 1.0), ('six\ntwo', 0.0)),

@@ -22,25 +22,25 @@ def bench():
 
 @pytest.fixture(scope='module')
 def made(bench, tmp_path_factory):
-  """The files of arithmetic, and where a warmed-up model would be."""
+  """The files of chains, and where a warmed-up model would be."""
   to = tmp_path_factory.mktemp('noise')
-  bench.write_rows('arithmetic', to / 'arithmetic')
-  (to / 'arithmetic/warm_up/export').mkdir(parents=True)
-  (to / 'arithmetic/warm_up/export/config.json').write_text('{}')
+  bench.write_rows('chains', to / 'chains')
+  (to / 'chains/warm_up/export').mkdir(parents=True)
+  (to / 'chains/warm_up/export/config.json').write_text('{}')
   return to
 
 
 def test_every_cell_is_a_good_config_and_only_the_robust_arm_is_robust(bench, made):
   for cell in bench.cells(bench.parser().parse_args(['--arms', 'plain', 'robust', 'told'])):
-    if cell[0] == 'arithmetic':
+    if cell[0] == 'chains':
       config = bench.noise.get_config(','.join(map(str, cell)), str(made))
       assert config.problems() == []
       assert (config.robust.contradictions > 0) == (cell[2] == 'robust')
-  assert bench.noise.get_config('arithmetic,warm_up', str(made)).problems() == []
+  assert bench.noise.get_config('chains,warm_up', str(made)).problems() == []
 
 
-@pytest.mark.parametrize('cell', ['arithmetic', 'chess,0.2,plain,0', 'arithmetic,0.3,plain,0',
-                                  'arithmetic,0.2,brave,0', 'arithmetic,0.2,plain,first'])
+@pytest.mark.parametrize('cell', ['chains', 'chess,0.2,plain,0', 'chains,0.3,plain,0',
+                                  'chains,0.2,brave,0', 'chains,0.2,plain,first'])
 def test_no_such_cell_is_refused(cell, made):
   with pytest.raises(ValueError, match='need TASK,SHARE,ARM,SEED'):
     config_files.load('noise_grpo').get_config(cell, str(made))
@@ -53,14 +53,14 @@ def test_files_that_are_not_made_are_asked_for(made):
 
 def test_arms_learn_from_other_rows_than_the_warm_up_and_told_from_the_right_ones(bench, made):
   read = lambda name: [json.loads(line) for line in
-                       (made / 'arithmetic' / name).read_text().splitlines()]
+                       (made / 'chains' / name).read_text().splitlines()]
   prompt = lambda row: row['messages'][0]['content']
   warm, plain, told = (read(f'{name}.jsonl')
                        for name in ('warm_up', 'answers_0.4', 'answers_0.4_told'))
   assert not {prompt(row) for row in warm} & {prompt(row) for row in plain}
   assert told == [row for row in plain if not row.get('corrupted')]
-  wrong, rows = bench.wrong_rows(made, 'arithmetic', 0.4)
-  assert rows == len(plain) == 256 and len(wrong) == len(plain) - len(told)
+  wrong, rows = bench.wrong_rows(made, 'chains', 0.4)
+  assert rows == len(plain) == 512 and len(wrong) == len(plain) - len(told)
   assert 0.3 < len(wrong) / rows < 0.5
 
 
@@ -78,13 +78,13 @@ def _finish(bench, to, cell, before, after):
 
 def test_the_table_pairs_arms_by_seed_and_row(bench, made, tmp_path):
   for seed in (0, 1):
-    _finish(bench, made, ('arithmetic', 0.4, 'plain', seed), [0, 0, 1.0], [0, 1.0, 1.0])
-    _finish(bench, made, ('arithmetic', 0.4, 'robust', seed), [0, 0, 1.0], [1.0, 1.0, 1.0])
-  wrong, _ = bench.wrong_rows(made, 'arithmetic', 0.4)
+    _finish(bench, made, ('chains', 0.4, 'plain', seed), [0, 0, 1.0], [0, 1.0, 1.0])
+    _finish(bench, made, ('chains', 0.4, 'robust', seed), [0, 0, 1.0], [1.0, 1.0, 1.0])
+  wrong, _ = bench.wrong_rows(made, 'chains', 0.4)
   right = next(n for n in range(1, 257) if n not in wrong)
-  (bench.workdir(made, 'arithmetic', 0.4, 'robust', 0) / 'robust.jsonl').write_text(
+  (bench.workdir(made, 'chains', 0.4, 'robust', 0) / 'robust.jsonl').write_text(
       ''.join(json.dumps({'row': f'a.jsonl:{n}'}) + '\n' for n in (min(wrong), right)))
-  args = bench.parser().parse_args(['--to', str(made), '--tasks', 'arithmetic'])
+  args = bench.parser().parse_args(['--to', str(made), '--tasks', 'chains'])
   record, = bench.collect(args)
   assert record['start'] == pytest.approx(1 / 3)
   assert record['grade']['plain'][0] == pytest.approx(2 / 3)

@@ -8,7 +8,7 @@ from rft_jax import graders
 from rft_jax.tasks import TASKS, arithmetic, rare_disease, simulator
 from rft_jax.tasks import __main__ as command
 
-KEYS = {'arithmetic': 'answer', 'rare_disease': 'gene'}
+KEYS = {'arithmetic': 'answer', 'chains': 'answer', 'rare_disease': 'gene'}
 
 
 def _make(task, share, seed=0):
@@ -55,7 +55,7 @@ def test_another_seed_corrupts_other_rows():
 def test_wrong_numbers_are_near_and_wrong_genes_are_listed_for_the_case(made):
   task, by_share = made
   rows = [row for row in by_share[0.4].train if row.get('corrupted')]
-  if task == 'arithmetic':
+  if task != 'rare_disease':
     assert {int(row['answer']) - int(row['truth']) for row in rows} == set(arithmetic.SLIPS)
     return
   config = rare_disease.Config(train_rows=200, validation_rows=40)
@@ -80,7 +80,7 @@ def test_a_case_without_another_listed_gene_gets_any_other():
 def test_the_grader_pays_the_wrong_answer_and_reads_no_mark(made):
   task, by_share = made
   row = next(row for row in by_share[0.2].train if row.get('corrupted'))
-  spoken = lambda text: text if task == 'arithmetic' else rare_disease.answer('x', [text])
+  spoken = lambda text: rare_disease.answer('x', [text]) if task == 'rare_disease' else text
   with_marks = graders.make(by_share[0.2].grader)
   assert not {'truth', 'corrupted'} & set(with_marks.item_fields() or ())
   assert with_marks(row, {'output_text': spoken(row[KEYS[task]])}).reward == 1.0

@@ -9,7 +9,7 @@ import dataclasses
 import numpy as np
 
 from rft_jax.tasks import files
-from rft_jax.tasks.arithmetic import GRADER
+from rft_jax.tasks.arithmetic import GRADER, wrong_answer
 
 STEP_GRADER = {
     'type': 'python',
@@ -46,12 +46,15 @@ class Config:
   validation_rows: int = 300
   operations: int = 3  # lines of a solution; one of them is the product
   largest_term: int = 9
+  corrupt: float = 0.0  # share of the training answers that are replaced by a wrong number
 
   def validate(self) -> list[str]:
     """Returns every problem as 'field=value, need range'; [] if there is none."""
     problems = [f'{name}={getattr(self, name)}, need >= 1'
                 for name in ('train_rows', 'validation_rows', 'operations', 'largest_term')
                 if getattr(self, name) < 1]
+    if not 0 <= self.corrupt <= 1:
+      problems.append(f'corrupt={self.corrupt}, need 0 to 1')
     if not problems and 2 * (self.train_rows + self.validation_rows) > self.problems():
       problems.append(f'train_rows={self.train_rows} validation_rows={self.validation_rows}, '
                       f'need a sum of at most {self.problems() // 2}: half of all problems')
@@ -108,7 +111,10 @@ def make(config: Config) -> files.Files:
     terms = problem(rng, config)
     chosen[' '.join(terms)] = terms
   rows = [row(terms) for terms in chosen.values()]
-  return files.Files(rows[config.validation_rows:], rows[:config.validation_rows], GRADER, {
+  train = rows[config.validation_rows:]
+  train = files.corrupt(train, 'answer', config.corrupt, config.seed,
+                        lambda number, rng: wrong_answer(train[number]['answer'], rng))
+  return files.Files(train, rows[:config.validation_rows], GRADER, {
       'task': 'chains',
       'config': dataclasses.asdict(config),
       'reference': {},
