@@ -9,6 +9,36 @@ makes the rows and the one warmed-up model, and trains every arm with seeds 0, 1
 All arms begin at the same policy, which was shown the lines of 2400 sums, and learn from 1000
 other sums of which they are told nothing but the grades. Sampling is the same in all of them: 64
 sums, 8 completions each; two updates of each batch, so that ratios and clips have something to do.
+A learning rate of 2e-4 for all, tuned on grpo alone; 80 steps lifted a little more than 60.
+
+Hardware: two cores of an AMD EPYC; programs compiled by an earlier arm are taken from the cache.
+Seconds are of the fastest seed, evaluations included. Grade: of 4 samples of each of 300 held-out
+sums, 0.352, 0.331 and 0.337 before, by seed; 95 % intervals draw seeds and rows; "- response" is
+paired by row and seed.
+
+  arm             seconds  tokens  lift                     - response
+  grpo                 64  0.78 M  +0.089 [+0.061, +0.118]  +0.010 [-0.018, +0.040]
+  dr_grpo              76  0.78 M  +0.088 [+0.043, +0.129]  +0.008 [-0.016, +0.031]
+  dapo                 97  1.56 M  +0.127 [+0.088, +0.166]  +0.048 [+0.023, +0.076]
+  gspo                 78  0.78 M  +0.081 [+0.044, +0.117]  +0.001 [-0.018, +0.021]
+  cispo                74  0.78 M  +0.077 [+0.039, +0.114]  -0.003 [-0.027, +0.024]
+  rloo                 74  0.78 M  +0.066 [+0.024, +0.108]  -0.013 [-0.044, +0.020]
+  reinforce++          80  0.78 M  +0.077 [+0.047, +0.108]  -0.003 [-0.024, +0.021]
+  ppo, token          129  0.78 M  +0.087 [+0.055, +0.119]  +0.007 [-0.015, +0.032]
+  ppo, step           145  0.78 M  +0.106 [+0.075, +0.136]  +0.026 [-0.003, +0.061]
+  ppo, response       130  0.78 M  +0.082 [+0.047, +0.118]  +0.003 [-0.022, +0.028]
+  response             61  0.78 M  +0.079 [+0.043, +0.115]
+  step, process        87  0.78 M  +0.127 [+0.088, +0.166]  +0.047 [+0.023, +0.072]
+  step, prefix         96  0.78 M  +0.075 [+0.039, +0.108]  -0.004 [-0.029, +0.019]
+  step, resample      139  1.17 M  +0.095 [+0.062, +0.131]  +0.016 [-0.010, +0.042]
+
+All of them learn. Losses and advantages of one grade cannot be told apart in 60 steps; what helps
+is to know more (a grade for each line) or to waste less: dapo samples a second batch of prompts,
+to fill the step with groups whose grades differ. Why credit from prefixes gives less than from the
+same lines graded one by one was not looked into. Samples in one state share what is resampled from
+it; before they did, that arm took 246 s and 2.52 M tokens.
+
+What did not work: learning rates of 3e-4 and 5e-4 for grpo, +0.061 and +0.009 in 60 steps (seed 0).
 """
 import dataclasses
 import pathlib
