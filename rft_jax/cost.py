@@ -7,7 +7,9 @@ import time
 import jax.numpy as jnp
 import numpy as np
 
-from rft_jax.data import packing, segments
+from rft_jax.credit import splitter
+from rft_jax.data import packing
+from rft_jax.resampling import first_in_state
 from rft_jax.update import score_batch
 
 
@@ -78,15 +80,12 @@ def _resampled(credit, chat, groups) -> float:
   """Returns the tokens that credit by resampling asks for, for each token sampled."""
   if credit.level != 'step' or credit.source != 'resample':
     return 0.0
-  split = segments.make(chat.decode, steps=credit.steps, delimiter=credit.delimiter,
-                        reasoning=chat.reasoning, max_steps=credit.max_steps)
-  rest, tokens = {}, 0
-  for number, group in enumerate(groups):
-    for said in (episode.sample.tokens for episode in group):
-      tokens += len(said)
-      # Samples in the same state share what is sampled from it.
-      rest |= {(number, *said[:end + 1]): len(said) - 1 - end for end in split(said).ends}
-  return credit.resamples * sum(rest.values()) / max(tokens, 1)
+  split, episodes = splitter(chat, credit), [episode for group in groups for episode in group]
+  parts = [split(episode.sample.tokens) for episode in episodes]
+  # As much is taken to follow a state as the first sample that was in it has said from there.
+  rest = sum(parts[b].ends[-1] - parts[b].ends[j]
+             for b, j in set(first_in_state(episodes, parts).values()))
+  return credit.resamples * rest / max(sum(len(one.sample.tokens) for one in episodes), 1)
 
 
 def _forward(config, policy, groups, mesh) -> float:

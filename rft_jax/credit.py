@@ -156,6 +156,12 @@ def on_tokens(groups: list[list[Episode]], weights, outcome, given: StepRewards,
   return np.where(whole, chosen(config)[1] * outcome, outcome), earned
 
 
+def splitter(chat, config: CreditConfig):
+  """Returns split(tokens) -> segments.Steps, as config says where steps end."""
+  return segments.make(chat.decode, steps=config.steps, delimiter=config.delimiter,
+                       reasoning=chat.reasoning, max_steps=config.max_steps)
+
+
 def make(chat, config: CreditConfig, rollout: RolloutConfig, *, grader, step_grader, seed: int,
          mesh, response_format=None):
   """Returns step_rewards(policy, groups, step) -> StepRewards, for groups graded whole.
@@ -167,9 +173,7 @@ def make(chat, config: CreditConfig, rollout: RolloutConfig, *, grader, step_gra
   Raises (in a call):
     rollout.GraderFaults: more than rollout.max_grader_faults of the grades failed.
   """
-  split = segments.make(chat.decode, steps=config.steps, delimiter=config.delimiter,
-                        reasoning=chat.reasoning, max_steps=config.max_steps)
-  asked = step_grader or grader
+  split, asked = splitter(chat, config), step_grader or grader
 
   def step_rewards(policy, groups, step) -> StepRewards:
     began = time.monotonic()

@@ -28,7 +28,7 @@ class Resampling(NamedTuple):
     Samples of a prompt that have said the same so far are in the same state, which is resampled
     once for all of them.
     """
-    first = _first_in_state(episodes, parts)
+    first = first_in_state(episodes, parts)
     states = list(dict.fromkeys(first.values()))
     counts = {'credit/resampled': 0.0, 'credit/resampled_tokens': 0.0,
               'credit/resampled_prompt_tokens': 0.0}
@@ -86,7 +86,7 @@ class Resampling(NamedTuple):
     return to_grade(again, self.rollout, self.response_format)
 
 
-def _first_in_state(episodes, parts) -> dict[tuple[int, int], tuple[int, int]]:
+def first_in_state(episodes, parts) -> dict[tuple[int, int], tuple[int, int]]:
   """Returns for each (row, step) but the last ones the first place that is in the same state."""
   first, found = {}, {}
   for b, (episode, part) in enumerate(zip(episodes, parts)):

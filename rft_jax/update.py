@@ -229,7 +229,6 @@ def make_update(loss: Loss, tx: dict[str, optax.GradientTransformation], *,
     metrics['token_efficiency'] = microbatches.token_efficiency(learnt, pieces)
     return state._replace(**trained, optimizer=state.optimizer | optimizer), metrics
 
-  update.traces = lambda: sum(f._cache_size() for f in (alone, accumulate, apply))
   return update
 
 

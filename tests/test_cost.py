@@ -35,9 +35,9 @@ def test_passes_over_a_sampled_sequence(algorithm, changes, expected):
   assert cost.passes(_config(**changes), algorithm) == expected
 
 
-def _group(answers):
+def _group(occurrence, answers):
   return [types.SimpleNamespace(
-      sample=types.SimpleNamespace(tokens=[ord(c) for c in text]),
+      occurrence=occurrence, sample=types.SimpleNamespace(tokens=[ord(c) for c in text]),
       grade=types.SimpleNamespace(reward=reward)) for text, reward in answers.items()]
 
 
@@ -55,5 +55,6 @@ BY_LINES = {'credit.level': 'step', 'credit.steps': 'line'}
     ({**BY_LINES, 'credit.source': 'resample', 'credit.resamples': 3}, 1 + 3 * (3 + 6 + 1) / 24),
 ])
 def test_samples_made_for_each_that_is_learnt_from(changes, expected):
-  groups = [_group({'one\ntwo': 0.0, 'one\nsix': 1.0, 'ab': 1.0}), _group({'a\nbcde\nf': 0.5})]
+  groups = [_group(0, {'one\ntwo': 0.0, 'one\nsix': 1.0, 'ab': 1.0}),
+            _group(1, {'a\nbcde\nf': 0.5})]
   assert cost._samples(_config(**changes), CHAT, groups) == pytest.approx(expected)

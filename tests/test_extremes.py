@@ -78,10 +78,13 @@ def _loss(loss='clip', correction='none', estimator='k3'):
   return functools.partial(policy_objective, config=config, max_new_tokens=5)
 
 
-# Every loss, every correction, every KL, each once: in all pairs they are tested by themselves.
-CASES = [(loss, 'none' if loss in ANCHORED_AT_SAMPLER else correction, estimator)
-         for loss, correction, estimator in zip(
-             itertools.cycle(MEANT_FOR), CORRECTIONS, itertools.cycle(KL_ESTIMATORS))]
+# Every loss, every correction, every KL, each at least once: in all pairs they are tested by
+# themselves.
+CORRECTED = [loss for loss in MEANT_FOR if loss not in ANCHORED_AT_SAMPLER]
+CASES = [(loss, correction, estimator) for (loss, correction), estimator in zip(
+    [*zip(itertools.cycle(CORRECTED), CORRECTIONS), *((loss, 'none') for loss in
+                                                      ANCHORED_AT_SAMPLER)],
+    itertools.cycle(KL_ESTIMATORS))]
 
 
 @pytest.mark.parametrize('loss, correction, estimator', CASES)
