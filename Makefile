@@ -27,7 +27,7 @@ demo: $(VENV)/installed
 	@echo "open $(DEMO)/report.html"
 
 test: $(VENV)/installed
-	$(RUN) -m pytest tests -n 2 --dist loadfile
+	$(RUN) -m pytest tests -n 2 --dist loadfile --max-worker-restart=0
 	$(RUN) -m flake8 rft_jax configs scripts tests
 
 # The same numbers from transformers, live: torch (CPU) is large, so it has a place of its own.

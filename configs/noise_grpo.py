@@ -60,6 +60,7 @@ from rft_jax.algorithms.sft import SftConfig
 from rft_jax.config import Config, EvaluateConfig, ModelConfig, Stage
 from rft_jax.data.chat import ChatConfig
 from rft_jax.data.rows import DataConfig
+from rft_jax.objectives.advantages import AdvantageConfig
 from rft_jax.optim import OptimConfig
 from rft_jax.records.checkpoint import CheckpointConfig
 from rft_jax.rollout import RolloutConfig
@@ -78,12 +79,10 @@ STEPS = {'chains': 60, 'rare_disease': 90}
 LEARNING_RATE = {'chains': 2e-4, 'rare_disease': 1e-3}
 SAMPLING = {'chains': dict(prompts_per_step=64, max_new_tokens=64),
             'rare_disease': dict(prompts_per_step=32, max_new_tokens=40)}
-# A sum has one right number, and three samples of four that agree speak at once. The gene of a case
-# is uncertain by nature: there nine of ten must agree, twice, on a gene whose list is graded low.
+# What was found to help, if anything did, or to hurt least: the docstring has what was tried.
 ROBUST = {
-    'chains': RobustConfig(contradictions=1, min_share=0.75),
-    'rare_disease': RobustConfig(contradictions=2, min_share=0.9, right_from=0.5,
-                                 answer='{{ sample.output_json.genes[0] }}'),
+    'chains': dict(robust=RobustConfig(min_plausibility=0.3)),
+    'rare_disease': dict(advantage=AdvantageConfig(scale='none')),
 }
 
 
@@ -111,7 +110,7 @@ def get_config(cell: str = 'chains,0.2,robust,0', directory: str = HERE) -> Conf
       model=ModelConfig(source=str(place / 'warm_up' / 'export')),
       stages=(Stage(algorithm='grpo', steps=STEPS[task], optim=OptimConfig(
           learning_rate=LEARNING_RATE[task], warmup_steps=3)),),
-      robust=ROBUST[task] if arm == 'robust' else RobustConfig(),
+      **(ROBUST[task] if arm == 'robust' else {}),
       **_shared(task, place, str(rows)))
 
 

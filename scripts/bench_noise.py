@@ -10,7 +10,7 @@ table), noise.png and noise.json into --to.
 
 A figure is the mean true grade of 4 samples at temperature 1 of each held-out row, over the seeds
 that are done; its interval is a 95 % bootstrap that draws seeds and rows. Differences are paired by
-row and seed. 'found' counts the rows left out at the end, and how many of them are wrong.
+row and seed.
 """
 import argparse
 import dataclasses
@@ -21,7 +21,7 @@ import sys
 import grid
 import numpy as np
 
-from rft_jax.records import atomic, left_out, metrics
+from rft_jax.records import atomic
 from rft_jax.tasks import TASKS, base_checkpoint, files
 
 COLOURS = dict(zip(('plain', 'robust', 'told', 'before'), grid.COLOURS))
@@ -79,18 +79,11 @@ def evaluations(to: pathlib.Path, cell):
   return grid.grades(workdir(to, *cell), noise.STEPS[cell[0]])
 
 
-def wrong_rows(to: pathlib.Path, task, share) -> tuple[set[int], int]:
-  """Returns the lines with a wrong answer among those reinforced, and how many lines there are."""
+def wrong_rows(to: pathlib.Path, task, share) -> tuple[int, int]:
+  """Returns how many rows that are reinforced have a wrong answer, and how many there are."""
   text = (to / task / noise.rows_file(str(share), 'plain')).read_text(encoding='utf-8')
   rows = [json.loads(line) for line in text.splitlines()]
-  return {n for n, row in enumerate(rows, 1) if row.get('corrupted')}, len(rows)
-
-
-def found(to: pathlib.Path, cell, wrong: set[int]) -> tuple[int, int]:
-  """Returns how many rows a run leaves out at its end, and how many of those are wrong."""
-  lines = metrics.read(workdir(to, *cell) / left_out.LEFT_OUT)
-  out = {int(line['row'].rpartition(':')[2]) for line in lines}
-  return len(out), len(out & wrong)
+  return sum(bool(row.get('corrupted')) for row in rows), len(rows)
 
 
 def collect(args) -> list[dict]:
@@ -98,16 +91,14 @@ def collect(args) -> list[dict]:
   records = []
   for task in args.tasks:
     for share in args.shares:
-      columns, outs = {}, []
+      columns = {}
       for _, _, arm, seed in (cell for cell in cells(args) if cell[:2] == (task, share)):
-        cell = (task, share, arm, seed)
-        if (grades := evaluations(args.to, cell)) is not None:
+        if (grades := evaluations(args.to, (task, share, arm, seed))) is not None:
           columns.setdefault(arm, {})[seed] = grades
-          outs += [found(args.to, cell, wrong_rows(args.to, task, share)[0])] * (arm == 'robust')
       if not columns:
         continue
       wrong, rows = wrong_rows(args.to, task, share)
-      record = {'task': task, 'share': share, 'wrong': len(wrong), 'rows': rows, 'found': outs,
+      record = {'task': task, 'share': share, 'wrong': wrong, 'rows': rows,
                 'seeds': {arm: sorted(given) for arm, given in columns.items()},
                 'grade': {arm: grid.interval(np.stack([g[:, 1] for g in given.values()]))
                           for arm, given in columns.items()}, 'more': {}}
@@ -125,15 +116,14 @@ def collect(args) -> list[dict]:
 def table(records, arms) -> str:
   """Returns the table in Markdown."""
   others = [arm for arm in arms if arm != 'plain']
-  head = ['task', 'wrong answers', 'start', *arms, *(f'{arm} - plain' for arm in others), 'found',
+  head = ['task', 'wrong answers', 'start', *arms, *(f'{arm} - plain' for arm in others),
           'seeds']
   rows = []
   for one in records:
-    out = ', '.join(f'{right} of {total}' for total, right in one['found'])
     rows.append([
         one['task'], f'{one["wrong"]} of {one["rows"]}', f'{one["start"]:.3f}',
         *(grid.shown(one['grade'].get(arm)) for arm in arms),
-        *(grid.signed(one['more'].get(arm)) for arm in others), out,
+        *(grid.signed(one['more'].get(arm)) for arm in others),
         str(max(len(seeds) for seeds in one['seeds'].values()))])
   return grid.markdown(head, rows)
 

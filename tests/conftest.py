@@ -1,4 +1,5 @@
 """Eight simulated devices and the persistent compilation cache, set before jax is imported."""
+import gc
 import os
 import pathlib
 
@@ -17,6 +18,19 @@ os.environ.setdefault('JAX_COMPILATION_CACHE_DIR',
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.2')
 os.environ.setdefault('HF_HUB_OFFLINE', '1')  # tests read nothing from the network
 os.environ.setdefault('TOKENIZERS_PARALLELISM', 'false')
+
+
+@pytest.fixture(scope='module', autouse=True)
+def programs_of_this_file_alone():
+  """Forgets what a file compiled when it ends.
+
+  A worker that keeps the programs of the whole suite grows by gigabytes, and by five of the 65,530
+  memory maps that Linux grants a process for each program.
+  """
+  yield
+  import jax
+  jax.clear_caches()
+  gc.collect()
 
 
 @pytest.fixture
