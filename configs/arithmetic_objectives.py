@@ -123,7 +123,7 @@ def get_config(argument: str = 'grpo') -> configs.Config:
   arm, _, folder = argument.partition(':')
   folder = folder or FOLDER
   if arm not in ('warm_up', *ARMS):
-    raise ValueError(f'arm {arm!r}, need one of {", ".join(("warm_up", *ARMS))}')
+    raise ValueError(f'arm {arm!r}, need one of {("warm_up", *ARMS)}')
   data = pathlib.Path(folder, 'data')
   if not (data / 'train.jsonl').is_file():
     raise ValueError(f'{data} holds no task yet: {MAKE} --to={data}')

@@ -70,7 +70,7 @@ def get_config(argument: str = 'reward_model') -> configs.Config:
   arm, _, folder = argument.partition(':')
   folder = folder or FOLDER
   if arm not in ARMS:
-    raise ValueError(f'arm {arm!r}, need one of {", ".join(ARMS)}')
+    raise ValueError(f'arm {arm!r}, need one of {tuple(ARMS)}')
   needed = {'reward_model': ('data/pairs.jsonl',),
             'ppo': ('data/train.jsonl', 'policy', 'reward_model/export')}[arm]
   missing = [name for name in needed if not pathlib.Path(folder, name).exists()]

@@ -106,6 +106,8 @@ def _unknown(config, dotted):
     fields = [field.name for field in dataclasses.fields(value)] if dataclasses.is_dataclass(
         value) else []
     if name not in fields:
+      if name.isdecimal() and isinstance(value, (tuple, list)):
+        return f'{walked} is a list: write {walked}[{name}]'
       near = difflib.get_close_matches(name, fields, 1)
       return (f'{walked} has no field {name!r}' +
               (f', did you mean {near[0]!r}?' if near else f'; it has {", ".join(fields)}'

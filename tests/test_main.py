@@ -53,6 +53,8 @@ def test_help_needs_no_jax_and_exits_with_0():
     (['--config={made}', '--workdir=x', '--config.rollout.temperature=warm'],
      ['temperature', 'warm']),
     (['--config={made}', '--workdir=x', '--config.stages[7].steps=3'], ['stages has 2 elements']),
+    (['--config={made}', '--workdir=x', '--config.stages.1.steps=3'],
+     ['config.stages is a list: write config.stages[1]']),
     (['--config={made}', '--workdir=x', '--config.seed.x=3'], ['single value']),
     (['--config={made}', '--workdir=x', '--config.rollout.samples_per_prompt=1',
       '--config.rollout.top_p=7'], ['samples_per_prompt=1', 'top_p=7']),
