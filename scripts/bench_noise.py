@@ -129,28 +129,32 @@ def table(records, arms) -> str:
 
 
 def picture(records, arms, path) -> None:
-  """Draws held-out grade against the share of wrong answers, a panel for each task."""
+  """Draws, a column for each task, held-out grade by share of wrong answers, and less plain."""
   import matplotlib
   from matplotlib.figure import Figure
   tasks = list(dict.fromkeys(one['task'] for one in records))
   with matplotlib.rc_context(grid.STYLE | {'axes.grid.axis': 'y'}):
-    figure = Figure(figsize=(4.2 * len(tasks), 3.1), layout='constrained', dpi=160)
-    for number, task in enumerate(tasks, 1):
-      axes, mine = figure.add_subplot(1, len(tasks), number), [
-          one for one in records if one['task'] == task]
-      axes.axhline(mine[0]['start'], color=COLOURS['before'], linewidth=0.9, linestyle=(0, (4, 3)),
-                   label='warmed up, before')
-      for shift, arm in enumerate(arm for arm in arms if any(arm in one['grade'] for one in mine)):
-        points = [(100 * one['share'] + 0.5 * (shift - 0.5), *one['grade'][arm]) for one in mine
-                  if arm in one['grade']]
-        x, mean, low, high = map(np.array, zip(*points))
-        axes.errorbar(x, mean, (mean - low, high - mean), color=COLOURS[arm], marker='o',
-                      markersize=4, linewidth=1.6, elinewidth=1.1, label=arm)
-      axes.set(title=task.replace('_', ' '), xlabel='% of training answers wrong',
-               xticks=[100 * one['share'] for one in mine])
-      if number == 1:
-        axes.set_ylabel('held-out true grade')
-      axes.legend(frameon=False, fontsize=8)
+    figure = Figure(figsize=(4.2 * len(tasks), 4.6), layout='constrained', dpi=160)
+    rows = figure.subplots(2, len(tasks), sharex='col', squeeze=False, height_ratios=(3, 2))
+    for task, (grade, more) in zip(tasks, rows.T):
+      mine = [one for one in records if one['task'] == task]
+      grade.axhline(mine[0]['start'], color=COLOURS['before'], linewidth=0.9,
+                    linestyle=(0, (4, 3)), label='warmed up, before')
+      more.axhline(0, color=COLOURS['plain'], linewidth=1.6)
+      for axes, name in ((grade, 'grade'), (more, 'more')):
+        for shift, arm in enumerate(arms):
+          points = [(100 * one['share'] + shift - 1, *one[name][arm]) for one in mine
+                    if arm in one[name]]
+          if points:
+            x, mean, low, high = map(np.array, zip(*points))
+            axes.errorbar(x, mean, (mean - low, high - mean), color=COLOURS[arm], marker='o',
+                          markersize=4, linewidth=1.6, elinewidth=1.1, label=arm)
+      grade.set_title(task.replace('_', ' '))
+      more.set(xlabel='% of training answers wrong', xticks=[100 * one['share'] for one in mine])
+    rows[0, 0].set_ylabel('held-out true grade')
+    rows[1, 0].set_ylabel('difference to plain')
+    figure.legend(*rows[0, 0].get_legend_handles_labels(), loc='outside upper center',
+                  ncols=len(arms) + 1, frameon=False, fontsize=8)
     grid.save(figure, path)
 
 
@@ -169,7 +173,7 @@ def parser() -> argparse.ArgumentParser:
   made.add_argument('--tasks', nargs='+', choices=tuple(noise.TASKS), default=list(noise.TASKS))
   made.add_argument('--shares', nargs='+', type=float, choices=noise.SHARES,
                     default=list(noise.SHARES))
-  made.add_argument('--arms', nargs='+', choices=noise.ARMS, default=['plain', 'robust'])
+  made.add_argument('--arms', nargs='+', choices=noise.ARMS, default=list(noise.ARMS))
   made.add_argument('--prepare', action='store_true', help='rows and warmed-up models alone')
   grid.add_arguments(made)
   return made

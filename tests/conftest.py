@@ -11,8 +11,12 @@ os.environ['XLA_FLAGS'] = (os.environ.get('XLA_FLAGS', '') +
                            # Collectives in one order on all eight: a program loaded from the
                            # cache ran them in several, and waited for itself.
                            ' --xla_cpu_enable_concurrency_optimized_scheduler=false'
+                           # A busy machine is no deadlock.
+                           ' --xla_cpu_collective_call_terminate_timeout_seconds=300'
                            # Most of a cold run compiles what is then used once.
                            ' --xla_backend_optimization_level=0').strip()
+# XLA's pool has a thread for each device and a collective holds all of them: some to spare.
+os.environ.setdefault('PJRT_NPROC', '32')
 os.environ.setdefault('JAX_COMPILATION_CACHE_DIR',
                       str(pathlib.Path(__file__).parents[1] / '.cache' / 'jax'))
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.2')
