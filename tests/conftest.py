@@ -13,7 +13,9 @@ os.environ['XLA_FLAGS'] = (os.environ.get('XLA_FLAGS', '') +
                            ' --xla_cpu_enable_concurrency_optimized_scheduler=false'
                            # A busy machine is no deadlock.
                            ' --xla_cpu_collective_call_terminate_timeout_seconds=300'
-                           # Most of a cold run compiles what is then used once.
+                           # Most of a cold run compiles what is then used once: the code
+                           # that is made soonest, not the code that runs soonest.
+                           ' --xla_cpu_use_fusion_emitters=false'
                            ' --xla_backend_optimization_level=0').strip()
 # XLA's pool has a thread for each device and a collective holds all of them: some to spare.
 os.environ.setdefault('PJRT_NPROC', '32')
