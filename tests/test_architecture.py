@@ -125,7 +125,7 @@ def test_the_decoder_names_no_family():
 
 
 def test_top_level_holds_what_it_should():
-  wanted = {'rft_jax', 'configs', 'scripts', 'tests', 'setup.cfg', 'README.md'}
+  wanted = {'rft_jax', 'configs', 'scripts', 'tests', 'docs', 'setup.cfg', 'README.md'}
   tools = {'pyproject.toml', 'Makefile', 'LICENSE', '.ci', '.gitignore', '.git'}
   made = {'.venv', '.venv-oracles', '.cache', 'runs', 'rft_jax.egg-info', '.pytest_cache',
           '.hypothesis', '__pycache__', 'build'}
