@@ -30,12 +30,12 @@ one sample in ten was right (0.11 to 0.03 in 100 steps at 5e-4; at 1e-4 0.11 to 
 import pathlib
 
 from rft_jax import config as configs
-from rft_jax.objectives.policy_objective import ObjectiveConfig
 from rft_jax.algorithms.sft import SftConfig
 from rft_jax.data.chat import ChatConfig
 from rft_jax.data.rows import DataConfig
-from rft_jax.optim import OptimConfig
-from rft_jax.rollout import RolloutConfig
+from rft_jax.objectives.policy_objective import ObjectiveConfig
+from rft_jax.rollout.rollout import RolloutConfig
+from rft_jax.training.optim import OptimConfig
 
 DATA = 'runs/arithmetic/data'
 MAKE = ('python -m rft_jax.tasks arithmetic --largest_term=9 --largest_factor=19 '

@@ -46,15 +46,15 @@ import pathlib
 from rft_jax import config as configs
 from rft_jax.algorithms.ppo import CriticConfig
 from rft_jax.algorithms.sft import SftConfig
-from rft_jax.credit import CreditConfig
 from rft_jax.data.chat import ChatConfig
 from rft_jax.data.rows import DataConfig
 from rft_jax.objectives.advantages import AdvantageConfig
-from rft_jax.objectives.policy_choices import PolicyLossConfig
+from rft_jax.objectives.policy_loss_config import PolicyLossConfig
 from rft_jax.objectives.policy_objective import ObjectiveConfig
-from rft_jax.optim import OptimConfig
-from rft_jax.rollout import RolloutConfig
+from rft_jax.rollout.credit import CreditConfig
+from rft_jax.rollout.rollout import RolloutConfig
 from rft_jax.tasks import chains
+from rft_jax.training.optim import OptimConfig
 
 FOLDER = 'runs/objectives'
 MAKE = 'python -m rft_jax.tasks chains --largest_term=5 --train_rows=3400'

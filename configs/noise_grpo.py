@@ -74,15 +74,15 @@ On an arithmetic task with 256 rows, learnt by heart at 3e-4, even `told` ended 
 """
 import pathlib
 
-from rft_jax.algorithms.robust import RobustConfig
+from rft_jax.algorithms.noisy_grades import RobustConfig
 from rft_jax.algorithms.sft import SftConfig
 from rft_jax.config import Config, EvaluateConfig, ModelConfig, Stage
 from rft_jax.data.chat import ChatConfig
 from rft_jax.data.rows import DataConfig
 from rft_jax.objectives.advantages import AdvantageConfig
-from rft_jax.optim import OptimConfig
 from rft_jax.records.checkpoint import CheckpointConfig
-from rft_jax.rollout import RolloutConfig
+from rft_jax.rollout.rollout import RolloutConfig
+from rft_jax.training.optim import OptimConfig
 
 HERE = 'runs/noise'
 SHARES = (0.0, 0.1, 0.2, 0.4)

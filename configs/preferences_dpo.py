@@ -41,8 +41,8 @@ from rft_jax.algorithms.dpo import DpoConfig
 from rft_jax.data.chat import ChatConfig
 from rft_jax.data.rows import DataConfig
 from rft_jax.objectives.preference_losses import PreferenceConfig
-from rft_jax.optim import OptimConfig
-from rft_jax.rollout import RolloutConfig
+from rft_jax.rollout.rollout import RolloutConfig
+from rft_jax.training.optim import OptimConfig
 
 DATA = 'runs/arithmetic/data'
 BASE = 'runs/arithmetic/warmed_up'

@@ -32,8 +32,8 @@ from rft_jax import config as configs
 from rft_jax.algorithms.ppo import CriticConfig
 from rft_jax.data.rows import DataConfig
 from rft_jax.objectives.policy_objective import ObjectiveConfig
-from rft_jax.optim import OptimConfig
-from rft_jax.rollout import RolloutConfig
+from rft_jax.rollout.rollout import RolloutConfig
+from rft_jax.training.optim import OptimConfig
 
 DATA = 'runs/arithmetic_pairs/data'
 BASE = 'runs/arithmetic/warmed_up'

@@ -37,7 +37,7 @@ from rft_jax import config as configs
 from rft_jax.algorithms.reward_model import RewardModelConfig
 from rft_jax.algorithms.sft import SftConfig
 from rft_jax.data.rows import DataConfig
-from rft_jax.optim import OptimConfig
+from rft_jax.training.optim import OptimConfig
 
 DATA = 'runs/arithmetic_pairs/data'
 MAKE = ('python -m rft_jax.tasks arithmetic --largest_term=9 --largest_factor=19 '

@@ -43,10 +43,10 @@ from rft_jax.algorithms.sft import SftConfig
 from rft_jax.config import Config, EvaluateConfig, ModelConfig, Stage
 from rft_jax.data.chat import ChatConfig
 from rft_jax.data.rows import DataConfig
-from rft_jax.optim import OptimConfig
 from rft_jax.records.checkpoint import CheckpointConfig
-from rft_jax.records.report import ReportConfig
-from rft_jax.rollout import RolloutConfig
+from rft_jax.report.report import ReportConfig
+from rft_jax.rollout.rollout import RolloutConfig
+from rft_jax.training.optim import OptimConfig
 
 DEMO = 'runs/rare_disease_demo'  # `make demo` writes its cases to data/ in it
 

@@ -91,8 +91,8 @@ from rft_jax.algorithms.sft import SftConfig
 from rft_jax.config import CheckpointConfig, EvaluateConfig, Stage
 from rft_jax.data.rows import DataConfig
 from rft_jax.objectives.advantages import AdvantageConfig
-from rft_jax.optim import OptimConfig
-from rft_jax.rollout import RolloutConfig
+from rft_jax.rollout.rollout import RolloutConfig
+from rft_jax.training.optim import OptimConfig
 
 DATA = 'runs/rare_disease'
 WHERE_FROM = (

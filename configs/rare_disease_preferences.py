@@ -54,8 +54,8 @@ from rft_jax.algorithms.sft import SftConfig
 from rft_jax.data.chat import ChatConfig
 from rft_jax.data.rows import DataConfig
 from rft_jax.objectives.policy_objective import ObjectiveConfig
-from rft_jax.optim import OptimConfig
-from rft_jax.rollout import RolloutConfig
+from rft_jax.rollout.rollout import RolloutConfig
+from rft_jax.training.optim import OptimConfig
 
 FOLDER = 'runs/rare_disease_preferences'
 ARMS = ('reward_model', 'ppo')

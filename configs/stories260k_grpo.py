@@ -60,12 +60,12 @@ import pathlib
 import numpy as np
 
 from rft_jax import config as configs
-from rft_jax.objectives.policy_objective import ObjectiveConfig
 from rft_jax.data.chat import ChatConfig
 from rft_jax.data.rows import DataConfig
-from rft_jax.optim import OptimConfig
-from rft_jax.rollout import RolloutConfig
+from rft_jax.objectives.policy_objective import ObjectiveConfig
+from rft_jax.rollout.rollout import RolloutConfig
 from rft_jax.tasks import files
+from rft_jax.training.optim import OptimConfig
 
 DATA = pathlib.Path('runs/stories260k/data')
 WHERE_FROM = (

@@ -4,8 +4,6 @@ The public names below load on first use; `import rft_jax` itself imports nothin
 """
 import importlib
 import os
-import sys
-import types
 
 __version__ = '0.1.0'
 
@@ -15,11 +13,11 @@ os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')
 _HOMES = {
     'load': 'rft_jax.hf.load',
     'export': 'rft_jax.hf.export',
-    'score': 'rft_jax.update',
+    'score': 'rft_jax.training.update',
     'generate': 'rft_jax.sampling.engine',
     'grade': 'rft_jax.graders',
-    'train': 'rft_jax.train',
-    'evaluate': 'rft_jax.evaluate',
+    'train': 'rft_jax.run.train',
+    'evaluate': 'rft_jax.run.evaluate',
 }
 
 __all__ = ['__version__', *_HOMES]
@@ -34,18 +32,3 @@ def __getattr__(name):
 
 def __dir__():
   return sorted(__all__)
-
-
-class _Package(types.ModuleType):
-  """Keeps `rft_jax.train` and `rft_jax.evaluate` functions.
-
-  The import system binds each submodule to its name on the package; two submodules have the
-  name of the function they hold, and the function is the public one.
-  """
-
-  def __setattr__(self, name, value):
-    if not (name in _HOMES and isinstance(value, types.ModuleType)):
-      super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

@@ -8,30 +8,30 @@ import itertools
 from dataclasses import field
 from typing import NamedTuple
 
-from rft_jax import credit
 from rft_jax.algorithms import ALGORITHMS
 from rft_jax.algorithms.distillation import DistillationConfig
 from rft_jax.algorithms.dpo import DpoConfig
 from rft_jax.algorithms.kto import KtoStageConfig
+from rft_jax.algorithms.noisy_grades import RobustConfig, corrects
 from rft_jax.algorithms.ppo import CriticConfig
 from rft_jax.algorithms.rejection import RejectionConfig
 from rft_jax.algorithms.reward_model import RewardModelConfig
-from rft_jax.algorithms.robust import RobustConfig, corrects
 from rft_jax.algorithms.sft import SftConfig
-from rft_jax.credit import CreditConfig
 from rft_jax.data.chat import ChatConfig
 from rft_jax.data.rows import DataConfig
-from rft_jax.graders.judges import JudgeConfig
-from rft_jax.graders.sandbox import SandboxConfig
+from rft_jax.graders.judges.judges import JudgeConfig
+from rft_jax.graders.sandbox.pool import SandboxConfig
 from rft_jax.models.attention import IMPLEMENTATIONS
 from rft_jax.objectives.advantages import AdvantageConfig
 from rft_jax.objectives.policy_objective import ObjectiveConfig
-from rft_jax.optim import OptimConfig
 from rft_jax.records.checkpoint import CheckpointConfig
-from rft_jax.records.report import ReportConfig
-from rft_jax.rollout import RolloutConfig
+from rft_jax.report.report import ReportConfig
+from rft_jax.rollout import credit
+from rft_jax.rollout.credit import CreditConfig
+from rft_jax.rollout.rollout import RolloutConfig
 from rft_jax.sharding import MeshConfig
-from rft_jax.update import UpdateConfig
+from rft_jax.training.optim import OptimConfig
+from rft_jax.training.update import UpdateConfig
 
 DTYPES = ('float32', 'bfloat16')
 

@@ -54,7 +54,8 @@ def main(argv):
   del argv
   if _MODE.value == 'grade':
     return _grade(_CONFIG.value)
-  from rft_jax import build, rollout  # here, since --help and misspelt flags need no jax
+  from rft_jax.rollout import rollout  # here, since --help and misspelt flags need no jax
+  from rft_jax.run import build
   needless = _MODE.value == 'doctor' and not flags.FLAGS['checkpoint'].present
   if not (_WORKDIR.value or needless or (_MODE.value == 'evaluate' and _MODEL.value)):
     command_line.refuse('--workdir=DIR is missing: the folder in which the run lives')
@@ -90,7 +91,7 @@ def _keep_compilations():
 
 def _dispatch(config):
   import rft_jax
-  from rft_jax.results import diagnose, evaluate_checkpoint, export_checkpoint, write_report
+  from rft_jax.run.results import diagnose, evaluate_checkpoint, export_checkpoint, write_report
   if _MODE.value == 'train':
     rft_jax.train(config, _WORKDIR.value, stop_at_step=_STOP_AT_STEP.value,
                   overrides=command_line.overrides(sys.argv))
@@ -122,7 +123,7 @@ def _grade(config):
     if config is None:
       with contextlib.closing(_made(_GRADER.value)) as grader:
         return _grade_with(grader, None)
-    from rft_jax import build
+    from rft_jax.run import build
     config.grader = _GRADER.value or config.grader
     build.check_graded(config)
     with build.grader(config, _WORKDIR.value or '') as (grader, _, response_format):
@@ -138,22 +139,23 @@ def _made(path):
   from rft_jax.graders.reward_model import named_in
   models, (given, _) = {}, read(path)
   if named_in(given):
-    from rft_jax import reward_models, sharding
-    models = reward_models.open_all(given, mesh=sharding.make_mesh())
+    from rft_jax import sharding
+    from rft_jax.local_models import reward_model
+    models = reward_model.open_all(given, mesh=sharding.make_mesh())
   return graders.make(path, reward_models=models)
 
 
 def _grade_with(grader, response_format):
-  from rft_jax.graders import run
+  from rft_jax.graders import openai_api
   if _VALIDATE_ONLY.value:
-    print(json.dumps(run.validate(grader), indent=2, ensure_ascii=False))
+    print(json.dumps(openai_api.validate(grader), indent=2, ensure_ascii=False))
     return
   responses = []
   with open(_TO.value or sys.stdout.fileno(), 'w', closefd=bool(_TO.value)) as to:
-    for response in run.run_file(grader, _INPUT.value, response_format=response_format):
+    for response in openai_api.run_file(grader, _INPUT.value, response_format=response_format):
       responses.append(response)
       print(json.dumps(response, ensure_ascii=False), file=to, flush=True)
-  print(json.dumps(run.summary(grader, responses), ensure_ascii=False), file=sys.stderr)
+  print(json.dumps(openai_api.summary(grader, responses), ensure_ascii=False), file=sys.stderr)
 
 
 if __name__ == '__main__':

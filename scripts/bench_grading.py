@@ -9,7 +9,8 @@ import statistics
 
 import benchmarks
 
-from rft_jax import graders, grading
+from rft_jax import graders
+from rft_jax.rollout import grading_queue
 from rft_jax.sampling import engine
 
 
@@ -28,7 +29,7 @@ def main():
 
   def step(graded):
     number = next(numbers)
-    with grading.Desk(grader) as desk:
+    with grading_queue.Desk(grader) as desk:
       def finished(p, g, sample):
         if graded:
           desk.hand_in((p, g), {'messages': []}, {'output_text': str(sample.tokens)})

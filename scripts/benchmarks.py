@@ -18,14 +18,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rft_jax import models, optim, sharding
-from rft_jax.data import packing
+from rft_jax import models, sharding
+from rft_jax.data import batching
 from rft_jax.models import decoding
 from rft_jax.objectives.advantages import AdvantageConfig, group_advantages
 from rft_jax.objectives.policy_objective import ObjectiveConfig, policy_objective
 from rft_jax.sampling import engine
+from rft_jax.training import optim
+from rft_jax.training.update import UpdateConfig, make_update, score_batch
 from rft_jax.types import Batch, Episode, Grade, Item, TrainState
-from rft_jax.update import UpdateConfig, make_update, score_batch
 
 SMALL = models.DecoderConfig(
     vocab_size=4096, dim=256, layers=4, heads=8, kv_heads=4, head_dim=32, mlp_dim=768,
@@ -99,7 +100,7 @@ def batch_of(args, samples, step: int) -> Batch:
             for p, (prompt, group) in enumerate(zip(prompts(args, step), samples))]
   rewards = np.array([[np.mean(np.array(sample.tokens) % 2) for sample in group]
                       for group in samples])
-  return packing.from_groups(groups, group_advantages(rewards, AdvantageConfig()))
+  return batching.from_groups(groups, group_advantages(rewards, AdvantageConfig()))
 
 
 class Trainer:

@@ -14,13 +14,13 @@ import sys
 
 import numpy as np
 
-from rft_jax.records import ledger
+from rft_jax.records import episodes
 
 
 def recorded(workdir: pathlib.Path, step: int, rows: int):
   """Returns (prompt ids, greedy tokens) of the first held-out rows at an evaluation."""
   seen = {}
-  for record in ledger.read(workdir / 'evaluations', step):
+  for record in episodes.read(workdir / 'evaluations', step):
     seen.setdefault(record['occurrence'], (record['prompt_ids'], record['tokens']))
   return [seen[number] for number in sorted(seen)][:rows]
 

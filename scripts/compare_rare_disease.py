@@ -19,7 +19,8 @@ import sys
 
 import numpy as np
 
-from rft_jax.records import ledger, metrics
+from rft_jax.records import episodes as episode_files
+from rft_jax.records import metrics
 
 RANKS = 10
 RESAMPLES = 10_000
@@ -52,12 +53,12 @@ def answers(workdir: pathlib.Path, step: int | None) -> tuple[int, dict, dict]:
 
   greedy and sampled are {case id: [rank, ...]}.
   """
-  kept = ledger.steps(workdir / 'evaluations')
+  kept = episode_files.steps(workdir / 'evaluations')
   if not kept:
     raise FileNotFoundError(f'{workdir}: no evaluations; train it first: python -m rft_jax.main '
                             f'--config=configs/rare_disease_grpo.py:ARM --workdir={workdir}')
   step = kept[-1] if step is None else step
-  episodes = ledger.read(workdir / 'evaluations', step, ['occurrence', 'row', 'output_text'])
+  episodes = episode_files.read(workdir / 'evaluations', step, ['occurrence', 'row', 'output_text'])
   rows = len({episode['occurrence'] for episode in episodes})
   greedy, sampled = collections.defaultdict(list), collections.defaultdict(list)
   for number, episode in enumerate(episodes):  # evaluate.py: the greedy ones stand first

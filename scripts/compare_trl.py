@@ -21,11 +21,11 @@ import numpy as np
 
 from rft_jax.objectives import kl, masked, policy_losses, unpaired_losses
 from rft_jax.objectives.advantages import AdvantageConfig, group_advantages
-from rft_jax.objectives.policy_choices import PolicyLossConfig
+from rft_jax.objectives.importance_ratios import LEVELS
+from rft_jax.objectives.policy_loss_config import PolicyLossConfig
 from rft_jax.objectives.preference_losses import PreferenceConfig, preference
 from rft_jax.objectives.preference_pairs import chosen_nll, over_pairs, pair, sequence_sums
-from rft_jax.objectives.ratios import LEVELS
-from rft_jax.objectives.reward_losses import bradley_terry
+from rft_jax.objectives.reward_model_losses import bradley_terry
 
 PEER = pathlib.Path(__file__).with_name('trl_losses.py')
 TOLERANCE = 1e-6

@@ -5,7 +5,8 @@ import time
 
 import numpy as np
 
-from rft_jax.records import atomic, held_out, metrics
+from rft_jax.records import atomic, metrics
+from rft_jax.report import held_out
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 RESAMPLES = 4000

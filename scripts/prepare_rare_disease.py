@@ -242,6 +242,7 @@ def make_tokenizer(task: Cases):
   """
   import tokenizers
   import transformers
+
   from rft_jax.tasks import base_checkpoint as base
   split = tokenizers.pre_tokenizers.Sequence([
       tokenizers.pre_tokenizers.Split(
@@ -292,6 +293,7 @@ def save_base(task: Cases, to: pathlib.Path, *, dim: int, layers: int, seed: int
   """
   import jax
   import jax.numpy as jnp
+
   from rft_jax import hf, models
   tokenizer = make_tokenizer(task)
   config = models.DecoderConfig(

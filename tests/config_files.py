@@ -1,8 +1,9 @@
 """The files under configs/ as modules: they are scripts of their users, not part of the package."""
 import importlib.util
-import pathlib
 
-CONFIGS = pathlib.Path(__file__).resolve().parents[1] / 'configs'
+from paths import ROOT
+
+CONFIGS = ROOT / 'configs'
 
 
 def load(name):

@@ -3,7 +3,8 @@ import json
 import math
 import random
 
-from rft_jax.records import ledger, manifest, metrics
+from rft_jax.records import episodes as episode_files
+from rft_jax.records import manifest, metrics
 from rft_jax.types import Episode, Grade, Item, Sample
 
 STEPS = (40, 160)  # of the stages
@@ -125,7 +126,7 @@ def write(workdir, *, steps=sum(STEPS), seed=5, pace=70, **changes):
                                     'seconds/update': random_.gauss(6, 0.5)})
     log.evaluation(steps, 'validation', 60, evaluation(random_, 1 - math.exp(-steps / pace)))
   for step in {0, min(STEPS[0], steps), steps}:
-    ledger.write(workdir / 'evaluations', step, answers(1 - math.exp(-step / pace)))
+    episode_files.write(workdir / 'evaluations', step, answers(1 - math.exp(-step / pace)))
 
 
 def write_all(folder):

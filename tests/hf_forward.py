@@ -1,14 +1,12 @@
 """What the tests of Hugging Face directories share: running a Decoder, comparing, tokenizers."""
-import pathlib
 import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import tokenizers
+from paths import ROOT
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-SHARED = ROOT.parent / 'shared'
 RECORDED = ROOT / 'tests' / 'recorded'
 
 

@@ -1,46 +1,42 @@
-"""Imports run one way, and some rooms know nothing of others."""
+"""Imports run one way, by folder, and some packages know nothing of others."""
 import ast
 import pathlib
 
-import pytest
+from paths import ROOT
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / 'rft_jax'
 
-# A module may import from tiers before its own, and from its own room. First match wins.
+# A file may import from tiers before its own, and from its own folder. First match wins: a file
+# that is lower than its folder is named before it.
 TIERS = (
-    ('types', 'shapes', 'command_line'),
+    ('types', 'errors', 'bucketing', 'command_line', 'platform'),
     ('objectives', 'models', 'sharding', 'data.chat', 'data.templates', 'data.tokenizers',
-     'data.packing', 'data.microbatches'),
-    ('hf', 'sampling', 'graders', 'optim', 'records'),
-    ('data', 'update', 'envs', 'tasks', 'grading', 'gaming', 'local_judge'),
-    ('rollout', 'reward_models'),
-    ('resampling',),
-    ('credit',),
+     'data.batching', 'data.packing'),
+    ('hf', 'sampling', 'graders', 'records', 'training.optim'),
+    ('data', 'training', 'tasks'),
+    ('rollout', 'local_models'),
     ('algorithms',),
+    ('report',),
     ('config',),
-    ('build', 'openai_job'),
-    ('opening',),
-    ('evaluate', 'cost'),
+    ('run',),
     ('doctor',),
-    ('results',),
-    ('train',),
     ('main',),
 )
-MODULES = {'.'.join(path.relative_to(PACKAGE).with_suffix('').parts): path
-           for path in sorted(PACKAGE.rglob('*.py'))}
+MODULES = {'.'.join(path.relative_to(PACKAGE).with_suffix('').parts).removesuffix('.__init__'): path
+           for path in sorted(PACKAGE.rglob('*.py')) if path != PACKAGE / '__init__.py'}
 
 
-def _tier(module):
-  for tier, names in enumerate(TIERS):
-    for name in names:
-      if module == name or module.startswith(name + '.'):
-        return tier, name
-  raise AssertionError(f'rft_jax/{module} stands in no tier; give it one')
+def tier(module):
+  """Returns (number, entry) of the tier that a module stands in; (None, None) if it has none."""
+  for number, entries in enumerate(TIERS):
+    for entry in entries:
+      if module == entry or module.startswith(f'{entry}.'):
+        return number, entry
+  return None, None
 
 
-def _imports(path):
-  """Every module that a file names in an import, wherever in the file: 'jax.numpy', ..."""
+def imports(path):
+  """Yields every module and name that a file imports, wherever in the file: 'jax.numpy', ..."""
   for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
     if isinstance(node, ast.Import):
       yield from (alias.name for alias in node.names)
@@ -49,77 +45,65 @@ def _imports(path):
       yield from (f'{node.module}.{alias.name}' for alias in node.names)
 
 
-def _ours(path):
-  """The modules of this package that a file imports, without the names inside them."""
-  for name in _imports(path):
-    if name.startswith('rft_jax.'):
-      inner = name.removeprefix('rft_jax.')
-      while inner and inner not in MODULES and f'{inner}.__init__' not in MODULES:
-        inner = inner.rpartition('.')[0]
-      if inner:
-        yield inner
+def own_imports(path):
+  """Yields the modules of this package that a file imports, without the names inside them."""
+  for name in imports(path):
+    inner = name.removeprefix('rft_jax.') if name.startswith('rft_jax.') else ''
+    while inner and inner not in MODULES:
+      inner = inner.rpartition('.')[0]
+    if inner:
+      yield inner
 
 
-@pytest.mark.parametrize('module', [name for name in MODULES if name != '__init__'])
-def test_imports_run_one_way(module):
-  tier, room = _tier(module.removesuffix('.__init__'))
-  for other in _ours(MODULES[module]):
-    other_tier, other_room = _tier(other)
-    same_room = room == other_room or other.split('.')[0] == module.split('.')[0]
-    assert other_tier < tier or same_room, f'{module} imports {other}'
-
-
-def _outside(room):
-  return {module: set(_imports(path)) for module, path in MODULES.items()
-          if module.split('.')[0] == room}
-
-
-def _names(imports, *packages):
-  return {name for name in imports for package in packages
-          if name == package or name.startswith(package + '.')}
-
-
-def test_flax_is_imported_in_models_alone():
+def test_imports_run_one_way():
+  offenders = [f'rft_jax/{module} stands in no tier' for module in MODULES
+               if tier(module)[0] is None]
   for module, path in MODULES.items():
-    if not module.startswith('models.'):
-      assert not _names(_imports(path), 'flax'), module
+    number, entry = tier(module)
+    for other in own_imports(path):
+      other_number, other_entry = tier(other)
+      if other_number is None or number is None:
+        continue
+      if not (other_number < number or entry == other_entry or
+              other.split('.')[0] == module.split('.')[0]):
+        offenders.append(f'{module} imports {other}')
+  assert not offenders
 
 
-def test_torch_is_imported_nowhere():
+def test_no_import_is_part_of_a_cycle():
+  graph = {module: set(own_imports(path)) - {module} for module, path in MODULES.items()}
+  left = dict(graph)
+  while ready := [module for module, others in left.items() if not others & left.keys()]:
+    for module in ready:
+      del left[module]
+  assert not left  # each of these imports, in one step or several, itself
+
+
+# What a folder must not import: the folder -> names of packages.
+FORBIDDEN = {
+    'graders': ('jax', 'rft_jax.models', 'rft_jax.data'),
+    'sampling': ('transformers', 'tokenizers', 'rft_jax.data'),
+    'objectives': ('rft_jax.models', 'rft_jax.hf'),
+    'models': ('rft_jax.hf', 'safetensors', 'transformers'),
+}
+
+
+def test_some_packages_know_nothing_of_others():
+  offenders = []
   for module, path in MODULES.items():
-    assert not _names(_imports(path), 'torch'), module
-
-
-def test_graders_import_no_jax_and_no_other_room():
-  for module, imports in _outside('graders').items():
-    assert not _names(imports, 'jax', 'rft_jax.models', 'rft_jax.data'), module
-
-
-def test_sampling_knows_no_text():
-  for module, imports in _outside('sampling').items():
-    assert not _names(imports, 'transformers', 'tokenizers', 'rft_jax.data'), module
-
-
-def test_objectives_know_no_models():
-  for module, imports in _outside('objectives').items():
-    assert not _names(imports, 'rft_jax.models', 'rft_jax.hf'), module
-
-
-def test_models_know_no_files():
-  for module, imports in _outside('models').items():
-    assert not _names(imports, 'rft_jax.hf', 'safetensors', 'transformers'), module
-
-
-def test_config_is_seen_only_above_it():
-  below = [module for module in MODULES
-           if module != '__init__' and _tier(module.removesuffix('.__init__'))[0] < 8]
-  for module in below:
-    assert 'config' not in set(_ours(MODULES[module])), module
+    forbidden = ['torch', *FORBIDDEN.get(module.split('.')[0], ())]
+    if not module.startswith('models'):
+      forbidden.append('flax')
+    if (tier(module)[0] or 0) < tier('config')[0]:
+      forbidden.append('rft_jax.config')
+    offenders += [f'{module} imports {name}' for name in imports(path) for package in forbidden
+                  if name == package or name.startswith(f'{package}.')]
+  assert not offenders
 
 
 def test_the_decoder_names_no_family():
   families = [path.stem for path in (PACKAGE / 'models' / 'families').glob('*.py')
-              if path.stem != '__init__']
+              if path.stem not in ('__init__', 'base')]
   code = (PACKAGE / 'models' / 'decoder.py').read_text(encoding='utf-8').lower()
   assert len(families) >= 3 and not [name for name in families if name in code]
 
@@ -128,16 +112,5 @@ def test_top_level_holds_what_it_should():
   wanted = {'rft_jax', 'configs', 'scripts', 'tests', 'docs', 'setup.cfg', 'README.md'}
   tools = {'pyproject.toml', 'Makefile', 'LICENSE', '.ci', '.gitignore', '.git'}
   made = {'.venv', '.venv-oracles', '.cache', 'runs', 'rft_jax.egg-info', '.pytest_cache',
-          '.hypothesis', '__pycache__', 'build'}
+          '.hypothesis', '__pycache__', 'build', '.ruff_cache', '.mypy_cache'}
   assert {path.name for path in ROOT.iterdir()} - made - tools - wanted == set()
-
-
-def test_the_readme_maps_every_file():
-  readme = (ROOT / 'README.md').read_text(encoding='utf-8')
-  lines = {line.split()[0] for line in readme.splitlines() if line.startswith('      ') and
-           line.split()}
-  shown = [path.name for folder in ('rft_jax', 'configs', 'scripts')
-           for path in (ROOT / folder).rglob('*.py')
-           if path.name != '__init__.py' and path.parent.name != 'families']
-  shown += [f'families/{path.name}' for path in (PACKAGE / 'models' / 'families').glob('[!_]*.py')]
-  assert sorted(name for name in shown if name not in lines) == []

@@ -1,14 +1,12 @@
 """The command line as a user meets it: help, mistakes in one line each, exit codes."""
 import json
-import pathlib
 import subprocess
 import sys
 import textwrap
 
 import pytest
 import tiny
-
-ROOT = pathlib.Path(__file__).resolve().parents[1]
+from paths import ROOT
 
 
 def run(*arguments, cwd=ROOT):

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from rft_jax import models, optim, sharding
+from rft_jax import models, sharding
+from rft_jax.training import optim
 
 CONFIG = models.DecoderConfig(vocab_size=64, dim=32, layers=2, heads=4, kv_heads=2, head_dim=8,
                               mlp_dim=64, qkv_bias=True, output_bias=True, mlp_bias=True,

@@ -5,9 +5,9 @@ from rft_jax import config as configs
 from rft_jax import hf, models
 from rft_jax.data.chat import ChatConfig
 from rft_jax.data.rows import DataConfig
-from rft_jax.optim import OptimConfig
-from rft_jax.rollout import RolloutConfig
+from rft_jax.rollout.rollout import RolloutConfig
 from rft_jax.tasks import base_checkpoint
+from rft_jax.training.optim import OptimConfig
 
 GRADER = {
     'type': 'python', 'name': 'closeness',

@@ -15,7 +15,7 @@ class Algorithm(NamedTuple):
   """A way to learn: how a step's batch is made, and what is minimised on it.
 
   collect(state, step) -> Collected. loss(statistics, batch) -> (terms, metrics), see
-  rft_jax.update.
+  rft_jax.training.update.
   """
   collect: Callable[[TrainState, int], Collected]
   loss: Callable

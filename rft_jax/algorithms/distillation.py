@@ -17,9 +17,15 @@ import numpy as np
 
 from rft_jax.algorithms import grpo
 from rft_jax.algorithms.base import Algorithm, Collected, Demands, Room
-from rft_jax.algorithms.gathering import (explore, gather, rewards_of, with_kl, with_logprobs,
-                                          with_policy_objective)
-from rft_jax.data import packing
+from rft_jax.algorithms.rl_batch import (
+  explore,
+  gather,
+  rewards_of,
+  with_kl,
+  with_logprobs,
+  with_policy_objective,
+)
+from rft_jax.data import batching
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
@@ -71,7 +77,7 @@ def make(room: Room) -> Algorithm:
     if config.grade_coef:
       rewards = rewards_of(groups, advantage, rollout.max_new_tokens)
       of_grades = config.grade_coef * grpo.advantages(groups, rewards, advantage)
-    batch, scored = with_logprobs(room, state, packing.from_groups(groups, of_grades))
+    batch, scored = with_logprobs(room, state, batching.from_groups(groups, of_grades))
     ours, theirs = scored or room.score(state.policy, batch), room.score(teacher, batch)
     gain, seen = from_teacher(ours, theirs, batch.weights, clip=config.clip,
                               centre=config.centre)

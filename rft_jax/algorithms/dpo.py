@@ -8,12 +8,11 @@ import functools
 
 import numpy as np
 
-from rft_jax.algorithms import reference
+from rft_jax.algorithms import reference_logprobs
 from rft_jax.algorithms.base import Algorithm, Collected, Demands, Room
-from rft_jax.data import order, packing
+from rft_jax.data import batching, order
 from rft_jax.objectives.masked import Term, over_tokens
-from rft_jax.objectives.preference_losses import (NEEDS, PreferenceConfig, preference,
-                                                  reward_metrics)
+from rft_jax.objectives.preference_losses import NEEDS, PreferenceConfig, preference, reward_metrics
 from rft_jax.objectives.preference_pairs import chosen_nll, over_pairs, pair, sequence_sums
 
 
@@ -48,11 +47,11 @@ def make(room: Room) -> Algorithm:
   def collect(state, step):
     start = (step - room.first_step) * count
     places = order.rows_at(room.seed, start, count, len(room.examples))
-    batch = packing.from_pairs([room.examples[place] for place in places])
+    batch = batching.from_pairs([room.examples[place] for place in places])
     if of_reference is not None:
       rows = [of_reference[2 * place + side] for place in places for side in (0, 1)]
       batch = batch._replace(
-          reference_logprobs=reference.padded(rows, batch.completions.shape[1]))
+          reference_logprobs=reference_logprobs.padded(rows, batch.completions.shape[1]))
     tokens = int(batch.prompt_lengths.sum() + batch.completion_lengths.sum())
     return Collected(batch, {'step_tokens': tokens, 'epoch':
                              (start + count) / len(room.examples)})
@@ -103,11 +102,11 @@ def held_out_pairs(room: Room, config: PreferenceConfig, reference_rows):
   given = reference_rows(examples, 'validation') if NEEDS[config.loss].reference else None
 
   def measure(state):
-    rows = reference.logprobs(untempered(room), state.policy, examples, packing.from_pairs)
+    rows = reference_logprobs.logprobs(untempered(room), state.policy, examples, batching.from_pairs)
     width = max(map(len, rows))
     weights = (np.arange(width) < np.array([len(row) for row in rows])[:, None]).astype(np.float32)
-    found = preference(reference.padded(rows, width),
-                       None if given is None else reference.padded(given, width), weights,
+    found = preference(reference_logprobs.padded(rows, width),
+                       None if given is None else reference_logprobs.padded(given, width), weights,
                        *pair_rows(len(rows)), config=config)
     margins = np.asarray(found.chosen_rewards, float) - np.asarray(found.rejected_rewards, float)
     return {'preference/accuracy': (margins > 0) + 0.5 * (margins == 0),
@@ -123,5 +122,5 @@ def untempered(room: Room):
 
 def _reference_rows(room, examples, name, *, folder):
   """Returns the log-probs of each row of from_pairs(examples) under the stage's reference."""
-  return reference.cached(untempered(room), room.reference(), examples, packing.from_pairs,
+  return reference_logprobs.cached(untempered(room), room.reference(), examples, batching.from_pairs,
                           folder=folder, name=f'from_step_{room.first_step:06d}_{name}')

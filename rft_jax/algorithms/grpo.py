@@ -7,16 +7,23 @@ ReMax, DAPO, GSPO and CISPO are settings of the two.
 """
 import numpy as np
 
-from rft_jax import credit
 from rft_jax.algorithms.base import Algorithm, Collected, Demands, Room
-from rft_jax.algorithms.gathering import (explore, gather, lengths_of, rewards_of, token_rewards,
-                                          with_kl, with_logprobs, with_policy_objective)
-from rft_jax.data import packing
-from rft_jax.objectives.advantages import (NEEDS, AdvantageConfig, group_advantages,
-                                           running_baseline)
+from rft_jax.algorithms.rl_batch import (
+  explore,
+  gather,
+  lengths_of,
+  rewards_of,
+  token_rewards,
+  with_kl,
+  with_logprobs,
+  with_policy_objective,
+)
+from rft_jax.data import batching
+from rft_jax.objectives.advantages import NEEDS, AdvantageConfig, group_advantages, running_baseline
+from rft_jax.objectives.gae import returns_to_go, whiten
 from rft_jax.objectives.policy_objective import ObjectiveConfig
-from rft_jax.objectives.returns import returns_to_go, whiten
-from rft_jax.objectives.steps import numbers
+from rft_jax.objectives.reasoning_steps import numbers
+from rft_jax.rollout import credit
 from rft_jax.types import Episode
 
 DEMANDS = Demands('prompts', reference=with_kl)
@@ -38,7 +45,7 @@ def make(room: Room) -> Algorithm:
     if not groups:
       return Collected(None, metrics, memory)
     width = rollout.max_new_tokens if config.kl_in_reward else 0  # what is eager compiles once
-    batch, scored = with_logprobs(room, state, packing.from_groups(groups, width=width))
+    batch, scored = with_logprobs(room, state, batching.from_groups(groups, width=width))
     rewards = rewards_of(groups, advantage, rollout.max_new_tokens)
     if config.kl_in_reward:
       on_tokens, seen, memory = token_rewards(batch, rewards.reshape(-1), config, memory)

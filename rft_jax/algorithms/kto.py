@@ -9,14 +9,18 @@ import functools
 
 import numpy as np
 
-from rft_jax.algorithms import dpo, reference
+from rft_jax.algorithms import dpo, reference_logprobs
 from rft_jax.algorithms.base import Algorithm, Collected, Demands, Room
-from rft_jax.data import order, packing
+from rft_jax.data import batching, order
 from rft_jax.objectives.masked import Term, Weighted
 from rft_jax.objectives.preference_losses import PreferenceConfig
 from rft_jax.objectives.preference_pairs import over_pairs, sequence_sums
-from rft_jax.objectives.unpaired_losses import (KtoConfig, kto, kto_reference_point,
-                                                mismatched_prompts)
+from rft_jax.objectives.unpaired_losses import (
+  KtoConfig,
+  kto,
+  kto_reference_point,
+  mismatched_prompts,
+)
 from rft_jax.types import Example
 
 
@@ -51,24 +55,24 @@ def make(room: Room) -> Algorithm:
     raise ValueError(f'kto: all {len(examples)} rows have label={examples[0].desirable}; need good '
                      'and bad answers, or the algorithm sft for good ones alone')
 
-  def reference_rows(some, name, make_batch=packing.from_pairs):
-    return reference.cached(score, room.reference(), some, make_batch,
+  def reference_rows(some, name, make_batch=batching.from_pairs):
+    return reference_logprobs.cached(score, room.reference(), some, make_batch,
                             folder=room.folder if config.cache_reference else None,
                             name=f'from_step_{room.first_step:06d}_{name}')
 
-  of_examples = reference_rows(examples, 'train', packing.from_examples)
-  of_others = reference_rows(others, 'mismatched', packing.from_examples)
+  of_examples = reference_rows(examples, 'train', batching.from_examples)
+  of_others = reference_rows(others, 'mismatched', batching.from_examples)
 
   def collect(state, step):
     start = (step - room.first_step) * count
     places = order.rows_at(room.seed, start, count, len(examples))
-    batch = packing.from_examples([examples[place] for place in places])
-    other = packing.from_examples([others[place] for place in places])
+    batch = batching.from_examples([examples[place] for place in places])
+    other = batching.from_examples([others[place] for place in places])
     z = reference_point(score(state.policy, other), [of_others[place] for place in places], other)
     good = np.array([examples[place].desirable for place in places], np.float32)
     batch = batch._replace(
         grades=good, reference_point=np.full(count, z, np.float32),
-        reference_logprobs=reference.padded([of_examples[place] for place in places],
+        reference_logprobs=reference_logprobs.padded([of_examples[place] for place in places],
                                             batch.completions.shape[1]))
     tokens = int(batch.prompt_lengths.sum() + batch.completion_lengths.sum())
     return Collected(batch, {'step_tokens': tokens, 'kl': float(z),
@@ -102,7 +106,7 @@ def reference_point(logprobs, of_reference, batch) -> float:
     of_reference: f32[length] of each row.
     batch: the mismatched batch.
   """
-  ratios = logprobs - reference.padded(of_reference, logprobs.shape[1])
+  ratios = logprobs - reference_logprobs.padded(of_reference, logprobs.shape[1])
   sums = sequence_sums(ratios, batch.weights)
   return float(kto_reference_point(Weighted(sums.sum(), np.float32(len(sums)))))
 
@@ -134,11 +138,11 @@ def held_out_answers(room: Room, reference_rows):
   examples = room.validation
   if len({example.desirable for example in examples} - {None}) < 2:
     return None
-  given = reference_rows(examples, 'validation', packing.from_examples)
+  given = reference_rows(examples, 'validation', batching.from_examples)
   good = np.array([example.desirable for example in examples])
 
   def measure(state):
-    rows = reference.logprobs(dpo.untempered(room), state.policy, examples, packing.from_examples)
+    rows = reference_logprobs.logprobs(dpo.untempered(room), state.policy, examples, batching.from_examples)
     x = np.array([(one - other).sum(dtype=np.float64) for one, other in zip(rows, given)])
     above = (np.sign(x[good][:, None] - x[~good][None, :]) + 1) / 2
     shares = np.empty(len(x))

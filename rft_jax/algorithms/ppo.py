@@ -14,18 +14,24 @@ import functools
 import jax.numpy as jnp
 import numpy as np
 
-from rft_jax import credit
 from rft_jax.algorithms.base import Algorithm, Collected, Demands, Room
-from rft_jax.algorithms.gathering import (explore, gather, rewards_of, token_rewards,
-                                          with_kl, with_logprobs)
-from rft_jax.data import packing
+from rft_jax.algorithms.rl_batch import (
+  explore,
+  gather,
+  rewards_of,
+  token_rewards,
+  with_kl,
+  with_logprobs,
+)
+from rft_jax.bucketing import few
+from rft_jax.data import batching
 from rft_jax.models import CRITIC_KINDS
-from rft_jax.objectives import steps
+from rft_jax.objectives import reasoning_steps
+from rft_jax.objectives.gae import Estimated, gae, value_loss, whiten
 from rft_jax.objectives.masked import Term, over_tokens
 from rft_jax.objectives.policy_objective import policy_objective
-from rft_jax.objectives.returns import Estimated, gae, value_loss, whiten
-from rft_jax.optim import OptimConfig
-from rft_jax.shapes import few
+from rft_jax.rollout import credit
+from rft_jax.training.optim import OptimConfig
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
@@ -75,7 +81,7 @@ def make(room: Room) -> Algorithm:
     if not groups:
       return Collected(None, metrics, memory)
     # Of one width in all steps: what is worked out on the whole batch is then compiled once.
-    batch = packing.from_groups(groups, width=rollout.max_new_tokens)
+    batch = batching.from_groups(groups, width=rollout.max_new_tokens)
     batch, scored = with_logprobs(room, state, batch)
     rewards = rewards_of(groups, advantage, rollout.max_new_tokens).reshape(-1)
     of_steps, ends = 0.0, None
@@ -83,7 +89,7 @@ def make(room: Room) -> Algorithm:
       given = room.credit(state.policy, groups, step)
       rewards, of_steps = credit.on_tokens(groups, batch.weights, rewards, given, by)
       ends, metrics = given.ends, metrics | given.metrics
-      batch = batch._replace(steps=steps.numbers(ends, batch.weights.shape[1]))
+      batch = batch._replace(steps=reasoning_steps.numbers(ends, batch.weights.shape[1]))
     elif by.level == 'response':
       ends = [[n - 1] for n in batch.completion_lengths]
     on_tokens, seen, memory = token_rewards(batch, rewards, objective, memory)
@@ -116,12 +122,12 @@ def estimated(rewards, values, weights, ends, **settings) -> Estimated:
   """
   if ends is None:
     return gae(rewards, values, weights, **settings)
-  firsts, sums = steps.first_values(values, ends, weights), steps.sums(rewards, ends, weights)
+  firsts, sums = reasoning_steps.first_values(values, ends, weights), reasoning_steps.sums(rewards, ends, weights)
   J = few(max(map(len, ends)))
   wide = lambda rows: np.array([np.pad(row, (0, J - len(row))) for row in rows], np.float32)
   there = wide([np.ones(len(row)) for row in ends])
   found = gae(wide(sums), wide(firsts), there, **settings)
-  spread = lambda of_steps: steps.to_tokens(
+  spread = lambda of_steps: reasoning_steps.to_tokens(
       [row[:len(places)] for row, places in zip(np.asarray(of_steps), ends)], ends, weights)
   return Estimated(spread(found.advantages), spread(found.returns))
 

@@ -20,8 +20,8 @@ import numpy as np
 
 from rft_jax.algorithms import sft
 from rft_jax.algorithms.base import Algorithm, Collected, Demands, Room
-from rft_jax.algorithms.gathering import gather
-from rft_jax.data import packing
+from rft_jax.algorithms.rl_batch import gather
+from rft_jax.data import batching
 from rft_jax.types import Episode
 
 SAMPLERS = ('policy', 'reference')
@@ -77,7 +77,7 @@ def make(room: Room) -> Algorithm:
     kept = [group for group in kept if group]
     if not kept:
       return Collected(None, seen, memory)
-    batch = packing.from_groups(kept, np.zeros(sum(map(len, kept))))
+    batch = batching.from_groups(kept, np.zeros(sum(map(len, kept))))
     return Collected(batch._replace(advantages=None, sampler_logprobs=None), seen, memory)
 
   return Algorithm(collect, sft.loss, temperature=room.groups['rollout'].temperature,

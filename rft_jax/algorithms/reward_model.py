@@ -15,12 +15,12 @@ import math
 import jax.numpy as jnp
 import numpy as np
 
-from rft_jax.algorithms import reference
+from rft_jax.algorithms import reference_logprobs
 from rft_jax.algorithms.base import Algorithm, Collected, Demands, Room
-from rft_jax.data import order, packing
+from rft_jax.data import batching, order
 from rft_jax.objectives.masked import Term, Weighted
 from rft_jax.objectives.preference_pairs import over_pairs, over_prompts
-from rft_jax.objectives.reward_losses import bradley_terry, last_scores
+from rft_jax.objectives.reward_model_losses import bradley_terry, last_scores
 from rft_jax.types import Example
 
 
@@ -57,7 +57,7 @@ def make(room: Room) -> Algorithm:
   def collect(state, step):
     start = (step - room.first_step) * count
     places = order.rows_at(room.seed, start, count, len(room.examples))
-    batch = packing.with_last_places(packing.from_pairs([room.examples[n] for n in places]))
+    batch = batching.with_last_places(batching.from_pairs([room.examples[n] for n in places]))
     batch = batch._replace(margins=np.repeat(margins[places], 2))
     tokens = int(batch.prompt_lengths.sum() + (batch.completion_lengths - 1).sum())
     return Collected(batch, {'step_tokens': tokens,
@@ -126,10 +126,10 @@ def held_out(examples: list[Example], values):
   """
   if not examples or any(example.rejected_ids is None for example in examples):
     return None
-  make_batch = lambda some: packing.with_last_places(packing.from_pairs(some))
+  make_batch = lambda some: batching.with_last_places(batching.from_pairs(some))
 
   def measure(state):
-    rows = reference.logprobs(values, state, examples, make_batch)
+    rows = reference_logprobs.logprobs(values, state, examples, make_batch)
     scores = np.array([row[-1] for row in rows], np.float64).reshape(-1, 2)
     margins = scores[:, 0] - scores[:, 1]
     return {'preference/accuracy': (margins > 0) + 0.5 * (margins == 0),

@@ -2,7 +2,7 @@
 import dataclasses
 
 from rft_jax.algorithms.base import Algorithm, Collected, Demands, Room
-from rft_jax.data import order, packing
+from rft_jax.data import batching, order
 from rft_jax.objectives.masked import Term, over_tokens
 
 
@@ -27,7 +27,7 @@ def make(room: Room) -> Algorithm:
   def collect(state, step):
     start = (step - room.first_step) * config.rows_per_step
     rows = order.rows_at(room.seed, start, config.rows_per_step, len(room.examples))
-    batch = packing.from_examples([room.examples[row] for row in rows])
+    batch = batching.from_examples([room.examples[row] for row in rows])
     tokens = int(batch.prompt_lengths.sum() + batch.completion_lengths.sum())
     return Collected(batch, {'step_tokens': tokens, 'epoch':
                              (start + config.rows_per_step) / len(room.examples)})

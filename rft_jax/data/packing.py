@@ -1,109 +1,182 @@
-"""From examples and episodes to a Batch."""
+"""From a Batch to microbatches of few shapes: completions packed behind their prompts.
+
+A row of the device's arrays holds several completions of one prompt, one behind the other, each of
+which sees the prompt and itself alone. So long and short completions of a group share rows, and
+little is computed that nobody asked for.
+"""
+from typing import NamedTuple
+
 import numpy as np
 
-from rft_jax.types import Batch, Episode, Example
+from rft_jax.bucketing import few, power_of_two
+from rft_jax.data.batching import ROW_FIELDS
+from rft_jax.types import Array, Batch
 
-ROW_FIELDS = ('weights', 'advantages', 'old_logprobs', 'reference_logprobs', 'sampler_logprobs',
-              'group_tokens', 'steps', 'grades', 'margins', 'policy_weights', 'held',
-              'entropy_coef', 'old_values', 'returns', 'reference_point')
-
-
-def from_examples(examples: list[Example]) -> Batch:
-  """Returns a supervised Batch: each example is a prompt with its one target, all learnt."""
-  targets = [example.target_ids for example in examples]
-  completions, lengths = _pad(targets)
-  prompts, prompt_lengths = _pad([example.prompt_ids for example in examples])
-  return Batch(prompts, prompt_lengths, completions, lengths,
-               np.arange(len(examples), dtype=np.int32), _inside(completions, lengths))
+# A row twice as wide costs more than two rows, as attention grows with its square: by this share
+# of everything else for each column. About right for models of a few million parameters; larger
+# ones would bear wider rows.
+COLUMN_COST = 1 / 2000
 
 
-def from_pairs(examples: list[Example]) -> Batch:
-  """Returns the Batch of N pairs: prompt n with row 2n, the chosen completion, and 2n + 1.
+class Microbatch(NamedTuple):
+  """Some completions of a Batch as the device reads them.
 
-  grades are 1 and 0. All tokens of both completions have weight 1.
+  `batch` holds P prompts with G completions each, in prompt order; missing ones are empty, with
+  weights of 0. The completions' tokens are read from R packed rows of W columns for each prompt. A
+  group that needs more rows than R stands there several times, each time with some of its
+  completions.
   """
-  answers = [ids for example in examples for ids in (example.target_ids, example.rejected_ids)]
-  completions, lengths = _pad(answers)
-  prompts, prompt_lengths = _pad([example.prompt_ids for example in examples])
-  N = len(examples)
-  return Batch(prompts, prompt_lengths, completions, lengths,
-               np.repeat(np.arange(N, dtype=np.int32), 2), _inside(completions, lengths),
-               grades=np.tile(np.array([1, 0], np.float32), N))
+  batch: Batch
+  packed: Array  # i32[P * R, W], the rows of a prompt next to each other
+  begins: Array  # i32[P * R, W], where the completion of each token begins
+  places: Array  # i32[P, G * T], where each token of the batch stands in its prompt's R * W
+
+  @property
+  def size(self) -> int:
+    """Returns how many positions are computed."""
+    return self.batch.prompts.size + self.packed.size
 
 
-def from_answers(answers: dict[tuple[int, ...], list]) -> Batch:
-  """Returns the Batch of {prompt ids: completions, each a sequence of ids}, all of weight 1."""
-  completions, lengths = _pad([ids for some in answers.values() for ids in some])
-  prompts, prompt_lengths = _pad(list(answers))
-  group = np.repeat(np.arange(len(answers), dtype=np.int32), [len(x) for x in answers.values()])
-  return Batch(prompts, prompt_lengths, completions, lengths, group, _inside(completions, lengths))
+class _Shape(NamedTuple):
+  S: int
+  R: int
+  W: int
+
+  @property
+  def size(self) -> int:
+    return self.S + self.R * self.W
 
 
-def from_groups(groups: list[list[Episode]], advantages=None, *, width: int = 0) -> Batch:
-  """Returns the Batch of P groups of G graded samples.
+def plan(batch: Batch, *, tokens: int, shards: int = 1) -> list[tuple[Microbatch, np.ndarray]]:
+  """Cuts a Batch into microbatches of at most about `tokens` positions, of very few shapes.
 
-  Args:
-    groups: the episodes of one prompt occurrence stand together.
-    advantages: f32[P, G], one for each sample; every token of a sample gets its sample's. None:
-      they are still to come.
-    width: T is at least that; batches of equal shapes compile less.
+  Each shape is a program to compile, and lengths differ from step to step; so all groups of about
+  the same longest completion share one shape, whatever the others' lengths are, with P `shards`
+  times a power of two, or half of that for the last one. Everything follows from the batch alone.
+  A batch with grades compares completions of a group: no group is then cut in two.
+
+  Returns:
+    (microbatch, rows) pairs; rows i32[B] says which row of the batch each row of the microbatch
+    is, -1 for padding. See scatter().
   """
-  episodes = [episode for group in groups for episode in group]
-  completions, lengths = _pad([episode.sample.tokens for episode in episodes], width=width)
-  prompts, prompt_lengths = _pad([group[0].prompt_ids for group in groups])
-  weights = _inside(completions, lengths)
-  sampler, _ = _pad([episode.sample.logprobs for episode in episodes], np.float32, width)
-  group = np.repeat(np.arange(len(groups), dtype=np.int32), [len(g) for g in groups])
-  if advantages is not None:
-    advantages = np.asarray(advantages, np.float32).reshape(-1, 1) * weights
-  return Batch(prompts, prompt_lengths, completions, lengths, group, weights, advantages,
-               sampler_logprobs=sampler)
+  members = [np.flatnonzero(batch.group == group) for group in range(len(batch.prompt_lengths))]
+  G, T = max(map(len, members)), power_of_two(max(8, int(batch.completion_lengths.max())))
+  pieces = []
+  for groups in _classes(batch, members):
+    lengths = [batch.completion_lengths[members[group]] for group in groups]
+    shape = _shape(few(int(batch.prompt_lengths[groups].max())), lengths,
+                   whole_groups=batch.grades is not None)
+    parts = [(group, members[group][part], places) for group, of in zip(groups, lengths)
+             for part, places in _parts(of, shape)]
+    most = shards * (1 << (max(tokens // shape.size // shards, 1).bit_length() - 1))
+    for start in range(0, len(parts), most):
+      some = parts[start:start + most]
+      half = most // 2 if most >= 2 * shards else most
+      count = half if len(some) <= half else most
+      pieces.append(_microbatch(batch, some, count, G, T, shape))
+  return pieces
 
 
-def with_last_places(batch: Batch) -> Batch:
-  """Returns the Batch with one place behind each completion, the only one of weight 1.
+def _classes(batch, members):
+  """Returns lists of groups that are alike, the longest completions first.
 
-  There stands the state after the last token, from which an answer is scored; its id, 0, is not
-  read. For batches without anything per token but weights.
+  Groups of several samples mix long and short completions in their rows anyway: they are one
+  class. Single completions are put with others of their own length.
   """
-  lengths = batch.completion_lengths + 1
-  completions = np.pad(batch.completions, ((0, 0), (0, 1)))
-  last = np.arange(completions.shape[1]) == lengths[:, None] - 1
-  return batch._replace(completions=completions, completion_lengths=lengths,
-                        weights=last.astype(np.float32))
+  if max(map(len, members)) > 1:
+    return [list(range(len(members)))]
+  widths = {}
+  for group, rows in enumerate(members):
+    widths.setdefault(few(max(int(batch.completion_lengths[rows].max()), 8)), []).append(group)
+  return [widths[width] for width in sorted(widths, reverse=True)]
 
 
-def split(batch: Batch, parts: int) -> list[Batch]:
-  """Splits a Batch into `parts` Batches of whole groups, of sizes as equal as can be.
+def scatter(parts, pieces, shape) -> np.ndarray:
+  """Puts per-token arrays [B', T'] of the pieces back into one array of the batch's shape."""
+  whole = np.zeros(shape, np.float32)
+  for part, (_, rows) in zip(parts, pieces):
+    real = rows >= 0
+    columns = min(shape[1], part.shape[1])
+    whole[rows[real], :columns] = np.asarray(part)[real, :columns]
+  return whole
 
-  Raises:
-    ValueError: more parts than groups.
+
+def token_efficiency(batch: Batch, pieces) -> float:
+  """Returns the share of computed positions that hold a token, prompts counted once a group."""
+  real = int(batch.prompt_lengths[batch.prompt_lengths > 1].sum() + batch.completion_lengths.sum())
+  return real / sum(piece.size for piece, _ in pieces)
+
+
+def _shape(S: int, lengths, *, whole_groups=False) -> _Shape:
+  """Returns the shape that holds every completion at the least cost, all groups together.
+
+  whole_groups: each group in one piece, so that R is as many rows as the widest of them takes.
   """
-  P = len(batch.prompt_lengths)
-  if parts > P:
-    raise ValueError(f'updates_per_batch={parts} from {P} groups; need at least one group each')
-  return [select(batch, chosen) for chosen in np.array_split(np.arange(P), parts)]
+  longest = few(max(8, max(int(group.max()) for group in lengths)))
+  costs = []
+  for W in (longest, 2 * longest):
+    rows = [max(row for row, _ in _first_fit(group, W)) + 1 for group in lengths]
+    for R in sorted({power_of_two(row) for row in ([max(rows)] if whole_groups else rows)}):
+      shape = _Shape(S, R, W)
+      times = sum(-(-row // R) for row in rows)
+      costs.append((times * (S + R * W * (1 + W * COLUMN_COST)), shape))
+  return min(costs)[1]
 
 
-def select(batch: Batch, groups) -> Batch:
-  """Returns the Batch of some groups, by number, in that order."""
-  rows = [np.flatnonzero(batch.group == group) for group in groups]
-  order = np.concatenate(rows)
-  fields = {name: None if getattr(batch, name) is None else getattr(batch, name)[order]
-            for name in ('completions', 'completion_lengths', *ROW_FIELDS)}
-  return Batch(prompts=batch.prompts[groups], prompt_lengths=batch.prompt_lengths[groups],
-               group=np.repeat(np.arange(len(groups), dtype=np.int32), [len(r) for r in rows]),
-               **fields)
+def _parts(lengths, shape):
+  """Yields (which completions, the (row, column) of each) for each time the prompt stands there."""
+  places = _first_fit(lengths, shape.W)
+  for first in range(0, max(row for row, _ in places) + 1, shape.R):
+    part = [index for index, (row, _) in enumerate(places) if first <= row < first + shape.R]
+    yield part, [(places[index][0] - first, places[index][1]) for index in part]
 
 
-def _pad(lists, dtype=np.int32, width=1):
-  """Returns (array [N, longest, or width] padded with 0 on the right, lengths i32[N])."""
-  lengths = np.array([len(values) for values in lists], np.int32)
-  array = np.zeros((len(lists), max(int(lengths.max()), width, 1)), dtype)
-  for row, values in enumerate(lists):
-    array[row, :len(values)] = values
-  return array, lengths
+def _first_fit(lengths, W) -> list[tuple[int, int]]:
+  """Returns the (row, column) at which each completion begins: the longest first, each into the
+  first row of W columns that has room for it."""
+  used, places = [], [(0, 0)] * len(lengths)
+  for index in np.argsort(-lengths, kind='stable'):
+    n = int(lengths[index])
+    row = next((row for row, taken in enumerate(used) if taken + n <= W), len(used))
+    used += [0] * (row == len(used))
+    places[index] = row, used[row]
+    used[row] += n
+  return places
 
 
-def _inside(array, lengths):
-  return (np.arange(array.shape[1]) < lengths[:, None]).astype(np.float32)
+def _microbatch(batch, parts, P, G, T, shape):
+  S, R, W = shape
+  rows = np.full((P, G), -1)
+  packed = np.zeros((P, R, W), np.int32)
+  begins = np.broadcast_to(np.arange(W, dtype=np.int32), (P, R, W)).copy()  # padding sees itself
+  places = np.zeros((P, G, T), np.int32)
+  for number, (_, members, where) in enumerate(parts):
+    rows[number, :len(members)] = members
+    for g, (member, (row, column)) in enumerate(zip(members, where)):
+      n = batch.completion_lengths[member]
+      packed[number, row, column:column + n] = batch.completions[member, :n]
+      begins[number, row, column:column + n] = column
+      places[number, g, :n] = row * W + column + np.arange(n)
+  rows = rows.reshape(-1)
+
+  def completions_of(array):
+    if array is None:
+      return None
+    out = np.zeros((P * G,) + ((T,) if array.ndim == 2 else ()), array.dtype)
+    if array.ndim == 2:
+      out[rows >= 0, :array.shape[1]] = array[rows[rows >= 0], :T]
+    else:
+      out[rows >= 0] = array[rows[rows >= 0]]
+    return out
+
+  groups = [group for group, _, _ in parts]
+  prompts = np.zeros((P, S), np.int32)
+  prompts[:len(groups), :batch.prompts.shape[1]] = batch.prompts[groups, :S]
+  prompt_lengths = np.ones(P, np.int32)  # an empty prompt has one token, whatever it is
+  prompt_lengths[:len(groups)] = batch.prompt_lengths[groups]
+  piece = Batch(prompts, prompt_lengths, completions_of(batch.completions),
+                completions_of(batch.completion_lengths),
+                np.repeat(np.arange(P, dtype=np.int32), G),
+                **{name: completions_of(getattr(batch, name)) for name in ROW_FIELDS})
+  return Microbatch(piece, packed.reshape(P * R, W), begins.reshape(P * R, W),
+                    places.reshape(P, G * T)), rows

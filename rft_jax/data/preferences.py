@@ -1,7 +1,7 @@
 """Rows that hold preferences: checked, and put into one form of those in preference_forms."""
 import collections
 
-from rft_jax.data.preference_forms import (FORMS, OURS, Broken, form_of, is_text, same, turn)
+from rft_jax.data.preference_formats import FORMS, OURS, Broken, form_of, is_text, same, turn
 from rft_jax.data.templates import text_of
 from rft_jax.data.validate import Problem, line_of
 from rft_jax.graders import template

@@ -8,7 +8,7 @@ import hashlib
 import json
 import pathlib
 
-from rft_jax.data import formats, preferences, validate
+from rft_jax.data import file_formats, preferences, validate
 from rft_jax.data.chat import Chat, RenderError
 from rft_jax.data.validate import Problem
 from rft_jax.graders import template
@@ -224,11 +224,11 @@ def read(source: str, *, split: str = 'train') -> tuple[list[Item], list[Problem
   try:
     if source.startswith('hub:'):
       name, _, named_split = source[4:].partition(':')
-      title, (found, problems) = source, formats.read_hub(name, named_split or split)
+      title, (found, problems) = source, file_formats.read_hub(name, named_split or split)
     else:
       path = pathlib.Path(source)
       suffix = '.parquet' if path.is_dir() else path.suffix
-      title, (found, problems) = path.name, formats.READERS[suffix](path)
+      title, (found, problems) = path.name, file_formats.READERS[suffix](path)
   except Exception as error:  # damaged files and hubs out of reach raise whatever they like
     return [], [Problem('E_FILE', 0, '', f'{type(error).__name__}: {error}',
                         'check that the data set is complete and can be read')]
@@ -259,4 +259,4 @@ def _is_source(source):
   path = pathlib.Path(source)
   if source and path.is_dir():
     return any(path.glob('*.parquet'))
-  return path.is_file() and path.suffix in formats.READERS
+  return path.is_file() and path.suffix in file_formats.READERS

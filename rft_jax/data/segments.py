@@ -8,7 +8,7 @@ import os
 import re
 from typing import Callable, NamedTuple
 
-from rft_jax.objectives.steps import turn_ends
+from rft_jax.objectives.reasoning_steps import turn_ends
 
 BORDERS = {
     'paragraph': r'\n\s*\n',  # up to the last end of a line, so that an indentation stays behind it

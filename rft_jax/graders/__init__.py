@@ -15,19 +15,19 @@ from rft_jax.graders import base
 from rft_jax.graders.base import Grader, grader_fault, policy_fault
 from rft_jax.graders.code import Code
 from rft_jax.graders.endpoint import Endpoint
-from rft_jax.graders.isolation import isolation_level
 from rft_jax.graders.json_schema import JsonSchema
-from rft_jax.graders.judges import JudgeConfig, Judges
+from rft_jax.graders.judges.judges import JudgeConfig, Judges
 from rft_jax.graders.label_model import LabelModel
 from rft_jax.graders.length import Length
-from rft_jax.graders.math import Math
+from rft_jax.graders.math.math import Math
 from rft_jax.graders.multi import Multi
 from rft_jax.graders.python import Python
 from rft_jax.graders.rank import Rank
 from rft_jax.graders.repetition import Repetition
 from rft_jax.graders.reward_model import RewardModel
 from rft_jax.graders.sample import complete, make_sample, response_format_problems
-from rft_jax.graders.sandbox import SandboxConfig
+from rft_jax.graders.sandbox.isolation import isolation_level
+from rft_jax.graders.sandbox.pool import SandboxConfig
 from rft_jax.graders.score_model import ScoreModel
 from rft_jax.graders.string_check import StringCheck
 from rft_jax.graders.template import did_you_mean

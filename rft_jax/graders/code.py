@@ -5,8 +5,8 @@ import re
 from typing import Any
 
 from rft_jax.graders import base, template
-from rft_jax.graders.sandbox import Sandbox, SandboxConfig
-from rft_jax.graders.sandbox_process import Outcome
+from rft_jax.graders.sandbox.pool import Sandbox, SandboxConfig
+from rft_jax.graders.sandbox.process import Outcome
 from rft_jax.types import Grade
 
 SCORES = ('fraction', 'all')
@@ -20,7 +20,7 @@ class Code:
 
   Not a type of the OpenAI API. The program is the last ```python block of input, or another block,
   or all of it. It runs in a process of its own, and the tests in another that sees its names
-  (sandbox_code.py). A program that does not compile, raises, exits, hangs or takes too much memory
+  (worker_code.py). A program that does not compile, raises, exits, hangs or takes too much memory
   has failed its tests: score 0, and no fault. Tests that do not compile are a grader fault.
 
       Code(name='runs', tests='{{ item.tests }}')                      # a text, or a list of texts

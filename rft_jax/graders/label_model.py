@@ -3,8 +3,10 @@ import dataclasses
 import functools
 from typing import Any
 
-from rft_jax.graders import base, judge_prompt, judging, template
-from rft_jax.graders.judges import Judges
+from rft_jax.graders import base, template
+from rft_jax.graders.judges import grading
+from rft_jax.graders.judges import prompt as judge_prompt
+from rft_jax.graders.judges.judges import Judges
 from rft_jax.types import Grade
 
 
@@ -37,12 +39,12 @@ class LabelModel:
 
   def __post_init__(self):
     base.raise_problems(self.name, self.problems(vars(self)))
-    judging.settle(self)
+    grading.settle(self)
 
   @staticmethod
   def problems(given: dict[str, Any]) -> list[str]:
     """Returns what is wrong with those fields and settings that are given; [] if nothing."""
-    found = judging.common_problems(given)
+    found = grading.common_problems(given)
     for field in ('labels', 'passing_labels'):
       if field in given and not _are_labels(given[field]):
         found.append(f'{field}={given[field]!r:.80}, need a list of one or more different strings')
@@ -60,9 +62,9 @@ class LabelModel:
   def many(self, pairs: list[tuple[dict[str, Any], dict[str, Any]]]) -> list[Grade]:
     """Returns the Grade of each (item, sample), in order, many asked for at once."""
     names = ', '.join(f'"{label}"' for label in self.labels)
-    return judging.grade(
-        self, pairs, form=judging.form(f'one of {names}'),
-        schema=judging.verdict_schema({'type': 'string', 'enum': list(self.labels)}),
+    return grading.grade(
+        self, pairs, form=grading.form(f'one of {names}'),
+        schema=grading.verdict_schema({'type': 'string', 'enum': list(self.labels)}),
         read=functools.partial(_label, tuple(self.labels)),
         score=lambda label: float(label in self.passing_labels))
 
@@ -72,7 +74,7 @@ class LabelModel:
 
   def close(self) -> None:
     """Closes the judges that were made for it alone."""
-    judging.close(self)
+    grading.close(self)
 
 
 def _are_labels(value: Any) -> bool:
@@ -82,7 +84,7 @@ def _are_labels(value: Any) -> bool:
 
 
 def _label(labels: tuple[str, ...], text: str) -> str:
-  label = judging.read_result(text)
+  label = grading.read_result(text)
   if label not in labels:
     raise ValueError(f'result={label!r:.80}, need one of {", ".join(labels)}')
   return label

@@ -8,8 +8,8 @@ import warnings
 from typing import Any
 
 from rft_jax.graders import base, template
-from rft_jax.graders.sandbox import Sandbox, SandboxConfig
-from rft_jax.graders.sandbox_process import Outcome
+from rft_jax.graders.sandbox.pool import Sandbox, SandboxConfig
+from rft_jax.graders.sandbox.process import Outcome
 from rft_jax.types import Grade
 
 NEED = 'need a function grade(sample, item) that returns a float'
@@ -20,7 +20,7 @@ class Python:
   """Scores by calling grade(sample, item) of the user's source.
 
   The `python` grader of the OpenAI API. The source is loaded once into a worker process and
-  called there for each answer; sandbox.py says what that protects from. A call must return a
+  called there for each answer; pool.py says what that protects from. A call must return a
   finite number; True and False count as 1.0 and 0.0. What it makes of one answer (an exception,
   SystemExit, NaN, another type) is the policy fault python_grader_runtime_error; a time-out, the
   memory limit and a worker that dies are the grader fault python_grader_server_error.

@@ -3,7 +3,8 @@ import dataclasses
 import math
 from typing import Any, Callable
 
-from rft_jax.graders import base, judge_prompt, template
+from rft_jax.graders import base, template
+from rft_jax.graders.judges import prompt as judge_prompt
 from rft_jax.types import Grade
 
 _KEYS = ('invalid_variable_error', 'invalid_variable_error_details')

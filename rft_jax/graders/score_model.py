@@ -3,8 +3,10 @@ import dataclasses
 import functools
 from typing import Any
 
-from rft_jax.graders import base, judge_prompt, judging
-from rft_jax.graders.judges import Judges
+from rft_jax.graders import base
+from rft_jax.graders.judges import grading
+from rft_jax.graders.judges import prompt as judge_prompt
+from rft_jax.graders.judges.judges import Judges
 from rft_jax.types import Grade
 
 
@@ -13,7 +15,7 @@ class ScoreModel:
   """Scores by the number that a model gives, clamped to `range`.
 
   The `score_model` grader of the OpenAI API. `input` is a list of messages whose texts are
-  templates; what they take from sample is fenced off as data (judge_prompt.py). The judge is told
+  templates; what they take from sample is fenced off as data (judges/prompt.py). The judge is told
   to answer {"steps": [{"description", "conclusion"}], "result": number}. Which model answers is
   the run's choice: see JudgeConfig. No number, a refusal, an answer cut off and a failing endpoint
   are grader faults, model_grader_*.
@@ -37,15 +39,15 @@ class ScoreModel:
 
   def __post_init__(self):
     base.raise_problems(self.name, self.problems(vars(self)))
-    judging.settle(self)
+    grading.settle(self)
 
   @staticmethod
   def problems(given: dict[str, Any]) -> list[str]:
     """Returns what is wrong with those fields and settings that are given; [] if nothing."""
-    found = judging.common_problems(given)
+    found = grading.common_problems(given)
     bounds = given.get('range', [0, 1])
     try:
-      low, high = map(judging.finite_number, bounds)
+      low, high = map(grading.finite_number, bounds)
     except (TypeError, ValueError):
       low = high = 0
     if not low < high:
@@ -58,9 +60,9 @@ class ScoreModel:
   def many(self, pairs: list[tuple[dict[str, Any], dict[str, Any]]]) -> list[Grade]:
     """Returns the Grade of each (item, sample), in order, many asked for at once."""
     low, high = map(float, self.range)
-    return judging.grade(
-        self, pairs, form=judging.form(f'a number from {low:g} to {high:g}'),
-        schema=judging.verdict_schema({'type': 'number'}), read=_number,
+    return grading.grade(
+        self, pairs, form=grading.form(f'a number from {low:g} to {high:g}'),
+        schema=grading.verdict_schema({'type': 'number'}), read=_number,
         score=functools.partial(_clamped, low, high))
 
   def item_fields(self) -> frozenset[str]:
@@ -69,11 +71,11 @@ class ScoreModel:
 
   def close(self) -> None:
     """Closes the judges that were made for it alone."""
-    judging.close(self)
+    grading.close(self)
 
 
 def _number(text: str) -> float:
-  return judging.finite_number(judging.read_result(text))
+  return grading.finite_number(grading.read_result(text))
 
 
 def _clamped(low: float, high: float, value: float) -> float:

@@ -1,13 +1,12 @@
 """Hugging Face directories in and out: load, export, and save_base for models from scratch."""
-from rft_jax.hf.export import export
-from rft_jax.hf.export import save_base
-from rft_jax.hf.load import load
-from rft_jax.hf.load import read_config
-from rft_jax.hf.load import resolve
-from rft_jax.hf.reward_model import abstract_reward_model
-from rft_jax.hf.reward_model import export_reward_model
-from rft_jax.hf.reward_model import load_reward_model
-from rft_jax.hf.reward_model import reward_model_problems
+from rft_jax.hf.export import export, save_base
+from rft_jax.hf.load import load, read_config, resolve
+from rft_jax.hf.reward_model import (
+           abstract_reward_model,
+           export_reward_model,
+           load_reward_model,
+           reward_model_problems,
+)
 
 __all__ = ['abstract_reward_model', 'export', 'export_reward_model', 'load', 'load_reward_model',
            'read_config', 'resolve', 'reward_model_problems', 'save_base']

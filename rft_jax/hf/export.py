@@ -16,10 +16,7 @@ import rft_jax
 from rft_jax import models
 from rft_jax.hf import weights
 from rft_jax.hf.card import model_card
-from rft_jax.hf.load import leaves
-from rft_jax.hf.load import read_json
-from rft_jax.hf.load import resolve
-from rft_jax.hf.load import tokenizer_size
+from rft_jax.hf.load import leaves, read_json, resolve, tokenizer_size
 
 MARKER = 'rft_jax.json'  # says that a directory is an export of ours, and which files we wrote
 COPIED = ('tokenizer.json', 'tokenizer_config.json', 'special_tokens_map.json',

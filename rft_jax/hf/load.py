@@ -8,8 +8,7 @@ import jax
 import numpy as np
 import tokenizers
 
-from rft_jax import models
-from rft_jax import sharding
+from rft_jax import models, sharding
 from rft_jax.hf import weights
 
 HUB_ID = re.compile(r'[\w.-]+(/[\w.-]+)?(@[\w./-]+)?')

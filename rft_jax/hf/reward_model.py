@@ -14,16 +14,14 @@ import tokenizers
 from rft_jax import models
 from rft_jax.hf import weights
 from rft_jax.hf.card import model_card
-from rft_jax.hf.export import copy_others
-from rft_jax.hf.export import leaves_as_tensors
-from rft_jax.hf.export import refuse_other_structure
-from rft_jax.hf.export import write_directory
-from rft_jax.hf.export import write_json
-from rft_jax.hf.load import leaves
-from rft_jax.hf.load import read_config
-from rft_jax.hf.load import read_json
-from rft_jax.hf.load import read_tree
-from rft_jax.hf.load import resolve
+from rft_jax.hf.export import (
+  copy_others,
+  leaves_as_tensors,
+  refuse_other_structure,
+  write_directory,
+  write_json,
+)
+from rft_jax.hf.load import leaves, read_config, read_json, read_tree, resolve
 from rft_jax.models import Critic, Decoder, WeightRule
 
 SCORE = 'score.weight'

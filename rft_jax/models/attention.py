@@ -8,8 +8,8 @@ import functools
 from typing import NamedTuple
 
 import jax
-from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 # Masked scores. Large and finite: -inf would make a fully masked row NaN, in its value and,
 # through 0 * NaN, in everybody's gradient, also where the loss masks that row.

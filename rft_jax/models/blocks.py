@@ -4,9 +4,9 @@ Each is written for one layer; the decoder stacks L of them by jax.vmap over the
 """
 import math
 
-from flax import nnx
 import jax
 import jax.numpy as jnp
+from flax import nnx
 
 from rft_jax.models import attention, rotary
 from rft_jax.models.config import DecoderConfig

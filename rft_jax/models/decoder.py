@@ -9,14 +9,12 @@ and does not reach the others.
 """
 import functools
 
-from flax import nnx
 import jax
 import jax.numpy as jnp
+from flax import nnx
 
 from rft_jax.models import attention, rotary
-from rft_jax.models.blocks import Block
-from rft_jax.models.blocks import INIT_STD
-from rft_jax.models.blocks import RMSNorm
+from rft_jax.models.blocks import INIT_STD, Block, RMSNorm
 from rft_jax.models.config import DecoderConfig
 
 

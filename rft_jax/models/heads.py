@@ -3,9 +3,9 @@
 The leaf is named as Hugging Face names it in a model for sequence classification with one label:
 'score/kernel' [D, 1], without a bias. It starts at 0, so that an untrained one says 0 everywhere.
 """
-from flax import nnx
 import jax
 import jax.numpy as jnp
+from flax import nnx
 
 from rft_jax.models import attention
 from rft_jax.models.decoder import Decoder

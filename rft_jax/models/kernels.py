@@ -8,13 +8,15 @@ run is attention.available's to say. None has been run on an accelerator yet, no
 import functools
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
-from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel
-from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask_info
-import jax.numpy as jnp
-import numpy as np
+from jax.experimental.pallas.ops.tpu.splash_attention import (
+  splash_attention_kernel,
+  splash_attention_mask_info,
+)
 
 from rft_jax.models import attention
 from rft_jax.models.attention import ATTENDED, MASKED

@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rft_jax.objectives.importance_ratios import log_ratios
 from rft_jax.objectives.kl import distance
 from rft_jax.objectives.masked import only
-from rft_jax.objectives.ratios import log_ratios
 from rft_jax.types import Batch
 
 COVARIANCES = ('none', 'clip_cov', 'kl_cov')

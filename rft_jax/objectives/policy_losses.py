@@ -21,9 +21,9 @@ Which loss goes with which ratio and aggregation: policy_choices.py.
 import jax
 import jax.numpy as jnp
 
+from rft_jax.objectives.importance_ratios import log_ratios
 from rft_jax.objectives.kl import MAX_LOG_RATIO, clamped_exp
 from rft_jax.objectives.masked import only, row_means
-from rft_jax.objectives.ratios import log_ratios
 
 # (clip_low, clip_high) where the config leaves them open: (loss, ratio level) -> published widths.
 DEFAULT_WIDTHS = {

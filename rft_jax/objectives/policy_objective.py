@@ -9,14 +9,17 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from rft_jax.objectives import kl, masked
+from rft_jax.objectives import importance_ratios, kl, masked
 from rft_jax.objectives.entropy import EntropyConfig, kl_cov_penalty
 from rft_jax.objectives.masked import Term
-from rft_jax.objectives.off_policy import (CORRECTIONS, CorrectionConfig, mismatch_metrics,
-                                           stale_sequence_mask)
-from rft_jax.objectives.policy_choices import PolicyLossConfig, refusals, spread_gradient
+from rft_jax.objectives.off_policy import (
+  CORRECTIONS,
+  CorrectionConfig,
+  mismatch_metrics,
+  stale_sequence_mask,
+)
+from rft_jax.objectives.policy_loss_config import PolicyLossConfig, refusals, spread_gradient
 from rft_jax.objectives.policy_losses import ANCHORED_AT_SAMPLER, LOSSES
-from rft_jax.objectives import ratios
 
 KL_ESTIMATORS = (*kl.ESTIMATORS, 'scored_k3')  # the last reads the ratio of the token too
 
@@ -110,9 +113,9 @@ def policy_objective(statistics, batch, *, config: ObjectiveConfig, max_new_toke
 
   anchor = sampler if chosen.loss in ANCHORED_AT_SAMPLER and sampler is not None else old
   if chosen.ratio_level == 'step':
-    ratio = ratios.step(logprobs, anchor, weights, batch.steps)
+    ratio = importance_ratios.step(logprobs, anchor, weights, batch.steps)
   else:
-    ratio = ratios.LEVELS[chosen.ratio_level](logprobs, anchor, weights)
+    ratio = importance_ratios.LEVELS[chosen.ratio_level](logprobs, anchor, weights)
   surrogate, bounds = LOSSES[chosen.loss](logprobs, anchor, ratio, batch.advantages, weights,
                                           config=chosen)
   if sampler is not None:
@@ -131,7 +134,7 @@ def policy_objective(statistics, batch, *, config: ObjectiveConfig, max_new_toke
     metrics['kl'] = over_tokens(kl.k3(logprobs, reference))
     if not config.kl_in_reward:
       if config.kl_estimator == 'scored_k3':
-        estimate = kl.scored_k3(logprobs, reference, ratios.token(logprobs, old, weights))
+        estimate = kl.scored_k3(logprobs, reference, importance_ratios.token(logprobs, old, weights))
       else:
         estimate = kl.ESTIMATORS[config.kl_estimator](logprobs, reference)
       terms['kl'] = Term(config.kl_coef, aggregate(estimate))

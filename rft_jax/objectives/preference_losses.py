@@ -15,8 +15,13 @@ import jax.numpy as jnp
 
 from rft_jax.objectives.kl import MAX_LOG_RATIO, clamped_exp
 from rft_jax.objectives.masked import Weighted
-from rft_jax.objectives.preference_pairs import (over_pairs, pair, present, sequence_means,
-                                                 sequence_sums)
+from rft_jax.objectives.preference_pairs import (
+  over_pairs,
+  pair,
+  present,
+  sequence_means,
+  sequence_sums,
+)
 
 
 class Needs(NamedTuple):

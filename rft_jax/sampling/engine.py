@@ -12,11 +12,11 @@ import jax
 import numpy as np
 
 from rft_jax import sharding
+from rft_jax.bucketing import bucket, power_of_two, round_up
 from rft_jax.models import decoding
 from rft_jax.sampling import samplers, slots
 from rft_jax.sampling.samplers import SamplingConfig
-from rft_jax.sampling.schedule import Schedule, places_for
-from rft_jax.shapes import bucket, power_of_two, round_up
+from rft_jax.sampling.scheduler import Schedule, places_for
 from rft_jax.types import Sample
 
 PREFILL_WIDTH = 1024  # a longer prompt is read in stretches of so many tokens

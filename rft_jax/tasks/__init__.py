@@ -3,11 +3,7 @@
 To add one: one file beside these and one line in TASKS. `python -m rft_jax.tasks NAME --to=DIR`
 writes its files. One in PAIRS can also make pairs of a right and a wrong answer.
 """
-from rft_jax.tasks import arithmetic
-from rft_jax.tasks import arithmetic_pairs
-from rft_jax.tasks import chains
-from rft_jax.tasks import rare_disease
-from rft_jax.tasks import rare_disease_pairs
+from rft_jax.tasks import arithmetic, arithmetic_pairs, chains, rare_disease, rare_disease_pairs
 
 TASKS = {
     'rare_disease': rare_disease,

@@ -10,9 +10,7 @@ import dataclasses
 import pathlib
 import sys
 
-from rft_jax.tasks import base_checkpoint
-from rft_jax.tasks import files
-from rft_jax.tasks import PAIRS, TASKS
+from rft_jax.tasks import PAIRS, TASKS, base_checkpoint, files
 
 
 def add_fields(parser, config_class):

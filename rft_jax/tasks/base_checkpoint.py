@@ -11,8 +11,7 @@ import jax
 import tokenizers
 import transformers
 
-from rft_jax import hf
-from rft_jax import models
+from rft_jax import hf, models
 from rft_jax.models.blocks import INIT_STD
 
 # Words, with the lower-case words after them, are one piece; so is a JSON key with its

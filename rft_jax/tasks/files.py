@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-
 CORRUPTION = 3  # folded into the seed, so that corruption moves no other draw
 
 

@@ -18,8 +18,7 @@ import itertools
 
 import numpy as np
 
-from rft_jax.tasks import files
-from rft_jax.tasks import simulator
+from rft_jax.tasks import files, simulator
 from rft_jax.tasks.simulator import Case, World
 
 # Invented symbols, and findings by the names that doctors use.

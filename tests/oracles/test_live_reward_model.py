@@ -6,6 +6,7 @@ import hf_forward
 import jax
 import numpy as np
 import pytest
+
 from rft_jax import hf, models
 
 torch = pytest.importorskip('torch', reason='torch is not installed (the oracles extra)')

@@ -7,10 +7,11 @@ import hf_forward
 import jax
 import numpy as np
 import pytest
+
 import rft_jax
 from rft_jax import hf, models, sharding
 from rft_jax.data import chat as chats
-from rft_jax.records import ledger
+from rft_jax.records import episodes as episode_files
 from rft_jax.records.checkpoint import Checkpoints
 
 torch = pytest.importorskip('torch', reason='torch is not installed (the oracles extra)')
@@ -56,7 +57,7 @@ def theirs(run):
 def stories(run):
   """The ids of some held-out openings, each with what the trained policy told after it."""
   workdir, _, _ = run
-  episodes = ledger.read(workdir / 'evaluations', 2)
+  episodes = episode_files.read(workdir / 'evaluations', 2)
   return [np.array(episode['prompt_ids'] + episode['tokens']) for episode in episodes[:8]]
 
 

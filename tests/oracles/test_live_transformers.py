@@ -7,8 +7,8 @@ import jax
 import numpy as np
 import pytest
 import tokenizers
-from rft_jax import hf
-from rft_jax import models
+
+from rft_jax import hf, models
 
 torch = pytest.importorskip('torch', reason='torch is not installed (the oracles extra)')
 transformers = pytest.importorskip('transformers')

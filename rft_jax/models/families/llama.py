@@ -3,9 +3,7 @@
 Both spellings of the rotary settings are read: `rope_theta` beside `rope_scaling` (transformers 4)
 and `rope_parameters` (transformers 5).
 """
-from rft_jax.models.config import DecoderConfig
-from rft_jax.models.config import Llama3Rope
-from rft_jax.models.config import WeightRule
+from rft_jax.models.config import DecoderConfig, Llama3Rope, WeightRule
 
 MODEL_TYPE = 'llama'
 LLAMA3_FIELDS = ('factor', 'low_freq_factor', 'high_freq_factor')

@@ -1,0 +1,1 @@
+"""What is examined before training: data, grader, policy and cost."""

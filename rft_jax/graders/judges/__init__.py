@@ -1,0 +1,1 @@
+"""Model judges: who answers, prompts, the cache of answers, and reading a verdict."""

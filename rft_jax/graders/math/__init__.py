@@ -1,0 +1,1 @@
+"""The `math` grader and its worker processes."""

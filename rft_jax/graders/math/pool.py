@@ -1,0 +1,168 @@
+"""The processes of a math grader: started, asked one answer at a time, killed.
+
+math-verify bounds its time by SIGALRM, which works in the main thread alone and not inside one
+long computation; so its own timers are off, and a process that takes too long is killed. Nothing
+is forked: a process is a file started afresh, so that one that holds jax may be the caller.
+"""
+import concurrent.futures
+import json
+import os
+import pathlib
+import queue
+import select
+import subprocess
+import sys
+import time
+import weakref
+from typing import NamedTuple
+
+WORKER = pathlib.Path(__file__).with_name('worker.py')
+KEPT_ENVIRONMENT = ('PATH', 'LD_LIBRARY_PATH', 'TZ', 'TMPDIR')
+START_SECONDS = 120.0  # to import sympy, on a busy machine
+CALLS_EACH = 10_000  # then a process is replaced: the caches of sympy and of the parser grow
+
+
+class Verdict(NamedTuple):
+  """What became of one answer.
+
+  kind: 'equal' or 'different'; 'no_reference' (it spells no mathematics); otherwise what went
+  wrong around it: 'timeout', 'memory_limit', 'worker_killed', 'worker_failed'.
+  """
+  kind: str
+  details: str
+
+
+class Pool:
+  """Processes that verify answers, each one answer at a time; usable from any thread.
+
+      Pool(workers=2, time_limit_seconds=5.0, memory_limit_mb=2048).verify([('1/2', '0.5')])
+
+  Raises:
+    RuntimeError: no process can be started here.
+  """
+
+  def __init__(self, *, workers: int, time_limit_seconds: float, memory_limit_mb: int):
+    self._workers = [_Worker(time_limit_seconds, memory_limit_mb) for _ in range(workers)]
+    self._idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
+    for worker in self._workers:
+      self._idle.put(worker)
+    self._stop = weakref.finalize(self, _stop_all, self._workers)
+    try:
+      failure = self._workers[0].start()
+    except OSError as error:
+      failure = Verdict('worker_failed', str(error))
+    if failure:
+      self.close()
+      raise RuntimeError(f'{WORKER.name} cannot be started: {failure.kind} {failure.details}')
+
+  def verify(self, pairs: list[tuple[str, str]]) -> list[Verdict]:
+    """Returns the verdict on each (reference, answer), in order."""
+    if len(pairs) == 1 or len(self._workers) == 1:
+      return [self._verify_one(pair) for pair in pairs]
+    with concurrent.futures.ThreadPoolExecutor(len(self._workers)) as threads:
+      return list(threads.map(self._verify_one, pairs))
+
+  def _verify_one(self, pair: tuple[str, str]) -> Verdict:
+    worker = self._idle.get()
+    try:
+      return worker.ask(*pair)
+    except (OSError, ValueError) as error:  # no process to be had, or closed meanwhile
+      return Verdict('worker_failed', str(error))
+    finally:
+      self._idle.put(worker)
+
+  def close(self) -> None:
+    """Kills the processes. Harmless when repeated; also done when the program ends."""
+    self._stop()
+
+
+class _Worker:
+  """One place in the pool, with the process that fills it at present."""
+
+  def __init__(self, time_limit_seconds: float, memory_limit_mb: int):
+    self._limit, self._memory = time_limit_seconds, memory_limit_mb
+    self._process: subprocess.Popen | None = None
+    self._calls, self._closed = 0, False
+    self._owner = os.getpid()
+
+  def start(self) -> Verdict | None:
+    """Starts a process; returns what went wrong, if something did."""
+    kept = {name: os.environ[name] for name in KEPT_ENVIRONMENT if name in os.environ}
+    # Not isolated mode (-I), which would ignore PYTHONHASHSEED: verdicts are the same in each run.
+    self._process = subprocess.Popen(
+        [sys.executable, '-s', '-P', '-X', 'utf8', str(WORKER), str(self._limit),
+         str(self._memory)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0,
+        cwd='/', env={**kept, 'LANG': 'C.UTF-8', 'PYTHONHASHSEED': '0', 'JAX_PLATFORMS': 'cpu'},
+        start_new_session=True)
+    self._calls = 0
+    verdict = _answer(self._process, START_SECONDS)
+    if verdict.kind == 'ready':
+      return None
+    self.stop()
+    return verdict
+
+  def ask(self, reference: str, answer: str) -> Verdict:
+    """Returns the verdict; the clock starts here, when the process is at hand and idle."""
+    if self._closed:
+      return Verdict('worker_failed', 'this grader has been closed')
+    if self._process and (self._calls >= CALLS_EACH or self._process.poll() is not None):
+      self.stop()
+    if self._process is None and (failure := self.start()):
+      return failure
+    self._calls += 1
+    try:
+      verdict = _exchange(self._process, [reference, answer], self._limit)
+    except BaseException:  # an answer may be under way: no later call shall take it for its own
+      self.stop()
+      raise
+    if verdict.kind in ('timeout', 'memory_limit', 'worker_killed', 'worker_failed'):
+      self.stop()
+    return verdict
+
+  def stop(self, *, for_good: bool = False) -> None:
+    """Kills the process, if there is one, and frees its pipes."""
+    if os.getpid() != self._owner:  # a forked child shares the process, and does not own it
+      return
+    self._closed = self._closed or for_good
+    process, self._process = self._process, None
+    if process is not None:
+      process.kill()
+      process.wait()
+      process.stdin.close()
+      process.stdout.close()
+
+
+def _exchange(process: subprocess.Popen, call: list[str], seconds: float) -> Verdict:
+  """Returns what the process makes of one call."""
+  line = memoryview(json.dumps(call).encode() + b'\n')
+  try:
+    while line:
+      line = line[process.stdin.write(line):]
+  except BrokenPipeError:
+    return _ended(process)
+  return _answer(process, seconds)
+
+
+def _answer(process: subprocess.Popen, seconds: float) -> Verdict:
+  """Returns the next line of the process."""
+  line, deadline = b'', time.monotonic() + seconds
+  poll = select.poll()
+  poll.register(process.stdout, select.POLLIN)
+  while not line.endswith(b'\n'):
+    if not poll.poll(max(0.0, 1000 * (deadline - time.monotonic()))):
+      return Verdict('timeout', f'no verdict within {seconds:g} s')
+    more = os.read(process.stdout.fileno(), 1 << 16)
+    if not more:
+      return _ended(process)
+    line += more
+  return Verdict(*json.loads(line))
+
+
+def _ended(process: subprocess.Popen) -> Verdict:
+  return Verdict('worker_killed', f'the process ended with code {process.wait()}')
+
+
+def _stop_all(workers: list[_Worker]) -> None:
+  for worker in workers:
+    worker.stop(for_good=True)

@@ -1,0 +1,1 @@
+"""Models that grade in the same process: a judge, and reward models."""

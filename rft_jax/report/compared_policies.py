@@ -1,0 +1,127 @@
+"""The arms of the report: the base, the policy after each stage, other runs, reference levels."""
+import json
+import pathlib
+from typing import NamedTuple
+
+from rft_jax.records import metrics
+from rft_jax.report import held_out
+from rft_jax.report import workdir as runs
+
+
+class Arm(NamedTuple):
+  """A policy whose held-out evaluation is on record."""
+  kind: str  # 'before', 'after' (the newest policy of the run), 'other' (of another run)
+  label: str
+  row: dict  # of evaluation.jsonl
+  tokens: int | None  # trained on so far
+  answers: dict[int, held_out.Answers]  # by held-out row; {} if they were not kept
+  differs: str = ''  # why its grades cannot be set against the run's, row by row
+
+  def measure(self, name: str) -> dict:
+    """Returns a metric with its interval, {} if it was not measured."""
+    value = self.row.get(name) or {}
+    return value if value.get('mean') is not None else {}
+
+
+def of_run(run: runs.Run, left_out: list[str]) -> list[Arm]:
+  """Returns the first evaluation, those at the ends of earlier stages, and the last."""
+  rows = run.held_out
+  steps = {row['step'] for row in rows}
+  for stage in run.stages[:-1]:
+    if rows and rows[0]['step'] < stage.end < rows[-1]['step'] and stage.end not in steps:
+      left_out.append(f'The policy after {stage.word}: no evaluation at step {stage.end:,}.')
+  ends = {stage.end for stage in run.stages}
+  shown = [row for number, row in enumerate(rows)
+           if number in (0, len(rows) - 1) or row['step'] in ends]
+  return [Arm('after' if row is rows[-1] and row is not rows[0] else 'before', label(run, row),
+              row, run.tokens(row['step']), held_out.read(run.workdir, row)) for row in shown]
+
+
+def label(run: runs.Run, row: dict) -> str:
+  """Returns what the policy of an evaluation is called: 'After warm-up: sft, step 400'."""
+  step, stage = row['step'], run.stage_of(row['step'])
+  if step == 0:
+    return 'Base checkpoint, step 0'
+  if stage is None:
+    return f'At step {step:,}'
+  return f'{"After" if step == stage.end else "During"} {stage.word}: {stage.name}, step {step:,}'
+
+
+def of_others(run: runs.Run, compare, last: Arm | None, left_out: list[str]) -> list[Arm]:
+  """Returns the last evaluation of each other run.
+
+  Args:
+    compare: 'label=workdir' of each; this run itself is passed over, so that the runs of one
+      comparison may share a config.
+    last: the newest policy of this run.
+  """
+  shown = []
+  for entry in compare:
+    name, _, folder = (part.strip() for part in entry.partition('='))
+    if pathlib.Path(folder).resolve() == run.workdir.resolve():
+      continue
+    other = runs.read(folder)
+    rows = other.evaluations.get(run.split, []) if run.split else other.held_out
+    if not rows:
+      split = f' of {run.split}' if other.evaluations else ''
+      left_out.append(f'{name}: {folder} has no {metrics.EVALUATION}{split}.')
+      continue
+    answers = held_out.read(other.workdir, rows[-1])
+    differs = _differs(run, other, last.answers, answers) if last else ''
+    if differs:
+      left_out.append(f'{name}: no difference row by row, as {differs}.')
+    shown.append(Arm('other', name, rows[-1], other.tokens(rows[-1]['step']), answers, differs))
+  return shown
+
+
+def _differs(run, other, ours, theirs):
+  """Returns why two evaluations cannot be paired, '' if they can."""
+  graders = [(each.manifest.get('sha256') or {}).get('grader') for each in (run, other)]
+  if not (ours and theirs):
+    return 'its answers to held-out rows were not kept' if ours else 'no answers were kept'
+  if not held_out.same_rows(ours, theirs):
+    return 'its held-out rows are not the same'
+  if None not in graders and graders[0] != graders[1]:
+    return 'its grader is not the same'
+  return ''
+
+
+# ------------------------------------------------------------------ reference levels
+
+
+def reference_levels(reference: str, left_out: list[str]) -> dict[str, dict]:
+  """Returns {label: interval} of 'path' or 'path:name,name'; all of its entries without names.
+
+  The file is {name: {mean, low, high}}, or has that object as 'reference', as task.json does.
+
+  Raises:
+    ValueError: the file has another form, or no entry of a name.
+  """
+  if not reference:
+    return {}
+  path, names = pathlib.Path(reference), ''
+  if not path.is_file():
+    path, _, names = reference.rpartition(':')
+    path = pathlib.Path(path or names)
+    names = names if path != pathlib.Path(names) else ''
+  if not path.is_file():
+    left_out.append(f'Reference levels: there is no file {path}.')
+    return {}
+  levels = json.loads(path.read_text(encoding='utf-8'))
+  inner = levels.get('reference')
+  if isinstance(inner, dict) and not isinstance(inner.get('mean'), (int, float)):
+    levels = inner
+  wanted = [name.strip() for name in names.split(',') if name.strip()] or list(levels)
+  for name in wanted:
+    if name not in levels:
+      raise ValueError(f'{path}: no reference {name!r}, need one of {", ".join(levels)}')
+    if not isinstance(levels[name], dict) or not isinstance(levels[name].get('mean'),
+                                                            (int, float)):
+      raise ValueError(f'{path}: {name!r} is {levels[name]!r}, need an object with a number '
+                       '"mean", and "low" and "high" if there is an interval')
+  return {_shown(name): levels[name] for name in wanted}
+
+
+def _shown(name):
+  name = name.replace('_', ' ')
+  return name[:1].upper() + name[1:]

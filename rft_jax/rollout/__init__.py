@@ -1,0 +1,1 @@
+"""From prompts to graded samples: sampling, the grading queue, credit per reasoning step, state values."""

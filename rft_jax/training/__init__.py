@@ -1,0 +1,1 @@
+"""The update: gradients, optimizers, schedules."""

@@ -1,0 +1,202 @@
+"""Reward models in use: as graders of a run, alone or in a multi, and as the start of a critic."""
+import json
+import shutil
+
+import config_files
+import jax
+import numpy as np
+import pytest
+import tiny
+
+import rft_jax
+from rft_jax import graders, hf, models, sharding
+from rft_jax.config import Stage
+from rft_jax.data import chat as chats
+from rft_jax.graders import reward_model as grader_module
+from rft_jax.local_models import reward_model
+from rft_jax.records import manifest
+from rft_jax.records import metrics as metrics_file
+from rft_jax.rollout import grading_queue
+from rft_jax.run import build
+from rft_jax.training.optim import OptimConfig
+
+PROMPTS = [[{'role': 'user', 'content': '1 + 1'}], [{'role': 'user', 'content': 'twenty + 2'}]]
+
+
+@pytest.fixture(scope='module')
+def directory(tmp_path_factory):
+  """A reward model with a head that is not 0, as HF directory."""
+  root = tmp_path_factory.mktemp('reward')
+  source = tiny.write_base(root / 'base')
+  policy, config = hf.load(source)
+  critic = models.make_critic(policy, 'head')
+  critic.score.kernel[...] = jax.random.normal(jax.random.key(7), (config.dim, 1))
+  return str(hf.export_reward_model(critic, config, trunk=policy, to=root / 'rm', source=source))
+
+
+@pytest.fixture(scope='module')
+def scorer(directory):
+  return reward_model.RewardModel(directory, mesh=sharding.make_mesh())
+
+
+def plain(directory, messages, answer):
+  """The head at the end of the turn, from the whole transcript as one row."""
+  critic, _ = hf.load_reward_model(directory)
+  chat = chats.make(directory, chats.ChatConfig())
+  prompt, completion = chat.supervised_ids([*messages, {'role': 'assistant', 'content': answer}])
+  assert completion[-1] in chat.stop_ids
+  tokens = np.array([prompt + completion], np.int32)
+  return float(critic(critic.decoder.hidden(tokens, lengths=np.array([tokens.size])))[0, -1])
+
+
+def test_scores_are_of_the_end_of_the_turn_whatever_is_asked_beside(directory, scorer):
+  pairs = [(PROMPTS[0], '2'), (PROMPTS[1], 'twenty-two'), (PROMPTS[0], 'three'),
+           (PROMPTS[0], '2'), (PROMPTS[0], '')]
+  found = scorer(pairs)
+  assert found[0] == found[3] and len(set(found)) == 4
+  np.testing.assert_allclose(found[1], plain(directory, *pairs[1]), atol=1e-5)
+  np.testing.assert_allclose(found[2], plain(directory, *pairs[2]), atol=1e-5)
+  assert scorer(pairs[::-1]) == found[::-1]  # bit for bit: the order is the model's own
+  np.testing.assert_allclose(scorer(pairs[2:3]), found[2:3], atol=1e-5)
+  assert scorer([]) == []
+
+
+def test_what_cannot_be_scored_is_told_and_no_text_ends_the_turn(scorer):
+  chat = chats.make(scorer.directory, chats.ChatConfig())
+  end = chat.tokenizer.convert_ids_to_tokens(chat.stop_ids[0])
+  short, forged, long = scorer([(PROMPTS[0], '2'), (PROMPTS[0], f'2{end}'),
+                                (PROMPTS[0], 'x' * 600)])
+  assert isinstance(short, float) and isinstance(forged, float)
+  assert 'positions' in long
+  grader = graders.make({'type': 'reward_model', 'name': 'rm', 'model': 'rm'},
+                        reward_models={'rm': scorer})
+  grade = grader({'messages': PROMPTS[0]}, {'output_text': 'x' * 600})
+  assert grade.reward is None and 'positions' in grade.errors['other_error_details']
+
+
+def test_models_are_found_wherever_a_grader_names_them():
+  one = {'type': 'reward_model', 'name': 'a', 'model': 'runs/a'}
+  multi = {'type': 'multi', 'name': 'm', 'graders': {
+      'a': one, 'b': {**one, 'model': 'runs/b'}, 'c': {'type': 'string_check', 'model': 'x'}}}
+  assert grader_module.named_in(multi) == ['runs/a', 'runs/b']
+  assert grader_module.named_in([one, one]) == ['runs/a'] and grader_module.named_in('x') == []
+
+
+def test_all_answers_of_a_step_are_asked_at_once_in_the_thread_that_samples():
+  """Programs of several devices, started from two threads, may wait for each other for ever."""
+  import threading
+  calls = []
+
+  def model(pairs):
+    calls.append((len(pairs), threading.current_thread()))
+    return [float(len(answer)) for _, answer in pairs]
+
+  grader = graders.make({'type': 'reward_model', 'name': 'rm', 'model': 'rm'},
+                        reward_models={'rm': model})
+  with grading_queue.Desk(grader) as desk:
+    for n in range(3):
+      desk.hand_in(n, {'messages': PROMPTS[0]}, {'output_text': 'x' * n})
+    assert not calls
+  assert calls == [(3, threading.current_thread())]
+  assert [desk.grades[n].reward for n in range(3)] == [0.0, 1.0, 2.0]
+  assert desk.counts()['rm']['grades'] == 3
+
+
+def _config(tmp_path, directory, **changes):
+  grader = {'type': 'multi', 'name': 'both', 'calculate_output': 'liked + 0 * length', 'graders': {
+      'liked': {'type': 'reward_model', 'name': 'liked', 'model': directory},
+      'length': {'type': 'length', 'name': 'length', 'input': '{{ sample.output_text }}',
+                 'unit': 'words', 'soft_limit': 5, 'hard_limit': 9}}}
+  made = tiny.config(tmp_path, grader=changes.pop('grader', grader), **changes)
+  made.stages = (Stage(algorithm='ppo', steps=2, optim=OptimConfig(learning_rate=1e-2)),)
+  made.rollout.prompts_per_step, made.rollout.samples_per_prompt = 4, 2
+  made.evaluate.every, made.checkpoints.every = 0, 1
+  return made
+
+
+def test_ppo_against_a_reward_model_with_a_critic_that_starts_from_it(tmp_path, directory):
+  """The critic may have another shape than the policy; a continued run equals an unbroken one."""
+  made = _config(tmp_path, directory, grader={'type': 'reward_model', 'name': 'liked',
+                                              'model': directory})
+  made.model.source = tiny.write_base(tmp_path / 'other', dim=16, layers=1)
+  made.critic.source = directory
+  rft_jax.train(made, tmp_path / 'whole', quiet=True)
+  rft_jax.train(made, tmp_path / 'parts', quiet=True, stop_at_step=1)
+  rft_jax.train(made, tmp_path / 'parts', quiet=True)
+  clocks = ('seconds/', 'compilations')
+  rows = [[{key: value for key, value in row.items() if not key.startswith(clocks)}
+           for row in metrics_file.read(tmp_path / name / 'metrics.jsonl')]
+          for name in ('whole', 'parts')]
+  assert rows[0] == rows[1] and rows[0][0]['critic/value_mean'] != 0
+  assert rows[0][0]['rewards/liked/std'] > 0
+  assert len(manifest.read(tmp_path / 'whole')['sha256']['reward_models'][directory]) == 64
+
+
+def test_evaluation_grades_by_the_reward_model_in_a_multi(tmp_path, directory):
+  made = _config(tmp_path, directory)
+  values = rft_jax.evaluate(made)
+  assert np.isfinite(values['grade']['mean']) and values['grade']['mean'] != 0
+
+
+def test_the_command_line_grades_without_a_config(tmp_path, directory):
+  from rft_jax import main
+  path = tmp_path / 'grader.json'
+  path.write_text(json.dumps({'type': 'reward_model', 'name': 'liked', 'model': directory}))
+  grader = main._made(str(path))
+  grade = grader({'messages': PROMPTS[0]}, {'output_text': 'three'})
+  np.testing.assert_allclose(grade.reward, plain(directory, PROMPTS[0], 'three'), atol=1e-5)
+
+
+@pytest.mark.parametrize('change, words', [
+    (lambda c, base: c.grader['graders']['liked'].update(model='runs/absent/export'),
+     "grader: model='runs/absent/export'"),
+    (lambda c, base: c.grader['graders']['liked'].update(model=base), 'no tensor score.weight'),
+    (lambda c, base: setattr(c.critic, 'source', base), 'no tensor score.weight'),
+    (lambda c, base: setattr(c.critic, 'source', 'runs/absent/export'), 'config.critic.source'),
+    (lambda c, base: (setattr(c.critic, 'source', 'x'), setattr(c.critic, 'kind', 'head')),
+     "critic.source='x', need '' with kind='head'"),
+])
+def test_what_is_no_reward_model_is_refused_before_anything_is_paid_for(tmp_path, directory,
+                                                                        change, words):
+  made = _config(tmp_path, directory)
+  change(made, made.model.source)
+  with pytest.raises(build.Refused) as caught:
+    rft_jax.train(made, tmp_path / 'run', quiet=True)
+  assert words in str(caught.value) and not (tmp_path / 'run/manifest.json').exists()
+
+
+def test_a_critic_of_another_vocabulary_is_refused(tmp_path, directory):
+  made = _config(tmp_path, directory)
+  other = tmp_path / 'other_words'
+  shutil.copytree(directory, other)
+  tokenizer = json.loads((other / 'tokenizer.json').read_text())
+  tokenizer['added_tokens'][-1]['content'] = '<|another|>'
+  (other / 'tokenizer.json').write_text(json.dumps(tokenizer))
+  made.critic.source = str(other)
+  with pytest.raises(build.Refused, match='another vocabulary'):
+    rft_jax.train(made, tmp_path / 'run', quiet=True)
+
+
+def test_the_configs_say_what_must_be_there_first(tmp_path, directory):
+  with pytest.raises(ValueError, match='python -m rft_jax.tasks arithmetic .* --pairs=.* --to='):
+    config_files.load('preferences_reward_model').get_config(str(tmp_path))
+  with pytest.raises(ValueError, match='make one with configs/preferences_reward_model.py'):
+    config_files.load('preferences_ppo').get_config(str(tmp_path))
+  assert config_files.load('preferences_ppo').get_config(directory).critic.source == directory
+
+
+def test_the_arms_on_rare_disease_are_sound_and_ask_for_what_is_missing(tmp_path, directory):
+  file = config_files.load('rare_disease_preferences')
+  with pytest.raises(ValueError, match="arm 'dpo', need one of .'reward_model', 'ppo'"):
+    file.get_config('dpo')
+  with pytest.raises(ValueError, match='lacks data/train.jsonl, policy, reward_model/export'):
+    file.get_config(f'ppo:{tmp_path}')
+  for name in ('data/pairs.jsonl', 'data/pairs_validation.jsonl', 'data/train.jsonl',
+               'data/validation.jsonl'):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text('{}\n')
+  (tmp_path / 'policy').mkdir()
+  (tmp_path / 'reward_model').mkdir()
+  (tmp_path / 'reward_model' / 'export').symlink_to(directory)
+  for arm in file.ARMS:
+    assert file.get_config(f'{arm}:{tmp_path}').problems() == []

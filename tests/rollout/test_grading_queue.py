@@ -1,0 +1,75 @@
+"""Grading beside sampling: order, overlap, back-pressure, what is counted."""
+import threading
+import time
+
+import pytest
+
+from rft_jax import graders
+from rft_jax.rollout import grading_queue
+from rft_jax.types import Grade
+
+
+class Slow:
+  """A grader that takes its time, as a judge far away would, and keeps its threads."""
+  name, ungradable_reward = 'slow', 0.0
+
+  def __init__(self, seconds=0.0):
+    self.seconds, self.batches, self.threads = seconds, [], set()
+
+  def many(self, pairs):
+    self.batches.append(len(pairs))
+    self.threads.add(threading.current_thread())
+    time.sleep(self.seconds)
+    return [Grade(item['n'], {'slow': item['n']}, {}) for item, _ in pairs]
+
+
+def test_answers_are_graded_beside_their_giver_and_keep_their_keys():
+  grader = Slow(0.02)
+  with grading_queue.Desk(grader) as desk:
+    for n in range(40):
+      desk.hand_in(n, {'n': float(n)}, {})
+      time.sleep(0.005)
+  assert {key: grade.reward for key, grade in desk.grades.items()} == {n: n for n in range(40)}
+  assert sum(grader.batches) == 40 and 1 < len(grader.batches) < 40  # together what waits together
+  assert threading.main_thread() not in grader.threads
+
+
+def test_no_more_than_so_many_answers_wait(monkeypatch):
+  monkeypatch.setattr(grading_queue, 'WAITING', 3)
+  grader = Slow(0.05)
+  with grading_queue.Desk(grader) as desk:
+    for n in range(10):
+      desk.hand_in(n, {'n': 0.0}, {})
+  assert max(grader.batches) <= 3 and sum(grader.batches) == 10
+
+
+def test_an_error_in_the_grading_thread_is_raised_where_grades_are_expected():
+  class Broken(Slow):
+    def many(self, pairs):
+      raise RuntimeError('out of order')
+
+  with pytest.raises(RuntimeError, match='out of order'):
+    with grading_queue.Desk(Broken()) as desk:
+      for n in range(3):
+        desk.hand_in(n, {}, {})
+
+
+def test_what_a_grader_did_is_counted_once():
+  grader = graders.make({'type': 'string_check', 'name': 'exact', 'operation': 'eq',
+                         'input': '{{ sample.output_text }}', 'reference': '{{ item.answer }}'})
+  with grading_queue.Desk(grader) as desk:
+    for n, item in enumerate(({'answer': 'a'}, {'answer': 'b'}, {})):
+      desk.hand_in(n, item, {'output_text': 'a'})
+  counts = desk.counts()
+  assert set(counts) == {'exact'} and counts['exact']['seconds'] > 0
+  assert counts['exact']['grades'] == 3 and counts['exact']['errors/invalid_variable_error'] == 1
+  assert desk.counts() == {'exact': {}}
+  flat = grading_queue.metrics(counts)
+  assert flat['graders/exact/errors/invalid_variable_error'] == pytest.approx(1 / 3)
+  assert flat['seconds/grading/exact'] == pytest.approx(counts['exact']['seconds'] / 3)
+
+
+def test_listed_names_the_graders_that_score():
+  grader = graders.make({'type': 'string_check', 'name': 'exact', 'operation': 'eq',
+                         'input': '{{ sample.output_text }}', 'reference': 'x'})
+  assert graders.listed(grader) == [('exact', 'string_check', None)]
