@@ -40,6 +40,7 @@ it; before they did, that arm took 246 s and 2.52 M tokens.
 
 What did not work: learning rates of 3e-4 and 5e-4 for grpo, +0.061 and +0.009 in 60 steps (seed 0).
 """
+
 import dataclasses
 import pathlib
 
@@ -64,9 +65,10 @@ STEPS = 60
 
 # What stands there so far is worth its share of right lines.
 PREFIX_GRADER = {
-    'type': 'python',
-    'name': 'right_lines',
-    'source': chains.STEP_GRADER['source'].replace('def grade(', 'def of_line(') + '''
+  'type': 'python',
+  'name': 'right_lines',
+  'source': chains.STEP_GRADER['source'].replace('def grade(', 'def of_line(')
+  + """
 
 def grade(sample, item):
   lines, before, right = sample['output_text'].split('\\n'), [], 0.0
@@ -75,13 +77,14 @@ def grade(sample, item):
                      {'messages': item['messages'], 'step': {'before': '\\n'.join(before)}})
     before.append(line)
   return right / (len(item['messages'][-1]['content'].split()) // 2)
-''',
+""",
 }
 
 
 def _policy(loss, level='token', aggregation='token_mean'):
-  return ObjectiveConfig(policy_loss=PolicyLossConfig(loss=loss, ratio_level=level),
-                         aggregation=aggregation)
+  return ObjectiveConfig(
+    policy_loss=PolicyLossConfig(loss=loss, ratio_level=level), aggregation=aggregation
+  )
 
 
 def _by_lines(source, **more):
@@ -91,26 +94,30 @@ def _by_lines(source, **more):
 _PROCESS = _by_lines('process', grader=chains.STEP_GRADER)
 # By whole answers without a division by the std, as credit by steps has none.
 _PLAIN = AdvantageConfig(scale='none')
-_PPO = dict(algorithm='ppo', critic=CriticConfig(
-    warmup_steps=5, gae_lambda=1.0, optim=OptimConfig(learning_rate=1e-3)))
+_PPO = dict(
+  algorithm='ppo',
+  critic=CriticConfig(warmup_steps=5, gae_lambda=1.0, optim=OptimConfig(learning_rate=1e-3)),
+)
 
 # What differs between the arms: groups of the config, or fields of one.
 ARMS = {
-    'grpo': {},
-    'dr_grpo': dict(advantage=_PLAIN, objective=_policy('clip', aggregation='constant')),
-    'dapo': dict(advantage=AdvantageConfig(overlong_buffer=8), rollout=dict(refill_rounds=1)),
-    'gspo': dict(objective=_policy('clip', 'sequence', 'sequence_mean')),
-    'cispo': dict(objective=_policy('cispo')),
-    'rloo': dict(advantage=AdvantageConfig(estimator='rloo'),
-                 objective=_policy('unclipped', 'token', 'sequence_sum')),
-    'reinforce++': dict(advantage=AdvantageConfig(estimator='reinforce_plus_plus')),
-    'ppo, token': dict(_PPO),
-    'ppo, step': dict(_PPO, credit=_PROCESS),
-    'ppo, response': dict(_PPO, credit=CreditConfig(level='response')),
-    'response': dict(advantage=_PLAIN),
-    'step, process': dict(advantage=_PLAIN, credit=_PROCESS),
-    'step, prefix': dict(advantage=_PLAIN, credit=_by_lines('prefix', grader=PREFIX_GRADER)),
-    'step, resample': dict(advantage=_PLAIN, credit=_by_lines('resample', resamples=2)),
+  'grpo': {},
+  'dr_grpo': dict(advantage=_PLAIN, objective=_policy('clip', aggregation='constant')),
+  'dapo': dict(advantage=AdvantageConfig(overlong_buffer=8), rollout=dict(refill_rounds=1)),
+  'gspo': dict(objective=_policy('clip', 'sequence', 'sequence_mean')),
+  'cispo': dict(objective=_policy('cispo')),
+  'rloo': dict(
+    advantage=AdvantageConfig(estimator='rloo'),
+    objective=_policy('unclipped', 'token', 'sequence_sum'),
+  ),
+  'reinforce++': dict(advantage=AdvantageConfig(estimator='reinforce_plus_plus')),
+  'ppo, token': dict(_PPO),
+  'ppo, step': dict(_PPO, credit=_PROCESS),
+  'ppo, response': dict(_PPO, credit=CreditConfig(level='response')),
+  'response': dict(advantage=_PLAIN),
+  'step, process': dict(advantage=_PLAIN, credit=_PROCESS),
+  'step, prefix': dict(advantage=_PLAIN, credit=_by_lines('prefix', grader=PREFIX_GRADER)),
+  'step, resample': dict(advantage=_PLAIN, credit=_by_lines('resample', resamples=2)),
 }
 
 
@@ -128,25 +135,40 @@ def get_config(argument: str = 'grpo') -> configs.Config:
   if not (data / 'train.jsonl').is_file():
     raise ValueError(f'{data} holds no task yet: {MAKE} --to={data}')
   if arm == 'warm_up':
-    return _run(folder, f'{data}/base', _part(data, 'shown', slice(WARM_UP_ROWS)), configs.Stage(
-        algorithm='sft', steps=WARM_UP_STEPS, optim=OptimConfig(
-            learning_rate=3e-3, schedule='cosine', warmup_steps=10, final_fraction=0.1)))
+    return _run(
+      folder,
+      f'{data}/base',
+      _part(data, 'shown', slice(WARM_UP_ROWS)),
+      configs.Stage(
+        algorithm='sft',
+        steps=WARM_UP_STEPS,
+        optim=OptimConfig(
+          learning_rate=3e-3, schedule='cosine', warmup_steps=10, final_fraction=0.1
+        ),
+      ),
+    )
   policy = pathlib.Path(folder, 'warm_up', 'export')
   if not policy.is_dir():
-    raise ValueError(f'{policy} is not there yet: run --config=configs/arithmetic_objectives.py:'
-                     f'warm_up --workdir={folder}/warm_up')
+    raise ValueError(
+      f'{policy} is not there yet: run --config=configs/arithmetic_objectives.py:'
+      f'warm_up --workdir={folder}/warm_up'
+    )
   changes = dict(ARMS[arm])
   stage = configs.Stage(
-      algorithm=changes.pop('algorithm', 'grpo'), steps=STEPS,
-      optim=OptimConfig(learning_rate=2e-4, warmup_steps=3))
+    algorithm=changes.pop('algorithm', 'grpo'),
+    steps=STEPS,
+    optim=OptimConfig(learning_rate=2e-4, warmup_steps=3),
+  )
   return _run(folder, policy, _part(data, 'answers', slice(WARM_UP_ROWS, None)), stage, **changes)
 
 
 def _part(data, name, some):
   rows = (data / 'train.jsonl').read_text(encoding='utf-8').splitlines(keepends=True)
   if len(rows) <= WARM_UP_ROWS:
-    raise ValueError(f'{data}/train.jsonl has {len(rows)} rows, need more than the '
-                     f'{WARM_UP_ROWS} of the warm-up: {MAKE} --to={data}')
+    raise ValueError(
+      f'{data}/train.jsonl has {len(rows)} rows, need more than the '
+      f'{WARM_UP_ROWS} of the warm-up: {MAKE} --to={data}'
+    )
   path = data / f'{name}.jsonl'
   if not path.is_file():
     path.write_text(''.join(rows[some]), encoding='utf-8')
@@ -156,13 +178,15 @@ def _part(data, name, some):
 def _run(folder, source, rows, stage, rollout=None, **changes):
   sampling = RolloutConfig(prompts_per_step=64, samples_per_prompt=8, max_new_tokens=64)
   return configs.Config(
-      model=configs.ModelConfig(source=str(source)),
-      data=DataConfig(train=str(rows), validation=f'{folder}/data/validation.jsonl'),
-      chat=ChatConfig(reasoning=('<think>', '</think>')),
-      grader=f'{folder}/data/grader.json',
-      stages=(stage,),
-      sft=SftConfig(target='{{ item.solution }}', rows_per_step=32),
-      rollout=dataclasses.replace(sampling, **(rollout or {})),
-      update=configs.UpdateConfig(updates_per_batch=2 if stage.algorithm != 'sft' else 1),
-      evaluate=configs.EvaluateConfig(every=0, samples_per_prompt=4),
-      checkpoints=configs.CheckpointConfig(every=0), **changes)
+    model=configs.ModelConfig(source=str(source)),
+    data=DataConfig(train=str(rows), validation=f'{folder}/data/validation.jsonl'),
+    chat=ChatConfig(reasoning=('<think>', '</think>')),
+    grader=f'{folder}/data/grader.json',
+    stages=(stage,),
+    sft=SftConfig(target='{{ item.solution }}', rows_per_step=32),
+    rollout=dataclasses.replace(sampling, **(rollout or {})),
+    update=configs.UpdateConfig(updates_per_batch=2 if stage.algorithm != 'sft' else 1),
+    evaluate=configs.EvaluateConfig(every=0, samples_per_prompt=4),
+    checkpoints=configs.CheckpointConfig(every=0),
+    **changes,
+  )

@@ -72,6 +72,7 @@ makes the little that nearly equal samples differ by as loud as any other differ
 On an arithmetic task with 256 rows, learnt by heart at 3e-4, even `told` ended below the start
 (0.376 after 0.443): too few rows for reinforcement, and nothing to be said about noise.
 """
+
 import pathlib
 
 from rft_jax.algorithms.noisy_grades import RobustConfig
@@ -89,19 +90,21 @@ SHARES = (0.0, 0.1, 0.2, 0.4)
 ARMS = ('plain', 'robust', 'told')
 # How the rows are made, how many of them warm the model up, and for how many steps.
 TASKS = {
-    'chains': dict(made=dict(largest_term=5, train_rows=2912), warm_up_rows=2400,
-                   warm_up_steps=300),
-    'rare_disease': dict(made=dict(train_rows=1756, validation_rows=300),
-                         warm_up_rows=1500, warm_up_steps=360),
+  'chains': dict(made=dict(largest_term=5, train_rows=2912), warm_up_rows=2400, warm_up_steps=300),
+  'rare_disease': dict(
+    made=dict(train_rows=1756, validation_rows=300), warm_up_rows=1500, warm_up_steps=360
+  ),
 }
 STEPS = {'chains': 60, 'rare_disease': 90}
 LEARNING_RATE = {'chains': 2e-4, 'rare_disease': 1e-3}
-SAMPLING = {'chains': dict(prompts_per_step=64, max_new_tokens=64),
-            'rare_disease': dict(prompts_per_step=32, max_new_tokens=40)}
+SAMPLING = {
+  'chains': dict(prompts_per_step=64, max_new_tokens=64),
+  'rare_disease': dict(prompts_per_step=32, max_new_tokens=40),
+}
 # The best of what the docstring says was tried.
 ROBUST = {
-    'chains': dict(robust=RobustConfig(min_plausibility=0.3)),
-    'rare_disease': dict(advantage=AdvantageConfig(scale='none')),
+  'chains': dict(robust=RobustConfig(min_plausibility=0.3)),
+  'rare_disease': dict(advantage=AdvantageConfig(scale='none')),
 }
 
 
@@ -115,22 +118,31 @@ def get_config(cell: str = 'chains,0.2,robust,0', directory: str = HERE) -> Conf
   if task in TASKS and rest == ['warm_up']:
     return _warm_up(task, pathlib.Path(directory) / task)
   share, arm, seed = rest if len(rest) == 3 else ('', '', '')
-  if (task not in TASKS or share not in map(str, SHARES) or arm not in ARMS or
-      not seed.isdecimal()):
-    raise ValueError(f'{cell!r}, need TASK,SHARE,ARM,SEED of {tuple(TASKS)}, {SHARES}, {ARMS} and '
-                     'a number, or TASK,warm_up')
+  if task not in TASKS or share not in map(str, SHARES) or arm not in ARMS or not seed.isdecimal():
+    raise ValueError(
+      f'{cell!r}, need TASK,SHARE,ARM,SEED of {tuple(TASKS)}, {SHARES}, {ARMS} and '
+      'a number, or TASK,warm_up'
+    )
   place = pathlib.Path(directory) / task
   rows = place / rows_file(share, arm)
   if not rows.is_file() or not (place / 'warm_up' / 'export' / 'config.json').is_file():
-    raise ValueError(f'{place} lacks {rows.name} or the warmed-up model: '
-                     f'python scripts/bench_noise.py --to={directory} --prepare')
+    raise ValueError(
+      f'{place} lacks {rows.name} or the warmed-up model: '
+      f'python scripts/bench_noise.py --to={directory} --prepare'
+    )
   return Config(
-      seed=int(seed),
-      model=ModelConfig(source=str(place / 'warm_up' / 'export')),
-      stages=(Stage(algorithm='grpo', steps=STEPS[task], optim=OptimConfig(
-          learning_rate=LEARNING_RATE[task], warmup_steps=3)),),
-      **(ROBUST[task] if arm == 'robust' else {}),
-      **_shared(task, place, str(rows)))
+    seed=int(seed),
+    model=ModelConfig(source=str(place / 'warm_up' / 'export')),
+    stages=(
+      Stage(
+        algorithm='grpo',
+        steps=STEPS[task],
+        optim=OptimConfig(learning_rate=LEARNING_RATE[task], warmup_steps=3),
+      ),
+    ),
+    **(ROBUST[task] if arm == 'robust' else {}),
+    **_shared(task, place, str(rows)),
+  )
 
 
 def rows_file(share: str, arm: str) -> str:
@@ -140,18 +152,27 @@ def rows_file(share: str, arm: str) -> str:
 
 def _warm_up(task, place):
   return Config(
-      model=ModelConfig(source=str(place / 'base')),
-      stages=(Stage(algorithm='sft', steps=TASKS[task]['warm_up_steps'], optim=OptimConfig(
-          learning_rate=3e-3, warmup_steps=10, schedule='cosine', final_fraction=0.1)),),
-      sft=SftConfig(target='{{ item.solution }}', rows_per_step=32),
-      **_shared(task, place, str(place / 'warm_up.jsonl')))
+    model=ModelConfig(source=str(place / 'base')),
+    stages=(
+      Stage(
+        algorithm='sft',
+        steps=TASKS[task]['warm_up_steps'],
+        optim=OptimConfig(
+          learning_rate=3e-3, warmup_steps=10, schedule='cosine', final_fraction=0.1
+        ),
+      ),
+    ),
+    sft=SftConfig(target='{{ item.solution }}', rows_per_step=32),
+    **_shared(task, place, str(place / 'warm_up.jsonl')),
+  )
 
 
 def _shared(task, place, rows):
   return dict(
-      data=DataConfig(train=rows, validation=str(place / 'validation.jsonl')),
-      chat=ChatConfig(reasoning=('<think>', '</think>')),
-      grader=str(place / 'grader.json'),
-      rollout=RolloutConfig(samples_per_prompt=8, **SAMPLING[task]),
-      evaluate=EvaluateConfig(every=0, samples_per_prompt=4),
-      checkpoints=CheckpointConfig(every=0, keep_best=1))
+    data=DataConfig(train=rows, validation=str(place / 'validation.jsonl')),
+    chat=ChatConfig(reasoning=('<think>', '</think>')),
+    grader=str(place / 'grader.json'),
+    rollout=RolloutConfig(samples_per_prompt=8, **SAMPLING[task]),
+    evaluate=EvaluateConfig(every=0, samples_per_prompt=4),
+    checkpoints=CheckpointConfig(every=0, keep_best=1),
+  )

@@ -16,6 +16,7 @@ how: --config.chat.reasoning='("<think>","</think>")'.
 The values that replace "auto" were not tuned: batch_size 16, 8 samples a prompt, learning rate
 1e-6, about 100 steps, an evaluation every tenth of them with 4 samples a row.
 """
+
 from rft_jax.run import openai_job
 
 

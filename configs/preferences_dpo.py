@@ -34,6 +34,7 @@ Pairs of your own, without a grader: nothing is then sampled, and held-out pairs
   python -m rft_jax.main --config=configs/preferences_dpo.py:pairs.jsonl --workdir=DIR \
     --config.data.validation=held_out.jsonl --config.model.source=HF-DIRECTORY
 """
+
 import pathlib
 
 from rft_jax import config as configs
@@ -46,8 +47,10 @@ from rft_jax.training.optim import OptimConfig
 
 DATA = 'runs/arithmetic/data'
 BASE = 'runs/arithmetic/warmed_up'
-MAKE = ('python -m rft_jax.tasks arithmetic --largest_term=9 --largest_factor=19 '
-        '--train_rows=2700 --pairs=1100')
+MAKE = (
+  'python -m rft_jax.tasks arithmetic --largest_term=9 --largest_factor=19 '
+  '--train_rows=2700 --pairs=1100'
+)
 
 
 def get_config(data: str = DATA) -> configs.Config:
@@ -66,15 +69,21 @@ def get_config(data: str = DATA) -> configs.Config:
     raise ValueError(f'{pairs}: there are no pairs yet; make them with {MAKE} --to={data}')
   ours = pairs.name == 'pairs.jsonl'
   return configs.Config(
-      model=configs.ModelConfig(source=BASE if ours else ''),
-      data=DataConfig(train=str(pairs),
-                      validation=str(pairs.with_name('pairs_validation.jsonl')) if ours else ''),
-      chat=ChatConfig(reasoning=('<think>', '</think>') if ours else None),
-      grader=str(path / 'grader.json') if ours else '',
-      stages=(configs.Stage(algorithm='dpo', steps=100, optim=OptimConfig(
-          learning_rate=1e-4, warmup_steps=5)),),
-      dpo=DpoConfig(preference=PreferenceConfig(loss='dpo', beta=0.1, nll_coef=1.0),
-                    pairs_per_step=32),
-      rollout=RolloutConfig(max_new_tokens=40),
-      evaluate=configs.EvaluateConfig(every=25, samples_per_prompt=4),
-      checkpoints=configs.CheckpointConfig(every=50))
+    model=configs.ModelConfig(source=BASE if ours else ''),
+    data=DataConfig(
+      train=str(pairs), validation=str(pairs.with_name('pairs_validation.jsonl')) if ours else ''
+    ),
+    chat=ChatConfig(reasoning=('<think>', '</think>') if ours else None),
+    grader=str(path / 'grader.json') if ours else '',
+    stages=(
+      configs.Stage(
+        algorithm='dpo', steps=100, optim=OptimConfig(learning_rate=1e-4, warmup_steps=5)
+      ),
+    ),
+    dpo=DpoConfig(
+      preference=PreferenceConfig(loss='dpo', beta=0.1, nll_coef=1.0), pairs_per_step=32
+    ),
+    rollout=RolloutConfig(max_new_tokens=40),
+    evaluate=configs.EvaluateConfig(every=25, samples_per_prompt=4),
+    checkpoints=configs.CheckpointConfig(every=50),
+  )

@@ -26,6 +26,7 @@ same trunk, 300 steps), did not mend it: 0.560 [0.492, 0.628] on 191 held-out pa
 0.231, right answers 0.358 to 0.155 [0.123, 0.188]. So measure a reward model on samples of the
 policy before you optimise against it, and keep grades of another kind beside it.
 """
+
 import pathlib
 
 from rft_jax import config as configs
@@ -50,19 +51,27 @@ def get_config(reward_model: str = REWARD_MODEL) -> configs.Config:
     ValueError: there is none.
   """
   if not (pathlib.Path(reward_model) / 'config.json').is_file():
-    raise ValueError(f'{reward_model}: there is no reward model yet; make one with '
-                     'configs/preferences_reward_model.py')
+    raise ValueError(
+      f'{reward_model}: there is no reward model yet; make one with '
+      'configs/preferences_reward_model.py'
+    )
   return configs.Config(
-      model=configs.ModelConfig(source=BASE),
-      data=DataConfig(train=f'{DATA}/pairs.jsonl', validation=f'{DATA}/validation.jsonl'),
-      # The reward model reads the reasoning too: it is part of the answer here.
-      grader={'type': 'reward_model', 'name': 'liked', 'model': reward_model},
-      stages=(configs.Stage(algorithm='ppo', steps=80, optim=OptimConfig(
-          learning_rate=2e-4, warmup_steps=3)),),
-      critic=CriticConfig(source=reward_model, optim=OptimConfig(learning_rate=3e-4),
-                          gae_lambda=1.0, warmup_steps=5),
-      objective=ObjectiveConfig(kl_coef=0.02, kl_place='reward'),
-      rollout=RolloutConfig(prompts_per_step=32, samples_per_prompt=4, max_new_tokens=40,
-                            ungradable_reward=-4.0),
-      evaluate=configs.EvaluateConfig(every=0, samples_per_prompt=4),
-      checkpoints=configs.CheckpointConfig(every=40))
+    model=configs.ModelConfig(source=BASE),
+    data=DataConfig(train=f'{DATA}/pairs.jsonl', validation=f'{DATA}/validation.jsonl'),
+    # The reward model reads the reasoning too: it is part of the answer here.
+    grader={'type': 'reward_model', 'name': 'liked', 'model': reward_model},
+    stages=(
+      configs.Stage(
+        algorithm='ppo', steps=80, optim=OptimConfig(learning_rate=2e-4, warmup_steps=3)
+      ),
+    ),
+    critic=CriticConfig(
+      source=reward_model, optim=OptimConfig(learning_rate=3e-4), gae_lambda=1.0, warmup_steps=5
+    ),
+    objective=ObjectiveConfig(kl_coef=0.02, kl_place='reward'),
+    rollout=RolloutConfig(
+      prompts_per_step=32, samples_per_prompt=4, max_new_tokens=40, ungradable_reward=-4.0
+    ),
+    evaluate=configs.EvaluateConfig(every=0, samples_per_prompt=4),
+    checkpoints=configs.CheckpointConfig(every=40),
+  )

@@ -31,6 +31,7 @@ Pairs of your own: the policy that you give becomes the reward model, without a 
   python -m rft_jax.main --config=configs/preferences_reward_model.py:pairs.jsonl --workdir=DIR \
     --config.data.validation=held_out.jsonl --config.model.source=HF-DIRECTORY
 """
+
 import pathlib
 
 from rft_jax import config as configs
@@ -40,8 +41,10 @@ from rft_jax.data.rows import DataConfig
 from rft_jax.training.optim import OptimConfig
 
 DATA = 'runs/arithmetic_pairs/data'
-MAKE = ('python -m rft_jax.tasks arithmetic --largest_term=9 --largest_factor=19 '
-        '--train_rows=2700 --pairs=2700 --layers=4')
+MAKE = (
+  'python -m rft_jax.tasks arithmetic --largest_term=9 --largest_factor=19 '
+  '--train_rows=2700 --pairs=2700 --layers=4'
+)
 
 
 def get_config(data: str = DATA) -> configs.Config:
@@ -59,16 +62,24 @@ def get_config(data: str = DATA) -> configs.Config:
   if not pairs.is_file():
     raise ValueError(f'{pairs}: there are no pairs yet; make them with {MAKE} --to={data}')
   ours = pairs.name == 'pairs.jsonl'
-  warm_up = configs.Stage(algorithm='sft', steps=600, optim=OptimConfig(
-      learning_rate=2e-3, schedule='cosine', warmup_steps=20, final_fraction=0.05))
-  learn = configs.Stage(algorithm='reward_model', steps=400, optim=OptimConfig(
-      learning_rate=5e-4, schedule='cosine', warmup_steps=10, final_fraction=0.1))
+  warm_up = configs.Stage(
+    algorithm='sft',
+    steps=600,
+    optim=OptimConfig(learning_rate=2e-3, schedule='cosine', warmup_steps=20, final_fraction=0.05),
+  )
+  learn = configs.Stage(
+    algorithm='reward_model',
+    steps=400,
+    optim=OptimConfig(learning_rate=5e-4, schedule='cosine', warmup_steps=10, final_fraction=0.1),
+  )
   return configs.Config(
-      model=configs.ModelConfig(source=str(path / 'base') if ours else ''),
-      data=DataConfig(train=str(pairs),
-                      validation=str(pairs.with_name('pairs_validation.jsonl')) if ours else ''),
-      stages=(warm_up, learn) if ours else (learn,),
-      sft=SftConfig(rows_per_step=32),
-      reward_model=RewardModelConfig(pairs_per_step=32, centring=0.01),
-      evaluate=configs.EvaluateConfig(every=100),
-      checkpoints=configs.CheckpointConfig(every=200))
+    model=configs.ModelConfig(source=str(path / 'base') if ours else ''),
+    data=DataConfig(
+      train=str(pairs), validation=str(pairs.with_name('pairs_validation.jsonl')) if ours else ''
+    ),
+    stages=(warm_up, learn) if ours else (learn,),
+    sft=SftConfig(rows_per_step=32),
+    reward_model=RewardModelConfig(pairs_per_step=32, centring=0.01),
+    evaluate=configs.EvaluateConfig(every=100),
+    checkpoints=configs.CheckpointConfig(every=200),
+  )

@@ -39,6 +39,7 @@ its 161 s of steps). One seed. What the grade does not ask for, it does not get:
 reinforcement the rationales read one telling finding several times over, and name genes that the
 textbook does not list under it. The ranking became better, the written reasons less faithful.
 """
+
 from rft_jax.algorithms.sft import SftConfig
 from rft_jax.config import Config, EvaluateConfig, ModelConfig, Stage
 from rft_jax.data.chat import ChatConfig
@@ -57,26 +58,41 @@ def get_config(arm: str = 'reinforced') -> Config:
   Args:
     arm: 'reinforced', or 'continued': the same warm-up going on for at least as many tokens.
   """
-  warm_up = Stage(algorithm='sft', steps=360, optim=OptimConfig(
-      learning_rate=3e-3, warmup_steps=20, schedule='cosine', final_fraction=0.3,
-      weight_decay=0.01))
+  warm_up = Stage(
+    algorithm='sft',
+    steps=360,
+    optim=OptimConfig(
+      learning_rate=3e-3, warmup_steps=20, schedule='cosine', final_fraction=0.3, weight_decay=0.01
+    ),
+  )
   second = {
-      'reinforced': Stage(algorithm='grpo', steps=120, optim=OptimConfig(
-          learning_rate=1.5e-3, warmup_steps=5, schedule='cosine', final_fraction=0.1, b2=0.99)),
-      'continued': Stage(algorithm='sft', steps=600, optim=OptimConfig(
-          learning_rate=1.5e-3, schedule='cosine', final_fraction=0.1, weight_decay=0.01)),
+    'reinforced': Stage(
+      algorithm='grpo',
+      steps=120,
+      optim=OptimConfig(
+        learning_rate=1.5e-3, warmup_steps=5, schedule='cosine', final_fraction=0.1, b2=0.99
+      ),
+    ),
+    'continued': Stage(
+      algorithm='sft',
+      steps=600,
+      optim=OptimConfig(
+        learning_rate=1.5e-3, schedule='cosine', final_fraction=0.1, weight_decay=0.01
+      ),
+    ),
   }
   return Config(
-      model=ModelConfig(source=f'{DEMO}/data/base'),
-      data=DataConfig(train=f'{DEMO}/data/train.jsonl',
-                      validation=f'{DEMO}/data/validation.jsonl'),
-      chat=ChatConfig(reasoning=('<think>', '</think>')),
-      grader=f'{DEMO}/data/grader.json',
-      stages=(warm_up, second[arm]),
-      sft=SftConfig(target='{{ item.solution }}', rows_per_step=32),
-      rollout=RolloutConfig(prompts_per_step=32, samples_per_prompt=8, max_new_tokens=40),
-      evaluate=EvaluateConfig(every=0 if arm == 'continued' else 60, samples_per_prompt=4),
-      checkpoints=CheckpointConfig(every=0),
-      report=ReportConfig(
-          compare=(f'Warm-up continued for the same tokens={DEMO}/continued',),
-          reference=f'{DEMO}/data/task.json:bayes_optimal'))
+    model=ModelConfig(source=f'{DEMO}/data/base'),
+    data=DataConfig(train=f'{DEMO}/data/train.jsonl', validation=f'{DEMO}/data/validation.jsonl'),
+    chat=ChatConfig(reasoning=('<think>', '</think>')),
+    grader=f'{DEMO}/data/grader.json',
+    stages=(warm_up, second[arm]),
+    sft=SftConfig(target='{{ item.solution }}', rows_per_step=32),
+    rollout=RolloutConfig(prompts_per_step=32, samples_per_prompt=8, max_new_tokens=40),
+    evaluate=EvaluateConfig(every=0 if arm == 'continued' else 60, samples_per_prompt=4),
+    checkpoints=CheckpointConfig(every=0),
+    report=ReportConfig(
+      compare=(f'Warm-up continued for the same tokens={DEMO}/continued',),
+      reference=f'{DEMO}/data/task.json:bayes_optimal',
+    ),
+  )

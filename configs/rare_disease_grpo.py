@@ -82,6 +82,7 @@ Tried on valid: from the 500 steps of 128 rows, 80 steps of GRPO with 64 x 16 li
 Bags of findings, two other folds (1,080 rows): logistic regression .722 with the present ones
   alone, .782 with the absent ones too, naive Bayes .763 and .741. Age, sex and onset: -.01.
 """
+
 import dataclasses
 import functools
 import pathlib
@@ -96,10 +97,11 @@ from rft_jax.training.optim import OptimConfig
 
 DATA = 'runs/rare_disease'
 WHERE_FROM = (
-    f'need what scripts/prepare_rare_disease.py writes to {DATA}: clone the public repository '
-    'monarch-initiative/phenopacket-store, run scripts/fetch_rare_disease.py CLONE --to=CASES, '
-    f'then scripts/prepare_rare_disease.py CASES --to={DATA}; for another directory override '
-    'config.model.source, config.data.train, config.data.validation and config.stages[1].data')
+  f'need what scripts/prepare_rare_disease.py writes to {DATA}: clone the public repository '
+  'monarch-initiative/phenopacket-store, run scripts/fetch_rare_disease.py CLONE --to=CASES, '
+  f'then scripts/prepare_rare_disease.py CASES --to={DATA}; for another directory override '
+  'config.model.source, config.data.train, config.data.validation and config.stages[1].data'
+)
 
 GRADER_SOURCE = '''\
 import json
@@ -134,23 +136,35 @@ def get_config(arm: str = 'rft') -> configs.Config:
   """
   sft = functools.partial(OptimConfig, b2=0.97, weight_decay=0.3)
   arms = {
-      'rft': Stage(algorithm='grpo', steps=300, data=f'{DATA}/train_few.jsonl',
-                   optim=OptimConfig(learning_rate=1e-3, warmup_steps=5, schedule='cosine',
-                                     final_fraction=0.1, b2=0.99)),
-      'warm_up': Stage(algorithm='sft', steps=300,
-                       optim=sft(learning_rate=1e-3, warmup_steps=5, schedule='cosine')),
+    'rft': Stage(
+      algorithm='grpo',
+      steps=300,
+      data=f'{DATA}/train_few.jsonl',
+      optim=OptimConfig(
+        learning_rate=1e-3, warmup_steps=5, schedule='cosine', final_fraction=0.1, b2=0.99
+      ),
+    ),
+    'warm_up': Stage(
+      algorithm='sft', steps=300, optim=sft(learning_rate=1e-3, warmup_steps=5, schedule='cosine')
+    ),
   }
   if arm not in arms:
     raise ValueError(f'arm {arm!r}, need one of {tuple(arms)}: --config=FILE.py:ARM')
   return configs.Config(
-      model=PreparedModel(source=f'{DATA}/base'),
-      data=DataConfig(train=f'{DATA}/train.jsonl', validation=f'{DATA}/valid.jsonl'),
-      grader=GRADER,
-      stages=(Stage(algorithm='sft', steps=150,
-                    optim=sft(learning_rate=3e-3, warmup_steps=20, schedule='cosine')),
-              arms[arm]),
-      sft=SftConfig(target='{{ item.solution }}', rows_per_step=512),
-      rollout=RolloutConfig(prompts_per_step=64, samples_per_prompt=16, max_new_tokens=14),
-      advantage=AdvantageConfig(scale='none'),
-      evaluate=EvaluateConfig(every=50, samples_per_prompt=4),
-      checkpoints=CheckpointConfig(every=50))
+    model=PreparedModel(source=f'{DATA}/base'),
+    data=DataConfig(train=f'{DATA}/train.jsonl', validation=f'{DATA}/valid.jsonl'),
+    grader=GRADER,
+    stages=(
+      Stage(
+        algorithm='sft',
+        steps=150,
+        optim=sft(learning_rate=3e-3, warmup_steps=20, schedule='cosine'),
+      ),
+      arms[arm],
+    ),
+    sft=SftConfig(target='{{ item.solution }}', rows_per_step=512),
+    rollout=RolloutConfig(prompts_per_step=64, samples_per_prompt=16, max_new_tokens=14),
+    advantage=AdvantageConfig(scale='none'),
+    evaluate=EvaluateConfig(every=50, samples_per_prompt=4),
+    checkpoints=CheckpointConfig(every=50),
+  )

@@ -45,6 +45,7 @@ What did not work: a KL that holds less. With kl_coef=0.02 the score rises furth
 same policy to .664 in 120 steps; a model of preferences is a poorer teacher than the truth. Sums,
 where the reward model had to find a slip: see configs/preferences_ppo.py.
 """
+
 import pathlib
 
 from rft_jax import config as configs
@@ -71,42 +72,66 @@ def get_config(argument: str = 'reward_model') -> configs.Config:
   folder = folder or FOLDER
   if arm not in ARMS:
     raise ValueError(f'arm {arm!r}, need one of {tuple(ARMS)}')
-  needed = {'reward_model': ('data/pairs.jsonl',),
-            'ppo': ('data/train.jsonl', 'policy', 'reward_model/export')}[arm]
+  needed = {
+    'reward_model': ('data/pairs.jsonl',),
+    'ppo': ('data/train.jsonl', 'policy', 'reward_model/export'),
+  }[arm]
   missing = [name for name in needed if not pathlib.Path(folder, name).exists()]
   if missing:
-    raise ValueError(f'{folder} lacks {", ".join(missing)}; the commands that make it stand at the '
-                     'top of configs/rare_disease_preferences.py')
+    raise ValueError(
+      f'{folder} lacks {", ".join(missing)}; the commands that make it stand at the '
+      'top of configs/rare_disease_preferences.py'
+    )
   return _reward_model(folder) if arm == 'reward_model' else _ppo(folder)
 
 
 def _reward_model(folder):
   return configs.Config(
-      model=configs.ModelConfig(source=f'{folder}/data/base'),
-      data=DataConfig(train=f'{folder}/data/pairs.jsonl',
-                      validation=f'{folder}/data/pairs_validation.jsonl'),
-      stages=(configs.Stage(algorithm='sft', steps=300, optim=OptimConfig(
-                  learning_rate=3e-3, schedule='cosine', warmup_steps=10, final_fraction=0.1)),
-              configs.Stage(algorithm='reward_model', steps=600, optim=OptimConfig(
-                  learning_rate=1e-3, schedule='cosine', warmup_steps=10, final_fraction=0.1))),
-      sft=SftConfig(rows_per_step=32),
-      reward_model=RewardModelConfig(pairs_per_step=32),
-      evaluate=configs.EvaluateConfig(every=200),
-      checkpoints=configs.CheckpointConfig(every=0))
+    model=configs.ModelConfig(source=f'{folder}/data/base'),
+    data=DataConfig(
+      train=f'{folder}/data/pairs.jsonl', validation=f'{folder}/data/pairs_validation.jsonl'
+    ),
+    stages=(
+      configs.Stage(
+        algorithm='sft',
+        steps=300,
+        optim=OptimConfig(
+          learning_rate=3e-3, schedule='cosine', warmup_steps=10, final_fraction=0.1
+        ),
+      ),
+      configs.Stage(
+        algorithm='reward_model',
+        steps=600,
+        optim=OptimConfig(
+          learning_rate=1e-3, schedule='cosine', warmup_steps=10, final_fraction=0.1
+        ),
+      ),
+    ),
+    sft=SftConfig(rows_per_step=32),
+    reward_model=RewardModelConfig(pairs_per_step=32),
+    evaluate=configs.EvaluateConfig(every=200),
+    checkpoints=configs.CheckpointConfig(every=0),
+  )
 
 
 def _ppo(folder):
   return configs.Config(
-      model=configs.ModelConfig(source=f'{folder}/policy'),
-      data=DataConfig(train=f'{folder}/data/train.jsonl',
-                      validation=f'{folder}/data/validation.jsonl'),
-      chat=ChatConfig(reasoning=('<think>', '</think>')),
-      grader={'type': 'reward_model', 'name': 'liked', 'model': f'{folder}/reward_model/export'},
-      stages=(configs.Stage(algorithm='ppo', steps=60, optim=OptimConfig(
-          learning_rate=5e-4, warmup_steps=3)),),
-      critic=CriticConfig(optim=OptimConfig(learning_rate=1e-3), gae_lambda=1.0, warmup_steps=5),
-      objective=ObjectiveConfig(kl_coef=0.1, kl_place='reward'),
-      rollout=RolloutConfig(prompts_per_step=32, samples_per_prompt=8, max_new_tokens=40,
-                            ungradable_reward=-4.0),
-      evaluate=configs.EvaluateConfig(every=20, samples_per_prompt=4),
-      checkpoints=configs.CheckpointConfig(every=20, keep_best=0, keep_last=4))
+    model=configs.ModelConfig(source=f'{folder}/policy'),
+    data=DataConfig(
+      train=f'{folder}/data/train.jsonl', validation=f'{folder}/data/validation.jsonl'
+    ),
+    chat=ChatConfig(reasoning=('<think>', '</think>')),
+    grader={'type': 'reward_model', 'name': 'liked', 'model': f'{folder}/reward_model/export'},
+    stages=(
+      configs.Stage(
+        algorithm='ppo', steps=60, optim=OptimConfig(learning_rate=5e-4, warmup_steps=3)
+      ),
+    ),
+    critic=CriticConfig(optim=OptimConfig(learning_rate=1e-3), gae_lambda=1.0, warmup_steps=5),
+    objective=ObjectiveConfig(kl_coef=0.1, kl_place='reward'),
+    rollout=RolloutConfig(
+      prompts_per_step=32, samples_per_prompt=8, max_new_tokens=40, ungradable_reward=-4.0
+    ),
+    evaluate=configs.EvaluateConfig(every=20, samples_per_prompt=4),
+    checkpoints=configs.CheckpointConfig(every=20, keep_best=0, keep_last=4),
+  )

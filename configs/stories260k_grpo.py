@@ -53,6 +53,7 @@ After, 0.73, the same draw: Teddy saw a big ball and wanted to see what happened
 Export (best step, 24) in transformers 5.23: logits of 64 stories differ by 3.9e-5 at most, where
 they reach 23; tests/oracles/test_live_stories260k.py does the same after two steps.
 """
+
 import dataclasses
 import itertools
 import pathlib
@@ -69,10 +70,11 @@ from rft_jax.training.optim import OptimConfig
 
 DATA = pathlib.Path('runs/stories260k/data')
 WHERE_FROM = (
-    'need the directory of stories260K as a Hugging Face checkpoint (config.json, '
-    'model.safetensors, tokenizer.json): public as karpathy/tinyllamas, folder stories260K, on the '
-    'Hugging Face hub, to be converted to LlamaForCausalLM; then '
-    '--config=configs/stories260k_grpo.py:DIR or --config.model.source=DIR')
+  'need the directory of stories260K as a Hugging Face checkpoint (config.json, '
+  'model.safetensors, tokenizer.json): public as karpathy/tinyllamas, folder stories260K, on the '
+  'Hugging Face hub, to be converted to LlamaForCausalLM; then '
+  '--config=configs/stories260k_grpo.py:DIR or --config.model.source=DIR'
+)
 
 # ------------------------------------------------------------------ the grader
 
@@ -109,18 +111,18 @@ GRADER = {'type': 'python', 'name': 'cast_kept', 'source': GRADER_SOURCE}
 
 # No name, animal or place of a held-out opening occurs in one to train on.
 TRAIN = {
-    'girls': ('Lily', 'Anna', 'Lucy', 'Sara', 'Amy', 'Jane', 'Daisy', 'Sally', 'Kate', 'Ruby'),
-    'boys': ('Tim', 'Tom', 'Sam', 'Bob', 'Billy', 'Dan', 'Finn', 'John', 'Jim', 'Nick'),
-    'pets': ('Spot', 'Buddy', 'Fluffy', 'Kitty', 'Bunny', 'Toby', 'Benny', 'Coco', 'Lucky', 'Tiny'),
-    'animals': ('cat', 'bird', 'rabbit', 'bear', 'mouse', 'fish', 'duck', 'pig'),
-    'places': ('park', 'forest', 'garden', 'beach', 'farm', 'river', 'school', 'shop'),
+  'girls': ('Lily', 'Anna', 'Lucy', 'Sara', 'Amy', 'Jane', 'Daisy', 'Sally', 'Kate', 'Ruby'),
+  'boys': ('Tim', 'Tom', 'Sam', 'Bob', 'Billy', 'Dan', 'Finn', 'John', 'Jim', 'Nick'),
+  'pets': ('Spot', 'Buddy', 'Fluffy', 'Kitty', 'Bunny', 'Toby', 'Benny', 'Coco', 'Lucky', 'Tiny'),
+  'animals': ('cat', 'bird', 'rabbit', 'bear', 'mouse', 'fish', 'duck', 'pig'),
+  'places': ('park', 'forest', 'garden', 'beach', 'farm', 'river', 'school', 'shop'),
 }
 HELD_OUT = {
-    'girls': ('Mia', 'Sue', 'Molly', 'Emma'),
-    'boys': ('Ben', 'Jack', 'Leo', 'Joe'),
-    'pets': ('Max', 'Pip', 'Bella', 'Teddy'),
-    'animals': ('dog', 'frog', 'cow', 'monkey', 'turtle'),
-    'places': ('lake', 'zoo', 'hill', 'playground', 'market'),
+  'girls': ('Mia', 'Sue', 'Molly', 'Emma'),
+  'boys': ('Ben', 'Jack', 'Leo', 'Joe'),
+  'pets': ('Max', 'Pip', 'Bella', 'Teddy'),
+  'animals': ('dog', 'frog', 'cow', 'monkey', 'turtle'),
+  'places': ('lake', 'zoo', 'hill', 'playground', 'market'),
 }
 
 
@@ -134,12 +136,12 @@ def openings(words: dict[str, tuple[str, ...]], count: int, seed: int) -> list[d
   for n in rng.permutation(len(choices))[:count]:
     (hero, child, they, their), pet, animal, place = choices[n]
     text = [
-        f'Once upon a time, there was a little {child} named {hero}. {they} had a {animal} named '
-        f'{pet}. One day, {hero} and {pet} went to the {place}.',
-        f'{hero} was a little {child}. {they} had a friend, a {animal} named {pet}. One day, they '
-        f'played at the {place}.',
-        f'Once there was a {animal} named {pet}. {pet} lived near the {place} with {their} friend, '
-        f'a {child} named {hero}.',
+      f'Once upon a time, there was a little {child} named {hero}. {they} had a {animal} named '
+      f'{pet}. One day, {hero} and {pet} went to the {place}.',
+      f'{hero} was a little {child}. {they} had a friend, a {animal} named {pet}. One day, they '
+      f'played at the {place}.',
+      f'Once there was a {animal} named {pet}. {pet} lived near the {place} with {their} friend, '
+      f'a {child} named {hero}.',
     ][n % 3]
     rows.append({'messages': [{'role': 'user', 'content': text}], 'cast': [hero, pet]})
   return rows
@@ -164,18 +166,36 @@ def get_config(source: str = '') -> configs.Config:
   Args:
     source: directory of stories260K; '' if --config.model.source names it.
   """
-  files.write(files.Files(openings(TRAIN, 512, seed=1), openings(HELD_OUT, 64, seed=2), GRADER,
-                          {'task': 'stories260k'}), DATA)
+  files.write(
+    files.Files(
+      openings(TRAIN, 512, seed=1), openings(HELD_OUT, 64, seed=2), GRADER, {'task': 'stories260k'}
+    ),
+    DATA,
+  )
   return configs.Config(
-      model=Stories(source=source),
-      data=DataConfig(train=f'{DATA}/train.jsonl', validation=f'{DATA}/validation.jsonl'),
-      chat=ChatConfig(reasoning=None, template='default'),
-      grader=GRADER,
-      stages=(configs.Stage(algorithm='grpo', steps=32, optim=OptimConfig(
-          learning_rate=3e-4, schedule='cosine', warmup_steps=2, final_fraction=0.1)),),
-      rollout=RolloutConfig(prompts_per_step=16, samples_per_prompt=8, max_new_tokens=96,
-                            temperature=0.7, grade_truncated=True),
-      objective=ObjectiveConfig(kl_coef=0.05, kl_estimator='k3'),
-      evaluate=configs.EvaluateConfig(every=8, samples_per_prompt=4, temperature=0.7,
-                                      pass_threshold=0.5),
-      checkpoints=configs.CheckpointConfig(every=8))
+    model=Stories(source=source),
+    data=DataConfig(train=f'{DATA}/train.jsonl', validation=f'{DATA}/validation.jsonl'),
+    chat=ChatConfig(reasoning=None, template='default'),
+    grader=GRADER,
+    stages=(
+      configs.Stage(
+        algorithm='grpo',
+        steps=32,
+        optim=OptimConfig(
+          learning_rate=3e-4, schedule='cosine', warmup_steps=2, final_fraction=0.1
+        ),
+      ),
+    ),
+    rollout=RolloutConfig(
+      prompts_per_step=16,
+      samples_per_prompt=8,
+      max_new_tokens=96,
+      temperature=0.7,
+      grade_truncated=True,
+    ),
+    objective=ObjectiveConfig(kl_coef=0.05, kl_estimator='k3'),
+    evaluate=configs.EvaluateConfig(
+      every=8, samples_per_prompt=4, temperature=0.7, pass_threshold=0.5
+    ),
+    checkpoints=configs.CheckpointConfig(every=8),
+  )

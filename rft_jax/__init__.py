@@ -2,6 +2,7 @@
 
 The public names below load on first use; `import rft_jax` itself imports nothing heavy.
 """
+
 import importlib
 import os
 
@@ -11,13 +12,13 @@ __version__ = '0.1.0'
 os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')
 
 _HOMES = {
-    'load': 'rft_jax.hf.load',
-    'export': 'rft_jax.hf.export',
-    'score': 'rft_jax.training.update',
-    'generate': 'rft_jax.sampling.engine',
-    'grade': 'rft_jax.graders',
-    'train': 'rft_jax.run.train',
-    'evaluate': 'rft_jax.run.evaluate',
+  'load': 'rft_jax.hf.load',
+  'export': 'rft_jax.hf.export',
+  'score': 'rft_jax.training.update',
+  'generate': 'rft_jax.sampling.engine',
+  'grade': 'rft_jax.graders',
+  'train': 'rft_jax.run.train',
+  'evaluate': 'rft_jax.run.evaluate',
 }
 
 __all__ = ['__version__', *_HOMES]

@@ -3,6 +3,7 @@
 ml_collections serves the overrides (--config.a.b=value) but answers a misspelt field with a
 KeyError and a missing file with an object that fails later; both become sentences here.
 """
+
 import dataclasses
 import difflib
 import os
@@ -103,15 +104,20 @@ def _unknown(config, dotted):
     name, *indices = re.split(r'[\[\]]+', part.rstrip(']'))
     if isinstance(value, dict):
       return None  # free keys: the grader's JSON, template variables
-    fields = [field.name for field in dataclasses.fields(value)] if dataclasses.is_dataclass(
-        value) else []
+    fields = (
+      [field.name for field in dataclasses.fields(value)] if dataclasses.is_dataclass(value) else []
+    )
     if name not in fields:
       if name.isdecimal() and isinstance(value, (tuple, list)):
         return f'{walked} is a list: write {walked}[{name}]'
       near = difflib.get_close_matches(name, fields, 1)
-      return (f'{walked} has no field {name!r}' +
-              (f', did you mean {near[0]!r}?' if near else f'; it has {", ".join(fields)}'
-               if fields else '; it is a single value'))
+      return f'{walked} has no field {name!r}' + (
+        f', did you mean {near[0]!r}?'
+        if near
+        else f'; it has {", ".join(fields)}'
+        if fields
+        else '; it is a single value'
+      )
     value, walked = getattr(value, name), f'{walked}.{name}'
     for index in indices:
       if not index.isdecimal() or not isinstance(value, (tuple, list)) or int(index) >= len(value):
@@ -125,8 +131,11 @@ def _where(error, file):
   """Returns an exception of a config file in one line, with the line of that file."""
   if isinstance(error, SyntaxError):
     return f'line {error.lineno}: {error.msg}'
-  lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__)
-           if os.path.basename(frame.filename) == os.path.basename(file)]
+  lines = [
+    frame.lineno
+    for frame in traceback.extract_tb(error.__traceback__)
+    if os.path.basename(frame.filename) == os.path.basename(file)
+  ]
   # ml_collections wraps some errors in a text that holds a whole traceback.
   text = str(error).strip().split('\n')[-1].removeprefix(f'{type(error).__name__}: ')
   inside = re.findall(rf'{re.escape(os.path.basename(file))}", line (\d+)', str(error))

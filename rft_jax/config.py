@@ -3,6 +3,7 @@
 A config file under configs/ returns a Config; the command line overrides its fields:
 `--config.rollout.temperature=0.8`, `--config.stages[1].steps=9`.
 """
+
 import dataclasses
 import itertools
 from dataclasses import field
@@ -39,6 +40,7 @@ DTYPES = ('float32', 'bfloat16')
 @dataclasses.dataclass(slots=True, kw_only=True)
 class ModelConfig:
   """The base checkpoint."""
+
   source: str = ''  # HF directory or hub id; required
   dtype: str = 'float32'  # of matrix products; weights and optimizer are always float32
   # How it is computed: batched, chunked (both anywhere), cudnn or pallas (GPU), splash (TPU), or
@@ -48,19 +50,21 @@ class ModelConfig:
   def validate(self) -> list[str]:
     problems = []
     if not self.source:
-      problems.append('source is empty, need a Hugging Face directory or hub id; `make demo` '
-                      'makes runs/rare_disease_demo/data/base')
+      problems.append(
+        'source is empty, need a Hugging Face directory or hub id; `make demo` '
+        'makes runs/rare_disease_demo/data/base'
+      )
     if self.dtype not in DTYPES:
       problems.append(f'dtype={self.dtype!r}, need one of {DTYPES}')
     if self.attention not in ('auto', *IMPLEMENTATIONS):
-      problems.append(f'attention={self.attention!r}, need one of '
-                      f'{("auto", *IMPLEMENTATIONS)}')
+      problems.append(f'attention={self.attention!r}, need one of {("auto", *IMPLEMENTATIONS)}')
     return problems
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
 class EvaluateConfig:
   """Held-out evaluation: every row greedily, and some samples a row."""
+
   every: int = 20  # steps; 0: only before, between stages, and after
   rows: int = 0  # the first so many validation rows; 0: all
   samples_per_prompt: int = 4  # k of pass@k
@@ -69,11 +73,14 @@ class EvaluateConfig:
 
   def validate(self) -> list[str]:
     checks = (
-        (self.every >= 0, f'every={self.every}, need >= 0'),
-        (self.rows >= 0, f'rows={self.rows}, need >= 0 (0: all)'),
-        (self.samples_per_prompt >= 1, f'samples_per_prompt={self.samples_per_prompt}, need >= 1'),
-        (self.temperature > 0, f'temperature={self.temperature}, need > 0; the greedy answer is '
-         'always evaluated beside the samples'),
+      (self.every >= 0, f'every={self.every}, need >= 0'),
+      (self.rows >= 0, f'rows={self.rows}, need >= 0 (0: all)'),
+      (self.samples_per_prompt >= 1, f'samples_per_prompt={self.samples_per_prompt}, need >= 1'),
+      (
+        self.temperature > 0,
+        f'temperature={self.temperature}, need > 0; the greedy answer is '
+        'always evaluated beside the samples',
+      ),
     )
     return [problem for good, problem in checks if not good]
 
@@ -81,15 +88,16 @@ class EvaluateConfig:
 @dataclasses.dataclass(slots=True, kw_only=True)
 class DoctorConfig:
   """The examination before training, --mode=doctor."""
+
   rows: int = 64  # of those to learn from
   samples_per_prompt: int = 8  # of each
   max_still_rows: float = 0.9  # no-go where this share of rows has the same grade in all samples
 
   def validate(self) -> list[str]:
     checks = (
-        (self.rows >= 1, f'rows={self.rows}, need >= 1'),
-        (self.samples_per_prompt >= 2, f'samples_per_prompt={self.samples_per_prompt}, need >= 2'),
-        (0 < self.max_still_rows <= 1, f'max_still_rows={self.max_still_rows}, need > 0 and <= 1'),
+      (self.rows >= 1, f'rows={self.rows}, need >= 1'),
+      (self.samples_per_prompt >= 2, f'samples_per_prompt={self.samples_per_prompt}, need >= 2'),
+      (0 < self.max_still_rows <= 1, f'max_still_rows={self.max_still_rows}, need > 0 and <= 1'),
     )
     return [problem for good, problem in checks if not good]
 
@@ -100,6 +108,7 @@ class Stage:
 
   Its reference policy is the policy at its start.
   """
+
   algorithm: str  # one of rft_jax.algorithms.ALGORITHMS
   steps: int
   data: str = ''  # rows of this stage alone; empty: data.train
@@ -116,6 +125,7 @@ class Stage:
 
 class Span(NamedTuple):
   """Where a stage lies in the run: steps first + 1 .. end, counting from 1."""
+
   number: int
   first: int
   end: int
@@ -124,6 +134,7 @@ class Span(NamedTuple):
 @dataclasses.dataclass(slots=True, kw_only=True)
 class Config:
   """Everything that a run depends on."""
+
   seed: int = 0  # for everything random
   model: ModelConfig = field(default_factory=ModelConfig)
   data: DataConfig = field(default_factory=DataConfig)
@@ -161,8 +172,9 @@ class Config:
     for group in dataclasses.fields(self):
       value = getattr(self, group.name)
       if group.name == 'stages':
-        found += [f'stages[{n}].{problem}' for n, stage in enumerate(value)
-                  for problem in stage.validate()]
+        found += [
+          f'stages[{n}].{problem}' for n, stage in enumerate(value) for problem in stage.validate()
+        ]
       elif hasattr(value, 'validate'):
         found += [f'{group.name}.{problem}' for problem in value.validate()]
     return found + self._impossible()
@@ -181,63 +193,105 @@ class Config:
     reinforced, rollout = 'prompts' in self.learns_from(), self.rollout
     trunk = [n for n, stage in enumerate(self.stages[:-1]) if stage.algorithm == 'reward_model']
     checks = (
-        (not trunk, f'stages[{(trunk or [0])[0]}].algorithm=\'reward_model\' is not the last '
-         'stage, need it there: the policy becomes the trunk of the reward model and is a language '
-         'model no more; train from its export in a run of its own'),
-        (self.grader or self.ungraded(), 'grader is empty, need OpenAI\'s grader JSON (a dict or a '
-         'path): held-out rows are graded with it'),
-        ('grpo' not in algorithms or rollout.samples_per_prompt >= 2,
-         f'rollout.samples_per_prompt={rollout.samples_per_prompt}, need >= 2 for grpo: a group of '
-         'one has no one to be compared with'),
-        (not reinforced or rollout.temperature > 0,
-         f'rollout.temperature={rollout.temperature}, need > 0 for grpo: greedy samples of a '
-         'prompt are all the same'),
-        (not reinforced or self.update.updates_per_batch <= rollout.prompts_per_step,
-         f'update.updates_per_batch={self.update.updates_per_batch}, need <= '
-         f'rollout.prompts_per_step={rollout.prompts_per_step}: each update takes whole groups'),
-        (self.objective.policy_loss.ratio_level != 'step' or self.credit.level == 'step',
-         f"objective.policy_loss.ratio_level='step' with credit.level={self.credit.level!r}, need "
-         "credit.level='step': only then completions are split into steps"),
-        (self.credit.level != 'step' or not self.objective.kl_in_reward or
-         self.advantage.estimator != 'reinforce_plus_plus',
-         "credit.level='step' with objective.kl_place='reward' and advantage.estimator="
-         "'reinforce_plus_plus': the one gives a return to each step, the other to each token"),
-        (self.advantage.estimator != 'gdpo' or not (
-            corrects(self.robust) or self.objective.kl_in_reward or self.advantage.overlong_buffer),
-         "advantage.estimator='gdpo' compares the components of a grade, and robust.clip, "
-         "robust.flip_rate_*, objective.kl_place='reward' and advantage.overlong_buffer change the "
-         'grade as a whole: use one of the two'),
-        *((stage.algorithm != 'ppo' or self.critic.warmup_steps < stage.steps,
-           f'critic.warmup_steps={self.critic.warmup_steps} in stages[{n}] of {stage.steps} steps, '
-           'need fewer: the policy would never learn') for n, stage in enumerate(self.stages)),
-        (not reinforced or rollout.quantization == 'none' or
-         self.objective.correction.correction != 'none',
-         f'rollout.quantization={rollout.quantization!r} with '
-         "objective.correction.correction='none', need a correction ('tis' is usual): samples of a "
-         "rounded policy would count as the policy's own"),
-        (not reinforced or self.objective.entropy.covariance != 'kl_cov' or
-         self.update.updates_per_batch > 1,
-         "objective.entropy.covariance='kl_cov' with update.updates_per_batch=1, need more: it "
-         'holds tokens where they were before the first update, which begins there'),
+      (
+        not trunk,
+        f"stages[{(trunk or [0])[0]}].algorithm='reward_model' is not the last "
+        'stage, need it there: the policy becomes the trunk of the reward model and is a language '
+        'model no more; train from its export in a run of its own',
+      ),
+      (
+        self.grader or self.ungraded(),
+        "grader is empty, need OpenAI's grader JSON (a dict or a "
+        'path): held-out rows are graded with it',
+      ),
+      (
+        'grpo' not in algorithms or rollout.samples_per_prompt >= 2,
+        f'rollout.samples_per_prompt={rollout.samples_per_prompt}, need >= 2 for grpo: a group of '
+        'one has no one to be compared with',
+      ),
+      (
+        not reinforced or rollout.temperature > 0,
+        f'rollout.temperature={rollout.temperature}, need > 0 for grpo: greedy samples of a '
+        'prompt are all the same',
+      ),
+      (
+        not reinforced or self.update.updates_per_batch <= rollout.prompts_per_step,
+        f'update.updates_per_batch={self.update.updates_per_batch}, need <= '
+        f'rollout.prompts_per_step={rollout.prompts_per_step}: each update takes whole groups',
+      ),
+      (
+        self.objective.policy_loss.ratio_level != 'step' or self.credit.level == 'step',
+        f"objective.policy_loss.ratio_level='step' with credit.level={self.credit.level!r}, need "
+        "credit.level='step': only then completions are split into steps",
+      ),
+      (
+        self.credit.level != 'step'
+        or not self.objective.kl_in_reward
+        or self.advantage.estimator != 'reinforce_plus_plus',
+        "credit.level='step' with objective.kl_place='reward' and advantage.estimator="
+        "'reinforce_plus_plus': the one gives a return to each step, the other to each token",
+      ),
+      (
+        self.advantage.estimator != 'gdpo'
+        or not (
+          corrects(self.robust) or self.objective.kl_in_reward or self.advantage.overlong_buffer
+        ),
+        "advantage.estimator='gdpo' compares the components of a grade, and robust.clip, "
+        "robust.flip_rate_*, objective.kl_place='reward' and advantage.overlong_buffer change the "
+        'grade as a whole: use one of the two',
+      ),
+      *(
+        (
+          stage.algorithm != 'ppo' or self.critic.warmup_steps < stage.steps,
+          f'critic.warmup_steps={self.critic.warmup_steps} in stages[{n}] of {stage.steps} steps, '
+          'need fewer: the policy would never learn',
+        )
+        for n, stage in enumerate(self.stages)
+      ),
+      (
+        not reinforced
+        or rollout.quantization == 'none'
+        or self.objective.correction.correction != 'none',
+        f'rollout.quantization={rollout.quantization!r} with '
+        "objective.correction.correction='none', need a correction ('tis' is usual): samples of a "
+        "rounded policy would count as the policy's own",
+      ),
+      (
+        not reinforced
+        or self.objective.entropy.covariance != 'kl_cov'
+        or self.update.updates_per_batch > 1,
+        "objective.entropy.covariance='kl_cov' with update.updates_per_batch=1, need more: it "
+        'holds tokens where they were before the first update, which begins there',
+      ),
     )
     groups = {group.name: getattr(self, group.name) for group in dataclasses.fields(self)}
-    return [problem for good, problem in checks if not good] + credit.problems(
-        self.credit, algorithms) + [
-            problem for name in dict.fromkeys(algorithms) if name in ALGORITHMS
-            for problem in ALGORITHMS[name].DEMANDS.problems(groups)]
+    return (
+      [problem for good, problem in checks if not good]
+      + credit.problems(self.credit, algorithms)
+      + [
+        problem
+        for name in dict.fromkeys(algorithms)
+        if name in ALGORITHMS
+        for problem in ALGORITHMS[name].DEMANDS.problems(groups)
+      ]
+    )
 
   def warnings(self) -> list[str]:
     """Returns what is possible but seldom meant."""
     found = list(self.notes)
     if self.rollout.filtered and 'prompts' in self.learns_from():
-      found.append('rollout.top_k, top_p or min_p is set: samples then come from another '
-                   'distribution than the policy that is trained on them')
+      found.append(
+        'rollout.top_k, top_p or min_p is set: samples then come from another '
+        'distribution than the policy that is trained on them'
+      )
     return found
 
   def learns_from(self) -> list[str]:
     """Returns for each stage what a row brings: 'prompts', 'targets', 'pairs' or 'answers'."""
-    return [ALGORITHMS[stage.algorithm].DEMANDS.rows if stage.algorithm in ALGORITHMS else ''
-            for stage in self.stages]
+    return [
+      ALGORITHMS[stage.algorithm].DEMANDS.rows if stage.algorithm in ALGORITHMS else ''
+      for stage in self.stages
+    ]
 
   def ungraded(self) -> bool:
     """Returns whether nothing is sampled: no grader, and none needed."""
@@ -253,5 +307,7 @@ class Config:
   def spans(self) -> list[Span]:
     """Returns where each stage lies in the count of steps."""
     ends = list(itertools.accumulate(stage.steps for stage in self.stages))
-    return [Span(number, end - stage.steps, end)
-            for number, (stage, end) in enumerate(zip(self.stages, ends))]
+    return [
+      Span(number, end - stage.steps, end)
+      for number, (stage, end) in enumerate(zip(self.stages, ends))
+    ]

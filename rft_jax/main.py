@@ -22,6 +22,7 @@ Reinforcement fine-tuning: from cases, a grader and an open checkpoint to a bett
 
 Exit code: 0 done; 2 something given is not fit, said in words, nothing lost; 1 failed on the way.
 """
+
 import contextlib
 import hashlib
 import json
@@ -45,8 +46,9 @@ _TO = flags.DEFINE_string('to', '', 'Where to export to.')
 _GRADER = flags.DEFINE_string('grader', '', "File of a grader's JSON.")
 _INPUT = flags.DEFINE_string('input', '', 'JSONL of {"model_sample", "item"} to grade.')
 _VALIDATE_ONLY = flags.DEFINE_bool('validate_only', False, 'Check the grader alone.')
-_STOP_AT_STEP = flags.DEFINE_integer('stop_at_step', None, 'Save and stop after this step.',
-                                     lower_bound=1)
+_STOP_AT_STEP = flags.DEFINE_integer(
+  'stop_at_step', None, 'Save and stop after this step.', lower_bound=1
+)
 _FORCE = flags.DEFINE_bool('force', False, 'Replace what stands at the target.')
 
 
@@ -56,6 +58,7 @@ def main(argv):
     return _grade(_CONFIG.value)
   from rft_jax.rollout import rollout  # here, since --help and misspelt flags need no jax
   from rft_jax.run import build
+
   needless = _MODE.value == 'doctor' and not flags.FLAGS['checkpoint'].present
   if not (_WORKDIR.value or needless or (_MODE.value == 'evaluate' and _MODEL.value)):
     command_line.refuse('--workdir=DIR is missing: the folder in which the run lives')
@@ -75,6 +78,7 @@ def _keep_compilations():
   Apart for each kind of processor: a program for another one's instructions must not be loaded.
   """
   import jax
+
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.3)
   if jax.config.jax_compilation_cache_dir:
     return
@@ -85,19 +89,29 @@ def _keep_compilations():
   except OSError:
     kind = platform.processor()
   kind = hashlib.sha256(kind.encode()).hexdigest()[:8]
-  jax.config.update('jax_compilation_cache_dir', os.path.join(
-      cache, 'rft_jax', 'compilations', f'{platform.machine()}-{kind}'))
+  jax.config.update(
+    'jax_compilation_cache_dir',
+    os.path.join(cache, 'rft_jax', 'compilations', f'{platform.machine()}-{kind}'),
+  )
 
 
 def _dispatch(config):
   import rft_jax
   from rft_jax.run.results import diagnose, evaluate_checkpoint, export_checkpoint, write_report
+
   if _MODE.value == 'train':
-    rft_jax.train(config, _WORKDIR.value, stop_at_step=_STOP_AT_STEP.value,
-                  overrides=command_line.overrides(sys.argv))
+    rft_jax.train(
+      config,
+      _WORKDIR.value,
+      stop_at_step=_STOP_AT_STEP.value,
+      overrides=command_line.overrides(sys.argv),
+    )
   elif _MODE.value == 'evaluate':
-    values = (rft_jax.evaluate(config, model=_MODEL.value) if _MODEL.value else
-              evaluate_checkpoint(config, _WORKDIR.value, which=_CHECKPOINT.value))
+    values = (
+      rft_jax.evaluate(config, model=_MODEL.value)
+      if _MODEL.value
+      else evaluate_checkpoint(config, _WORKDIR.value, which=_CHECKPOINT.value)
+    )
     print(json.dumps(values, indent=2))
   elif _MODE.value == 'doctor':
     which = _CHECKPOINT.value if flags.FLAGS['checkpoint'].present else ''
@@ -106,8 +120,11 @@ def _dispatch(config):
     if not found.go:
       sys.exit(1)
   elif _MODE.value == 'export':
-    print(export_checkpoint(config, _WORKDIR.value, which=_CHECKPOINT.value, to=_TO.value,
-                            force=_FORCE.value))
+    print(
+      export_checkpoint(
+        config, _WORKDIR.value, which=_CHECKPOINT.value, to=_TO.value, force=_FORCE.value
+      )
+    )
   else:
     print(write_report(config, _WORKDIR.value))
 
@@ -117,13 +134,15 @@ def _grade(config):
   if not (_GRADER.value or config):
     command_line.refuse('--grader=FILE is missing: the JSON of a grader')
   if not (_INPUT.value or _VALIDATE_ONLY.value):
-    command_line.refuse('--input=FILE is missing: JSONL of {"model_sample": "...", "item": {...}}; '
-                        'or --validate_only')
+    command_line.refuse(
+      '--input=FILE is missing: JSONL of {"model_sample": "...", "item": {...}}; or --validate_only'
+    )
   try:
     if config is None:
       with contextlib.closing(_made(_GRADER.value)) as grader:
         return _grade_with(grader, None)
     from rft_jax.run import build
+
     config.grader = _GRADER.value or config.grader
     build.check_graded(config)
     with build.grader(config, _WORKDIR.value or '') as (grader, _, response_format):
@@ -137,16 +156,19 @@ def _made(path):
   from rft_jax import graders
   from rft_jax.graders.base import read
   from rft_jax.graders.reward_model import named_in
+
   models, (given, _) = {}, read(path)
   if named_in(given):
     from rft_jax import sharding
     from rft_jax.local_models import reward_model
+
     models = reward_model.open_all(given, mesh=sharding.make_mesh())
   return graders.make(path, reward_models=models)
 
 
 def _grade_with(grader, response_format):
   from rft_jax.graders import openai_api
+
   if _VALIDATE_ONLY.value:
     print(json.dumps(openai_api.validate(grader), indent=2, ensure_ascii=False))
     return

@@ -7,6 +7,7 @@ D model, F feed-forward, N query heads, K key-value heads, H head dimension.
 This module imports nothing heavy: graders read it in processes that never load jax. Device
 arrays are annotated as `Array`.
 """
+
 from typing import Any, NamedTuple, TypedDict
 
 Array = Any  # a jax.Array or numpy.ndarray; the comment beside it gives dtype and shape
@@ -15,6 +16,7 @@ Tree = Any  # a pytree of Arrays, most often an nnx module
 
 class Message(TypedDict, total=False):
   """One turn of a conversation, as OpenAI's chat format spells it."""
+
   role: str  # developer or system (one role here), user, assistant, tool
   content: Any  # str, or a list of parts
   tool_calls: list[dict]
@@ -24,12 +26,14 @@ class Message(TypedDict, total=False):
 
 class Item(NamedTuple):
   """One row of a data set. The whole row is `item` in a grader's templates."""
+
   row: dict[str, Any]  # 'messages', optional 'tools', and any other JSON
   source: str  # where it stands, for messages to people: 'cases.jsonl:12'
 
 
 class Example(NamedTuple):
   """An Item made ready for the model: token ids, rendered once."""
+
   item: Item
   prompt_ids: list[int]  # the rendered prompt, generation prompt included
   target_ids: list[int] | None  # supervised: the completion with its end-of-turn id
@@ -39,6 +43,7 @@ class Example(NamedTuple):
 
 class Sample(NamedTuple):
   """One sampled completion. What was sampled is what is trained: ids, never text."""
+
   tokens: list[int]  # with the stop token, if one was sampled
   logprobs: list[float]  # nats, of each token under the tempered distribution before filters
   filtered_logprobs: list[float] | None  # the same after top-k, top-p, min-p; None: unfiltered
@@ -52,6 +57,7 @@ class Grade(NamedTuple):
   holds the score by grader name, None where a grader gave none. errors holds those keys of
   OpenAI's graders/run that were raised (True, or a detail); {} if all is well.
   """
+
   reward: float | None
   components: dict[str, float | None]
   errors: dict[str, bool | str]
@@ -59,6 +65,7 @@ class Grade(NamedTuple):
 
 class Episode(NamedTuple):
   """One graded sample with everything needed to train on it, show it and replay it."""
+
   item: Item
   occurrence: int  # position in the data order; the samples of one occurrence form a group
   index: int  # sample number within the group, 0..G-1
@@ -77,6 +84,7 @@ class Batch(NamedTuple):
   Right-padded. Row b of the completions belongs to prompt group[b]. Padding is told by the
   lengths, never by a token id. Fields that an algorithm does not need are None.
   """
+
   prompts: Array  # i32[P, S]
   prompt_lengths: Array  # i32[P]
   completions: Array  # i32[B, T]
@@ -101,6 +109,7 @@ class Batch(NamedTuple):
 
 class TrainState(NamedTuple):
   """What training carries from step to step, and a checkpoint holds."""
+
   step: int  # optimizer-visible step, counted on across stages
   policy: Tree  # a Decoder, float32
   optimizer: Tree  # the optax state of the current stage

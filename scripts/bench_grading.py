@@ -5,6 +5,7 @@
 A whole GRPO step (rollout, reference, update) without and with grades, in turn. The grader sleeps,
 as one does that waits for a judge or a server, in as many processes as there are workers.
 """
+
 import statistics
 
 import benchmarks
@@ -22,22 +23,34 @@ def main():
   args = parser.parse_args()
   trainer = benchmarks.Trainer(args)
   grader = graders.make(
-      {'type': 'python', 'name': 'slow', 'source':
-       f'import time\ndef grade(sample, item):\n  time.sleep({args.seconds})\n  return 1.0\n'},
-      sandbox=graders.SandboxConfig(workers=args.workers))
+    {
+      'type': 'python',
+      'name': 'slow',
+      'source': f'import time\ndef grade(sample, item):\n  time.sleep({args.seconds})\n  return 1.0\n',
+    },
+    sandbox=graders.SandboxConfig(workers=args.workers),
+  )
   numbers = iter(range(1000))
 
   def step(graded):
     number = next(numbers)
     with grading_queue.Desk(grader) as desk:
+
       def finished(p, g, sample):
         if graded:
           desk.hand_in((p, g), {'messages': []}, {'output_text': str(sample.tokens)})
 
       samples = engine.generate(
-          trainer.state.policy, benchmarks.prompts(args, number),
-          samples_per_prompt=args.samples, max_new_tokens=args.new, stop_ids=(), seed=number,
-          limits=benchmarks.limits(args, number), slots_per_part=args.slots, finished=finished)
+        trainer.state.policy,
+        benchmarks.prompts(args, number),
+        samples_per_prompt=args.samples,
+        max_new_tokens=args.new,
+        stop_ids=(),
+        seed=number,
+        limits=benchmarks.limits(args, number),
+        slots_per_part=args.slots,
+        finished=finished,
+      )
     assert len(desk.grades) == graded * args.prompts * args.samples
     trainer.learn(trainer.score(benchmarks.batch_of(args, samples, number)))
 
@@ -49,11 +62,19 @@ def main():
         seconds += one
   plain, graded = statistics.median(without), statistics.median(with_grades)
   count = args.prompts * args.samples
-  benchmarks.report('grading', args, {
-      'seconds without, median': plain, 'seconds with, median': graded,
-      'added, share': graded / plain - 1, 'grades': count,
-      'seconds of grading alone': count * args.seconds / args.workers},
-      without=without, with_grades=with_grades)
+  benchmarks.report(
+    'grading',
+    args,
+    {
+      'seconds without, median': plain,
+      'seconds with, median': graded,
+      'added, share': graded / plain - 1,
+      'grades': count,
+      'seconds of grading alone': count * args.seconds / args.workers,
+    },
+    without=without,
+    with_grades=with_grades,
+  )
   grader.close()
 
 

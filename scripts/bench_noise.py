@@ -12,6 +12,7 @@ A figure is the mean true grade of 4 samples at temperature 1 of each held-out r
 that are done; its interval is a 95 % bootstrap that draws seeds and rows. Differences are paired by
 row and seed.
 """
+
 import argparse
 import dataclasses
 import json
@@ -58,9 +59,14 @@ def prepare(task: str, to: pathlib.Path) -> None:
 
 def cells(args) -> list[tuple[str, float, str, int]]:
   """Returns (task, share, arm, seed) of every cell; one seed of all of them before the next."""
-  return [(task, share, arm, seed) for seed in args.seeds for share in args.shares
-          for task in args.tasks for arm in args.arms
-          if share or arm != 'told']  # without wrong rows it is the plain arm
+  return [
+    (task, share, arm, seed)
+    for seed in args.seeds
+    for share in args.shares
+    for task in args.tasks
+    for arm in args.arms
+    if share or arm != 'told'
+  ]  # without wrong rows it is the plain arm
 
 
 def workdir(to: pathlib.Path, task, share, arm, seed) -> pathlib.Path:
@@ -98,16 +104,25 @@ def collect(args) -> list[dict]:
       if not columns:
         continue
       wrong, rows = wrong_rows(args.to, task, share)
-      record = {'task': task, 'share': share, 'wrong': wrong, 'rows': rows,
-                'seeds': {arm: sorted(given) for arm, given in columns.items()},
-                'grade': {arm: grid.interval(np.stack([g[:, 1] for g in given.values()]))
-                          for arm, given in columns.items()}, 'more': {}}
+      record = {
+        'task': task,
+        'share': share,
+        'wrong': wrong,
+        'rows': rows,
+        'seeds': {arm: sorted(given) for arm, given in columns.items()},
+        'grade': {
+          arm: grid.interval(np.stack([g[:, 1] for g in given.values()]))
+          for arm, given in columns.items()
+        },
+        'more': {},
+      }
       record['start'] = float(next(iter(next(iter(columns.values())).values()))[:, 0].mean())
       for arm in columns.keys() - {'plain'}:
         both = sorted(columns[arm].keys() & columns.get('plain', {}).keys())
         if both:
-          record['more'][arm] = grid.interval(np.stack(
-              [columns[arm][seed][:, 1] - columns['plain'][seed][:, 1] for seed in both]))
+          record['more'][arm] = grid.interval(
+            np.stack([columns[arm][seed][:, 1] - columns['plain'][seed][:, 1] for seed in both])
+          )
       records.append(record)
   return records
 
@@ -116,15 +131,19 @@ def collect(args) -> list[dict]:
 def table(records, arms) -> str:
   """Returns the table in Markdown."""
   others = [arm for arm in arms if arm != 'plain']
-  head = ['task', 'wrong answers', 'start', *arms, *(f'{arm} - plain' for arm in others),
-          'seeds']
+  head = ['task', 'wrong answers', 'start', *arms, *(f'{arm} - plain' for arm in others), 'seeds']
   rows = []
   for one in records:
-    rows.append([
-        one['task'], f'{one["wrong"]} of {one["rows"]}', f'{one["start"]:.3f}',
+    rows.append(
+      [
+        one['task'],
+        f'{one["wrong"]} of {one["rows"]}',
+        f'{one["start"]:.3f}',
         *(grid.shown(one['grade'].get(arm)) for arm in arms),
         *(grid.signed(one['more'].get(arm)) for arm in others),
-        str(max(len(seeds) for seeds in one['seeds'].values()))])
+        str(max(len(seeds) for seeds in one['seeds'].values())),
+      ]
+    )
   return grid.markdown(head, rows)
 
 
@@ -132,47 +151,75 @@ def picture(records, arms, path) -> None:
   """Draws, a column for each task, held-out grade by share of wrong answers, and less plain."""
   import matplotlib
   from matplotlib.figure import Figure
+
   tasks = list(dict.fromkeys(one['task'] for one in records))
   with matplotlib.rc_context(grid.STYLE | {'axes.grid.axis': 'y'}):
     figure = Figure(figsize=(4.2 * len(tasks), 4.6), layout='constrained', dpi=160)
     rows = figure.subplots(2, len(tasks), sharex='col', squeeze=False, height_ratios=(3, 2))
     for task, (grade, more) in zip(tasks, rows.T):
       mine = [one for one in records if one['task'] == task]
-      grade.axhline(mine[0]['start'], color=COLOURS['before'], linewidth=0.9,
-                    linestyle=(0, (4, 3)), label='warmed up, before')
+      grade.axhline(
+        mine[0]['start'],
+        color=COLOURS['before'],
+        linewidth=0.9,
+        linestyle=(0, (4, 3)),
+        label='warmed up, before',
+      )
       more.axhline(0, color=COLOURS['plain'], linewidth=1.6)
       for axes, name in ((grade, 'grade'), (more, 'more')):
         for shift, arm in enumerate(arms):
-          points = [(100 * one['share'] + shift - 1, *one[name][arm]) for one in mine
-                    if arm in one[name]]
+          points = [
+            (100 * one['share'] + shift - 1, *one[name][arm]) for one in mine if arm in one[name]
+          ]
           if points:
             x, mean, low, high = map(np.array, zip(*points))
-            axes.errorbar(x, mean, (mean - low, high - mean), color=COLOURS[arm], marker='o',
-                          markersize=4, linewidth=1.6, elinewidth=1.1, label=arm)
+            axes.errorbar(
+              x,
+              mean,
+              (mean - low, high - mean),
+              color=COLOURS[arm],
+              marker='o',
+              markersize=4,
+              linewidth=1.6,
+              elinewidth=1.1,
+              label=arm,
+            )
       grade.set_title(task.replace('_', ' '))
       more.set(xlabel='% of training answers wrong', xticks=[100 * one['share'] for one in mine])
     rows[0, 0].set_ylabel('held-out true grade')
     rows[1, 0].set_ylabel('difference to plain')
-    figure.legend(*rows[0, 0].get_legend_handles_labels(), loc='outside upper center',
-                  ncols=len(arms) + 1, frameon=False, fontsize=8)
+    figure.legend(
+      *rows[0, 0].get_legend_handles_labels(),
+      loc='outside upper center',
+      ncols=len(arms) + 1,
+      frameon=False,
+      fontsize=8,
+    )
     grid.save(figure, path)
 
 
 def report(args) -> None:
   """Writes noise.md, noise.json and noise.png of the cells that are done, and prints the table."""
   records = collect(args)
-  grid.report(args.to, 'noise', records, table(records, args.arms),
-              lambda path: picture(records, args.arms, path))
+  grid.report(
+    args.to,
+    'noise',
+    records,
+    table(records, args.arms),
+    lambda path: picture(records, args.arms, path),
+  )
 
 
 # --- the command ----------------------------------------------------------------------------------
 def parser() -> argparse.ArgumentParser:
-  made = argparse.ArgumentParser(description=__doc__,
-                                 formatter_class=argparse.RawDescriptionHelpFormatter)
+  made = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
   made.add_argument('--to', type=pathlib.Path, default=pathlib.Path(noise.HERE))
   made.add_argument('--tasks', nargs='+', choices=tuple(noise.TASKS), default=list(noise.TASKS))
-  made.add_argument('--shares', nargs='+', type=float, choices=noise.SHARES,
-                    default=list(noise.SHARES))
+  made.add_argument(
+    '--shares', nargs='+', type=float, choices=noise.SHARES, default=list(noise.SHARES)
+  )
   made.add_argument('--arms', nargs='+', choices=noise.ARMS, default=list(noise.ARMS))
   made.add_argument('--prepare', action='store_true', help='rows and warmed-up models alone')
   grid.add_arguments(made)

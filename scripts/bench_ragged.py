@@ -5,6 +5,7 @@
 The ragged step has 38 % of the fixed one's tokens; where finished rows stay in the batch and
 training pads to the longest, it takes as long.
 """
+
 import argparse
 
 import bench_step

@@ -1,8 +1,9 @@
 """Rollout speed: completion tokens a second, beside what reading the weights alone would take.
 
-  python scripts/bench_rollout.py --prompts 32 --samples 1            # 32 x (64 + 128)
-  python scripts/bench_rollout.py --lengths ragged
+python scripts/bench_rollout.py --prompts 32 --samples 1            # 32 x (64 + 128)
+python scripts/bench_rollout.py --lengths ragged
 """
+
 import statistics
 import time
 
@@ -23,24 +24,40 @@ def main():
 
   counts, step = [], iter(range(1, 1000))
   seconds, cpu = benchmarks.clocked(
-      lambda: benchmarks.sampled(args, model, next(step), counts), args.steps, args.warmup)
+    lambda: benchmarks.sampled(args, model, next(step), counts), args.steps, args.warmup
+  )
   median = statistics.median(seconds)
   count = counts[-1]
   rows = count.decoded / max(count.tokens, 1)  # slots computed for each token wanted
   flops = benchmarks.forward_flops(config, [args.prompt] * args.prompts, benchmarks.limits(args, 1))
   bandwidth, peak = benchmarks.peak_bandwidth(), benchmarks.peak_flops(config.dtype)
-  slots = args.slots or engine.slots_for(config, args.new, args.prompts * args.samples,
-                                         jax.default_backend())
+  slots = args.slots or engine.slots_for(
+    config, args.new, args.prompts * args.samples, jax.default_backend()
+  )
   bytes_read = benchmarks.decode_bytes(config, slots, args.prompt + args.new / 2) * (
-      count.decoded / slots)
-  benchmarks.report('rollout', args, {
-      'tokens': count.tokens, 'seconds, median': median, 'CPU seconds, median':
-      statistics.median(cpu), 'tokens/s': count.tokens / median,
-      'tokens/s, best': count.tokens / min(seconds), 'slots': slots,
-      'tokens decoded / wanted': rows, 'share of peak FLOP/s': flops / median / peak,
+    count.decoded / slots
+  )
+  benchmarks.report(
+    'rollout',
+    args,
+    {
+      'tokens': count.tokens,
+      'seconds, median': median,
+      'CPU seconds, median': statistics.median(cpu),
+      'tokens/s': count.tokens / median,
+      'tokens/s, best': count.tokens / min(seconds),
+      'slots': slots,
+      'tokens decoded / wanted': rows,
+      'share of peak FLOP/s': flops / median / peak,
       'share of peak bandwidth': bytes_read / median / bandwidth,
-      'first call, seconds': first, 'programs compiled': engine.compilations()},
-      seconds=seconds, cpu_seconds=cpu, peak_gflops=peak / 1e9, peak_gb_s=bandwidth / 1e9)
+      'first call, seconds': first,
+      'programs compiled': engine.compilations(),
+    },
+    seconds=seconds,
+    cpu_seconds=cpu,
+    peak_gflops=peak / 1e9,
+    peak_gb_s=bandwidth / 1e9,
+  )
 
 
 if __name__ == '__main__':

@@ -6,6 +6,7 @@
 python: a warm worker, the same source for every call; and the same with a fresh process for each
 call (calls_per_worker=1), or an exception in each. code: two fresh processes for each answer.
 """
+
 import argparse
 import json
 import os
@@ -26,13 +27,30 @@ def cases(workers: int):
   """Yields (name, grader, answer, the score it has, how many are graded in a repeat)."""
   config = dict(workers=workers, time_limit_seconds=10)
   for name, source, answer, score, count, more in (
-      ('python, warm', COMPARE, '7', 1.0, 4000, {}),
-      ('python, a process a call', COMPARE, '7', 1.0, 400, {'calls_per_worker': 1}),
-      ('python, an error a call', RAISE, '7', 0.0, 400, {})):
-    yield name, graders.make({'type': 'python', 'name': 'x', 'source': source},
-                             sandbox=graders.SandboxConfig(**config, **more)), answer, score, count
-  yield 'code', graders.make({'type': 'code', 'name': 'x', 'tests': '{{ item.tests }}'},
-                             sandbox=graders.SandboxConfig(**config)), PROGRAM, 1.0, 400
+    ('python, warm', COMPARE, '7', 1.0, 4000, {}),
+    ('python, a process a call', COMPARE, '7', 1.0, 400, {'calls_per_worker': 1}),
+    ('python, an error a call', RAISE, '7', 0.0, 400, {}),
+  ):
+    yield (
+      name,
+      graders.make(
+        {'type': 'python', 'name': 'x', 'source': source},
+        sandbox=graders.SandboxConfig(**config, **more),
+      ),
+      answer,
+      score,
+      count,
+    )
+  yield (
+    'code',
+    graders.make(
+      {'type': 'code', 'name': 'x', 'tests': '{{ item.tests }}'},
+      sandbox=graders.SandboxConfig(**config),
+    ),
+    PROGRAM,
+    1.0,
+    400,
+  )
 
 
 def measure(grader, answer: str, score: float, count: int, repeats: int) -> list[float]:
@@ -48,8 +66,9 @@ def measure(grader, answer: str, score: float, count: int, repeats: int) -> list
 
 
 def main():
-  parser = argparse.ArgumentParser(description=__doc__,
-                                   formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
   parser.add_argument('--workers', type=int, default=1, help='for each grader')
   parser.add_argument('--repeats', type=int, default=5)
   args = parser.parse_args()
@@ -62,8 +81,18 @@ def main():
     grader.close()
     rows[name] = {'median': statistics.median(rates), 'low': min(rates), 'high': max(rates)}
     print(f'{name:<28}{rows[name]["median"]:10.0f}{min(rates):10.0f}{max(rates):10.0f}', flush=True)
-  print(json.dumps({'benchmark': 'sandbox', 'isolation': level, 'workers': args.workers,
-                    'rows': rows, 'python': platform.python_version(), 'cpus': os.cpu_count()}))
+  print(
+    json.dumps(
+      {
+        'benchmark': 'sandbox',
+        'isolation': level,
+        'workers': args.workers,
+        'rows': rows,
+        'python': platform.python_version(),
+        'cpus': os.cpu_count(),
+      }
+    )
+  )
 
 
 if __name__ == '__main__':

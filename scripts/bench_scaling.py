@@ -4,6 +4,7 @@
 
 Each row is a GRPO step; the last columns tell whether cost grows as the work does.
 """
+
 import argparse
 import dataclasses
 import json
@@ -15,8 +16,11 @@ import jax
 
 LENGTHS = ((64, 32), (64, 128), (64, 256), (256, 128), (512, 32))
 SAMPLES = (2, 4, 8, 16)
-SIZES = {'small / 4': dict(layers=2, dim=128, mlp_dim=384, heads=4, kv_heads=2),
-         'small': {}, 'small x 3': dict(layers=6, dim=384, mlp_dim=1152, heads=12, kv_heads=4)}
+SIZES = {
+  'small / 4': dict(layers=2, dim=128, mlp_dim=384, heads=4, kv_heads=2),
+  'small': {},
+  'small x 3': dict(layers=6, dim=384, mlp_dim=1152, heads=12, kv_heads=4),
+}
 
 
 def measure(args):
@@ -32,9 +36,10 @@ def measure(args):
     trainer.learn(batch)
     times.append(time.perf_counter())
     found.append([after - before for before, after in zip(times, times[1:])])
-  medians = [statistics.median(column) for column in zip(*found[-args.steps:])]
+  medians = [statistics.median(column) for column in zip(*found[-args.steps :])]
   return medians, benchmarks.forward_flops(
-      benchmarks.MODELS[args.model], [args.prompt] * args.prompts, benchmarks.limits(args, 0))
+    benchmarks.MODELS[args.model], [args.prompt] * args.prompts, benchmarks.limits(args, 0)
+  )
 
 
 def main():
@@ -46,18 +51,36 @@ def main():
   for name, changes in SIZES.items():
     benchmarks.MODELS[name] = dataclasses.replace(benchmarks.SMALL, **changes)
     runs.append((name, given | dict(model=name)))
-  print(f'{"":<12}{"rollout":>9}{"score":>9}{"update":>9}{"step":>9}  s {"GFLOP":>8} '
-        f'{"of peak":>8}')
+  print(
+    f'{"":<12}{"rollout":>9}{"score":>9}{"update":>9}{"step":>9}  s {"GFLOP":>8} {"of peak":>8}'
+  )
   rows = {}
   for name, settings in runs:
     (rollout, score, update), flops = measure(argparse.Namespace(**settings))
     total = rollout + score + update
-    rows[name] = dict(rollout=rollout, score=score, update=update, gflop=5 * flops / 1e9,
-                      share=5 * flops / total / peak)
-    print(f'{name:<12}{rollout:9.3f}{score:9.3f}{update:9.3f}{total:9.3f}    '
-          f'{5 * flops / 1e9:8.0f} {5 * flops / total / peak:8.1%}', flush=True)
-  print(json.dumps({'benchmark': 'scaling', 'rows': rows, 'peak_gflops': peak / 1e9,
-                    'jax': jax.__version__, 'device': jax.devices()[0].device_kind}))
+    rows[name] = dict(
+      rollout=rollout,
+      score=score,
+      update=update,
+      gflop=5 * flops / 1e9,
+      share=5 * flops / total / peak,
+    )
+    print(
+      f'{name:<12}{rollout:9.3f}{score:9.3f}{update:9.3f}{total:9.3f}    '
+      f'{5 * flops / 1e9:8.0f} {5 * flops / total / peak:8.1%}',
+      flush=True,
+    )
+  print(
+    json.dumps(
+      {
+        'benchmark': 'scaling',
+        'rows': rows,
+        'peak_gflops': peak / 1e9,
+        'jax': jax.__version__,
+        'device': jax.devices()[0].device_kind,
+      }
+    )
+  )
 
 
 if __name__ == '__main__':

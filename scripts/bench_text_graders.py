@@ -6,6 +6,7 @@ Each figure is the best of a few turns of graders.grade_many over answers of six
 score and Grade; the samples are made beforehand. math has one process of its own, on the same
 core. Prints a table, and then the figures as one line of JSON.
 """
+
 import argparse
 import json
 import os
@@ -16,27 +17,43 @@ from rft_jax import graders
 
 TEXTS = {'input': '{{ sample.output_text }}', 'reference': '{{ item.answer }}'}
 METRICS = ('fuzzy_match', 'bleu', 'gleu', 'meteor', 'rouge_1', 'rouge_2', 'rouge_l')
-WORDS = 'the gene variant causes a rare disease of heart bone and eye in most families'.split()
-SCHEMA = {'type': 'object', 'required': ['genes'],
-          'properties': {'genes': {'type': 'array', 'items': {'type': 'string'}}}}
+WORDS = ['the', 'gene', 'variant', 'causes', 'a', 'rare', 'disease', 'of', 'heart', 'bone', 'and', 'eye', 'in', 'most', 'families']
+SCHEMA = {
+  'type': 'object',
+  'required': ['genes'],
+  'properties': {'genes': {'type': 'array', 'items': {'type': 'string'}}},
+}
 GRADERS = {
-    **{f'string_check {operation}': {'type': 'string_check', 'operation': operation, **TEXTS}
-       for operation in ('eq', 'ne', 'like', 'ilike')},
-    **{f'text_similarity {name}': {'type': 'text_similarity', 'evaluation_metric': name, **TEXTS}
-       for name in METRICS},
-    'json_schema': {'type': 'json_schema', 'schema': SCHEMA},
-    'rank': {'type': 'rank', 'input': '{{ sample.output_json.genes }}',
-             'reference': '{{ item.answer }}'},
-    'length': {'type': 'length', 'input': '{{ sample.output_text }}', 'unit': 'words',
-               'soft_limit': 4, 'hard_limit': 8},
-    'repetition': {'type': 'repetition', 'input': '{{ sample.output_text }}', 'n': 2},
-    'math': {'type': 'math', **TEXTS},
+  **{
+    f'string_check {operation}': {'type': 'string_check', 'operation': operation, **TEXTS}
+    for operation in ('eq', 'ne', 'like', 'ilike')
+  },
+  **{
+    f'text_similarity {name}': {'type': 'text_similarity', 'evaluation_metric': name, **TEXTS}
+    for name in METRICS
+  },
+  'json_schema': {'type': 'json_schema', 'schema': SCHEMA},
+  'rank': {
+    'type': 'rank',
+    'input': '{{ sample.output_json.genes }}',
+    'reference': '{{ item.answer }}',
+  },
+  'length': {
+    'type': 'length',
+    'input': '{{ sample.output_text }}',
+    'unit': 'words',
+    'soft_limit': 4,
+    'hard_limit': 8,
+  },
+  'repetition': {'type': 'repetition', 'input': '{{ sample.output_text }}', 'n': 2},
+  'math': {'type': 'math', **TEXTS},
 }
 
 
 def main():
-  parser = argparse.ArgumentParser(description=__doc__,
-                                   formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
   parser.add_argument('--grades', type=int, default=5000, help='in one turn')
   parser.add_argument('--turns', type=int, default=5)
   args = parser.parse_args()

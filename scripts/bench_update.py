@@ -6,6 +6,7 @@
 Model FLOPs are those of the forward pass three times, each prompt once a group; what is computed
 again in the backward pass is not counted, and neither is padding.
 """
+
 import statistics
 import time
 
@@ -28,15 +29,24 @@ def main():
   flops = benchmarks.forward_flops(config, [args.prompt] * args.prompts, benchmarks.limits(args, 0))
   peak = benchmarks.peak_flops(config.dtype)
   median = statistics.median
-  benchmarks.report('update', args, {
-      'tokens': int(batch.completion_lengths.sum()), 'score, seconds': median(score),
-      'score, CPU seconds': median(score_cpu), 'update, seconds': median(learn),
+  benchmarks.report(
+    'update',
+    args,
+    {
+      'tokens': int(batch.completion_lengths.sum()),
+      'score, seconds': median(score),
+      'score, CPU seconds': median(score_cpu),
+      'update, seconds': median(learn),
       'update, CPU seconds': median(learn_cpu),
       'token efficiency': metrics['token_efficiency'],
       'score, share of peak FLOP/s': flops / median(score) / peak,
       'update, share of peak FLOP/s': 3 * flops / median(learn) / peak,
-      'first score and update, seconds': first},
-      score=score, learn=learn, peak_gflops=peak / 1e9)
+      'first score and update, seconds': first,
+    },
+    score=score,
+    learn=learn,
+    peak_gflops=peak / 1e9,
+  )
 
 
 if __name__ == '__main__':

@@ -6,6 +6,7 @@ Reads the greedy answers that the run recorded at the step of WORKDIR/export, le
 generate for the same prompt ids, and counts equal token sequences. Needs torch:
 `make test-oracles` makes .venv-oracles, which has it.
 """
+
 import argparse
 import json
 import pathlib
@@ -26,13 +27,15 @@ def recorded(workdir: pathlib.Path, step: int, rows: int):
 
 
 def main() -> int:
-  parser = argparse.ArgumentParser(description=__doc__,
-                                   formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
   parser.add_argument('workdir', type=pathlib.Path)
   parser.add_argument('--rows', type=int, default=50)
   given = parser.parse_args()
   import torch
   import transformers
+
   export = given.workdir / 'export'
   step = int(re.search(r'Step of these weights: (\d+)', (export / 'README.md').read_text())[1])
   model = transformers.AutoModelForCausalLM.from_pretrained(export).eval()
@@ -40,15 +43,21 @@ def main() -> int:
   equal = 0
   for prompt, tokens in pairs:
     with torch.no_grad():
-      out = model.generate(torch.tensor([prompt]), do_sample=False, max_new_tokens=len(tokens),
-                           attention_mask=torch.ones(1, len(prompt), dtype=torch.long))
-    found = out[0, len(prompt):].tolist()
+      out = model.generate(
+        torch.tensor([prompt]),
+        do_sample=False,
+        max_new_tokens=len(tokens),
+        attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+      )
+    found = out[0, len(prompt) :].tolist()
     equal += found == tokens
     if found != tokens:
       print(json.dumps({'prompt': prompt, 'rft_jax': tokens, 'transformers': found}))
   lengths = np.mean([len(tokens) for _, tokens in pairs])
-  print(f'{export}, step {step}: {equal} of {len(pairs)} greedy answers equal, '
-        f'{lengths:.1f} tokens on average')
+  print(
+    f'{export}, step {step}: {equal} of {len(pairs)} greedy answers equal, '
+    f'{lengths:.1f} tokens on average'
+  )
   return 0 if equal == len(pairs) else 1
 
 

@@ -11,6 +11,7 @@ from naive Bayes. Greedy: one list a row. Sampled: the mean over the k sampled l
 Intervals are percentile bootstraps over rows. Rows of one publication are alike, so for the
 differences of the grade a second one is given that draws whole publications.
 """
+
 import argparse
 import collections
 import json
@@ -25,10 +26,10 @@ from rft_jax.records import metrics
 RANKS = 10
 RESAMPLES = 10_000
 MEASURES = {
-    'grade': lambda rank: 0.7**(rank - 1) if rank <= RANKS else 0.0,
-    'top-1': lambda rank: float(rank == 1),
-    'top-5': lambda rank: float(rank <= 5),
-    'MRR': lambda rank: 1 / rank if rank <= RANKS else 0.0,
+  'grade': lambda rank: 0.7 ** (rank - 1) if rank <= RANKS else 0.0,
+  'top-1': lambda rank: float(rank == 1),
+  'top-5': lambda rank: float(rank <= 5),
+  'MRR': lambda rank: 1 / rank if rank <= RANKS else 0.0,
 }
 
 
@@ -55,8 +56,10 @@ def answers(workdir: pathlib.Path, step: int | None) -> tuple[int, dict, dict]:
   """
   kept = episode_files.steps(workdir / 'evaluations')
   if not kept:
-    raise FileNotFoundError(f'{workdir}: no evaluations; train it first: python -m rft_jax.main '
-                            f'--config=configs/rare_disease_grpo.py:ARM --workdir={workdir}')
+    raise FileNotFoundError(
+      f'{workdir}: no evaluations; train it first: python -m rft_jax.main '
+      f'--config=configs/rare_disease_grpo.py:ARM --workdir={workdir}'
+    )
   step = kept[-1] if step is None else step
   episodes = episode_files.read(workdir / 'evaluations', step, ['occurrence', 'row', 'output_text'])
   rows = len({episode['occurrence'] for episode in episodes})
@@ -76,16 +79,19 @@ def naive_bayes(path: pathlib.Path) -> dict[str, list[int]]:
 # --- figures --------------------------------------------------------------------------------------
 def columns(ranks: dict[str, list[int]], cases: list[str]) -> dict[str, np.ndarray]:
   """Returns {measure: f64[cases]}, each the mean over the lists of a case."""
-  return {name: np.array([np.mean([measure(rank) for rank in ranks[case]]) for case in cases])
-          for name, measure in MEASURES.items()}
+  return {
+    name: np.array([np.mean([measure(rank) for rank in ranks[case]]) for case in cases])
+    for name, measure in MEASURES.items()
+  }
 
 
 def interval(values: np.ndarray, groups=None) -> tuple[float, float, float]:
   """Returns mean, low, high: 95 %, resampling the values, or the groups that they belong to."""
   groups = np.arange(len(values)) if groups is None else np.unique(groups, return_inverse=True)[1]
   sums, sizes = np.bincount(groups, values), np.bincount(groups)
-  draws = np.random.default_rng(0).multinomial(len(sums), np.full(len(sums), 1 / len(sums)),
-                                               size=RESAMPLES)
+  draws = np.random.default_rng(0).multinomial(
+    len(sums), np.full(len(sums), 1 / len(sums)), size=RESAMPLES
+  )
   low, high = np.quantile((draws @ sums) / (draws @ sizes), [0.025, 0.975])
   return float(values.mean()), float(low), float(high)
 
@@ -105,17 +111,26 @@ def report(systems: dict[str, dict], pairs, publications: dict[str, str]) -> str
   cases = sorted(publications)
   table = {name: columns(ranks, cases) for name, ranks in systems.items()}
   groups = [publications[case] for case in cases]
-  lines = [f'{len(cases)} held-out rows of {len(set(groups))} publications', '',
-           '| | ' + ' | '.join(MEASURES) + ' |', '|---' * (len(MEASURES) + 1) + '|']
+  lines = [
+    f'{len(cases)} held-out rows of {len(set(groups))} publications',
+    '',
+    '| | ' + ' | '.join(MEASURES) + ' |',
+    '|---' * (len(MEASURES) + 1) + '|',
+  ]
   for name, values in table.items():
     lines.append(f'| {name} | ' + ' | '.join(shown(interval(values[m])) for m in MEASURES) + ' |')
-  lines += ['', '| paired difference | ' + ' | '.join(MEASURES) + ' | grade, by publication |',
-            '|---' * (len(MEASURES) + 2) + '|']
+  lines += [
+    '',
+    '| paired difference | ' + ' | '.join(MEASURES) + ' | grade, by publication |',
+    '|---' * (len(MEASURES) + 2) + '|',
+  ]
   for one, other in pairs:
     differences = {m: table[one][m] - table[other][m] for m in MEASURES}
-    lines.append(f'| {one} - {other} | ' +
-                 ' | '.join(shown(interval(differences[m])) for m in MEASURES) +
-                 f' | {shown(interval(differences["grade"], groups))} |')
+    lines.append(
+      f'| {one} - {other} | '
+      + ' | '.join(shown(interval(differences[m])) for m in MEASURES)
+      + f' | {shown(interval(differences["grade"], groups))} |'
+    )
   return '\n'.join(lines)
 
 
@@ -127,19 +142,23 @@ def tokens(workdir: pathlib.Path, step: int) -> int:
 
 # --- the command ----------------------------------------------------------------------------------
 def main():
-  parser = argparse.ArgumentParser(description=__doc__,
-                                   formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
   parser.add_argument('data', type=pathlib.Path, help='what prepare_rare_disease.py wrote')
   parser.add_argument('workdirs', type=pathlib.Path, nargs='+', help='the baseline first')
-  parser.add_argument('--steps', type=int, nargs='+',
-                      help='the evaluation of each workdir; default its last')
+  parser.add_argument(
+    '--steps', type=int, nargs='+', help='the evaluation of each workdir; default its last'
+  )
   args = parser.parse_args()
   steps = args.steps or [None] * len(args.workdirs)
   if len(steps) != len(args.workdirs):
     parser.error(f'--steps: {len(steps)} for {len(args.workdirs)} workdirs, need one each')
   try:
-    systems = {'naive Bayes': naive_bayes(args.data / 'naive_bayes.jsonl'),
-               'naive Bayes, present only': naive_bayes(args.data / 'naive_bayes_present.jsonl')}
+    systems = {
+      'naive Bayes': naive_bayes(args.data / 'naive_bayes.jsonl'),
+      'naive Bayes, present only': naive_bayes(args.data / 'naive_bayes_present.jsonl'),
+    }
     lines = (args.data / 'valid.jsonl').read_text(encoding='utf-8').splitlines()
     publications = {row['case_id']: row['pmid'] for row in map(json.loads, lines)}
     names = []
@@ -154,10 +173,14 @@ def main():
   except (OSError, ValueError) as error:
     print(error, file=sys.stderr)
     sys.exit(2)
-  pairs = [(f'{name} {how}', f'{names[0]} {how}') for name in names[1:]
-           for how in ('greedy', 'sampled')]
-  pairs += [(f'{name} greedy', bayes) for name in names
-            for bayes in ('naive Bayes', 'naive Bayes, present only')]
+  pairs = [
+    (f'{name} {how}', f'{names[0]} {how}') for name in names[1:] for how in ('greedy', 'sampled')
+  ]
+  pairs += [
+    (f'{name} greedy', bayes)
+    for name in names
+    for bayes in ('naive Bayes', 'naive Bayes, present only')
+  ]
   print(report(systems, pairs, publications))
 
 

@@ -7,6 +7,7 @@ which calls the trainers' own methods. Both sides count in float64 and exchange 
 where loss and gradient agree to 1e-6 relative (the gradient: largest difference over largest
 entry), explained where a reason is known and written below, and else DIFFERS, with exit code 1.
 """
+
 import argparse
 import functools
 import json
@@ -35,8 +36,8 @@ CLIP = {'clip_low': 0.2, 'clip_high': 0.28}
 # rows of groups as 1e-7. Not compared, since it is meant to differ: to ORPO, TRL adds the NLL of
 # prompt and completion, we that of the completion.
 EXPLAINED = {
-    'orpo': 'TRL rounds its log-probs to float32 before the odds',
-    'f-dpo alpha': 'TRL has no float64 here, so its side is float32 throughout',
+  'orpo': 'TRL rounds its log-probs to float32 before the odds',
+  'f-dpo alpha': 'TRL has no float64 here, so its side is float32 throughout',
 }
 
 
@@ -51,12 +52,18 @@ def inputs(seed=0, P=4, T=12) -> dict[str, np.ndarray]:
   rewards[-1] = 0.5  # a group without signal
   rows = np.arange(B).reshape(-1, 2)
   return {
-      'logprobs': logprobs, 'old': logprobs + 0.15 * rng.normal(size=(B, T)),
-      'reference': logprobs + 0.4 * rng.normal(size=(B, T)),
-      'mask': (np.arange(T) < lengths[:, None]).astype(float), 'rewards': rewards,
-      'chosen': rows[:, 0], 'rejected': rows[:, 1], 'margin': rng.random(len(rows)),
-      'desirable': (rng.random(B) < 0.6).astype(float), 'mismatched': 1 + rng.normal(size=B),
-      'G': np.array(G)}
+    'logprobs': logprobs,
+    'old': logprobs + 0.15 * rng.normal(size=(B, T)),
+    'reference': logprobs + 0.4 * rng.normal(size=(B, T)),
+    'mask': (np.arange(T) < lengths[:, None]).astype(float),
+    'rewards': rewards,
+    'chosen': rows[:, 0],
+    'rejected': rows[:, 1],
+    'margin': rng.random(len(rows)),
+    'desirable': (rng.random(B) < 0.6).astype(float),
+    'mismatched': 1 + rng.normal(size=B),
+    'G': np.array(G),
+  }
 
 
 def mean(sums):
@@ -68,8 +75,9 @@ def mean(sums):
 
 def paired(x, given, **settings):
   config = PreferenceConfig(**settings)
-  found = preference(x, given['reference'], given['mask'], given['chosen'], given['rejected'],
-                     config=config)
+  found = preference(
+    x, given['reference'], given['mask'], given['chosen'], given['rejected'], config=config
+  )
   return mean(over_pairs(found.losses, found.present))
 
 
@@ -86,15 +94,22 @@ def aot(x, given, *, paired, beta=0.1):
 
 def kto(x, given, **settings):
   z = unpaired_losses.kto_reference_point(
-      masked.Weighted(given['mismatched'].sum(), jnp.float64(len(x))))
-  return unpaired_losses.kto(sequence_sums(x - given['reference'], given['mask']),
-                             given['desirable'] > 0, z,
-                             config=unpaired_losses.KtoConfig(**settings)).mean()
+    masked.Weighted(given['mismatched'].sum(), jnp.float64(len(x)))
+  )
+  return unpaired_losses.kto(
+    sequence_sums(x - given['reference'], given['mask']),
+    given['desirable'] > 0,
+    z,
+    config=unpaired_losses.KtoConfig(**settings),
+  ).mean()
 
 
 def reward(x, given, *, margin=False, centring=0.0):
-  return bradley_terry(*pair(x[:, 0], given['chosen'], given['rejected']), centring=centring,
-                       margin=given['margin'] if margin else 0.0).mean()
+  return bradley_terry(
+    *pair(x[:, 0], given['chosen'], given['rejected']),
+    centring=centring,
+    margin=given['margin'] if margin else 0.0,
+  ).mean()
 
 
 # ------------------------------------------------------------------ our side: groups
@@ -124,8 +139,9 @@ def rloo(x, given, *, beta=0.0):
   kl_sums = sequence_sums(kl.k1(old, given['reference']), weights)
   A = advantages(given['rewards'].reshape(-1) - beta * kl_sums, given, estimator='rloo')
   ratio = LEVELS['product'](x, old, weights)
-  values, _ = policy_losses.clip(x, old, ratio, A, weights,
-                                 config=PolicyLossConfig(ratio_level='product', **CLIP))
+  values, _ = policy_losses.clip(
+    x, old, ratio, A, weights, config=PolicyLossConfig(ratio_level='product', **CLIP)
+  )
   return mean(masked.over_sequences(values, weights))
 
 
@@ -137,47 +153,96 @@ def cases():
   part = functools.partial
   smooth = {'label_smoothing': 0.1}
   for ours, theirs, beta, more in (
-      ('dpo', 'sigmoid', 0.1, {}), ('dpo', 'sigmoid', 0.3, {}), ('hinge', 'hinge', 0.1, {}),
-      ('ipo_mean', 'ipo', 0.1, {}), ('robust', 'robust', 0.1, smooth),
-      ('exo', 'exo_pair', 0.1, smooth), ('nca', 'nca_pair', 0.1, {}),
-      ('bco', 'bco_pair', 0.1, {}), ('sppo', 'sppo_hard', 0.1, {}),
-      ('apo_zero', 'apo_zero', 0.1, {}), ('apo_down', 'apo_down', 0.1, {}),
-      ('discopop', 'discopop', 0.1, {}), ('dpo_mean', 'sigmoid_norm', 2.0, {})):
-    yield (f'{ours}, beta {beta}', 'dpo', {'loss_type': theirs, 'beta': beta, **more},
-           part(paired, loss=ours, beta=beta, **more))
-  for ours, theirs in (('forward_kl', 'forward_kl'), ('js', 'js_divergence'),
-                       ('alpha', 'alpha_divergence')):
-    yield (f'f-dpo {ours}', 'dpo',
-           {'loss_type': 'sigmoid', 'beta': 0.1, 'f_divergence_type': theirs,
-            'f_alpha_divergence_coef': 0.5, 'float32': ours == 'alpha'},
-           part(paired, divergence=ours, alpha=0.5))
+    ('dpo', 'sigmoid', 0.1, {}),
+    ('dpo', 'sigmoid', 0.3, {}),
+    ('hinge', 'hinge', 0.1, {}),
+    ('ipo_mean', 'ipo', 0.1, {}),
+    ('robust', 'robust', 0.1, smooth),
+    ('exo', 'exo_pair', 0.1, smooth),
+    ('nca', 'nca_pair', 0.1, {}),
+    ('bco', 'bco_pair', 0.1, {}),
+    ('sppo', 'sppo_hard', 0.1, {}),
+    ('apo_zero', 'apo_zero', 0.1, {}),
+    ('apo_down', 'apo_down', 0.1, {}),
+    ('discopop', 'discopop', 0.1, {}),
+    ('dpo_mean', 'sigmoid_norm', 2.0, {}),
+  ):
+    yield (
+      f'{ours}, beta {beta}',
+      'dpo',
+      {'loss_type': theirs, 'beta': beta, **more},
+      part(paired, loss=ours, beta=beta, **more),
+    )
+  for ours, theirs in (
+    ('forward_kl', 'forward_kl'),
+    ('js', 'js_divergence'),
+    ('alpha', 'alpha_divergence'),
+  ):
+    yield (
+      f'f-dpo {ours}',
+      'dpo',
+      {
+        'loss_type': 'sigmoid',
+        'beta': 0.1,
+        'f_divergence_type': theirs,
+        'f_alpha_divergence_coef': 0.5,
+        'float32': ours == 'alpha',
+      },
+      part(paired, divergence=ours, alpha=0.5),
+    )
   for name in ('aot', 'aot_unpaired'):
     yield name, 'dpo', {'loss_type': name, 'beta': 0.1}, part(aot, paired=name == 'aot')
   yield 'NLL of the chosen', 'dpo', {'loss_type': 'sft', 'beta': 0.1}, sft
-  yield ('cpo', 'cpo', {'loss_type': 'sigmoid', 'beta': 0.1, **smooth},
-         part(paired, loss='cpo', **smooth))
-  yield ('simpo', 'cpo', {'loss_type': 'simpo', 'beta': 2.0, 'simpo_gamma': 0.7},
-         part(paired, loss='simpo', beta=2.0, gamma=0.7))
+  yield (
+    'cpo',
+    'cpo',
+    {'loss_type': 'sigmoid', 'beta': 0.1, **smooth},
+    part(paired, loss='cpo', **smooth),
+  )
+  yield (
+    'simpo',
+    'cpo',
+    {'loss_type': 'simpo', 'beta': 2.0, 'simpo_gamma': 0.7},
+    part(paired, loss='simpo', beta=2.0, gamma=0.7),
+  )
   yield 'orpo', 'orpo', {'beta': 0.1}, part(paired, loss='orpo')
   weights = {'beta': 0.1, 'desirable_weight': 1.5, 'undesirable_weight': 0.8}
   yield 'kto', 'kto', weights, part(kto, **weights)
-  for name, settings in (('reward model', {}), ('reward model, margin', {'margin': True}),
-                         ('reward model, centred', {'centring': 0.01})):
+  for name, settings in (
+    ('reward model', {}),
+    ('reward model, margin', {'margin': True}),
+    ('reward model, centred', {'centring': 0.01}),
+  ):
     yield name, 'reward', settings, part(reward, **settings)
 
   constant = part(masked.over_constant, length=12)
-  for name, aggregate in (('grpo', masked.over_sequences), ('bnpo', masked.over_tokens),
-                          ('dr_grpo', constant), ('dapo', masked.over_tokens)):
+  for name, aggregate in (
+    ('grpo', masked.over_sequences),
+    ('bnpo', masked.over_tokens),
+    ('dr_grpo', constant),
+    ('dapo', masked.over_tokens),
+  ):
     for scale in ('group', 'batch', 'none'):
-      yield (f'{name}, scale {scale}', 'grpo', {'loss_type': name, 'scale_rewards': scale},
-             part(group, scale=scale, aggregate=aggregate))
+      yield (
+        f'{name}, scale {scale}',
+        'grpo',
+        {'loss_type': name, 'scale_rewards': scale},
+        part(group, scale=scale, aggregate=aggregate),
+      )
   yield 'grpo, KL (k3) 0.04', 'grpo', {'beta': 0.04}, part(group, beta=0.04)
-  yield ('grpo, sequence level', 'grpo', {'importance_sampling_level': 'sequence'},
-         part(group, ratio_level='sequence'))
-  yield ('cispo, level 1.2', 'grpo', {'loss_type': 'cispo', 'epsilon_high': 1.2},
-         part(group, loss='cispo', cispo_high_level=1.2, aggregate=masked.over_tokens))
-  yield ('sapo', 'grpo', {'loss_type': 'sapo'},
-         part(group, loss='sapo'))
+  yield (
+    'grpo, sequence level',
+    'grpo',
+    {'importance_sampling_level': 'sequence'},
+    part(group, ratio_level='sequence'),
+  )
+  yield (
+    'cispo, level 1.2',
+    'grpo',
+    {'loss_type': 'cispo', 'epsilon_high': 1.2},
+    part(group, loss='cispo', cispo_high_level=1.2, aggregate=masked.over_tokens),
+  )
+  yield ('sapo', 'grpo', {'loss_type': 'sapo'}, part(group, loss='sapo'))
   yield 'rloo', 'rloo', {}, rloo
   yield 'rloo, KL (k1) 0.05', 'rloo', {'beta': 0.05}, part(rloo, beta=0.05)
 

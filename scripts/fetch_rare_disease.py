@@ -21,6 +21,7 @@ change its part when others are added to the store. (In gene_split it can: two g
 a new case links become one.) Licence of the store: BSD 3-Clause, keep its notice with
 copies of the rows; findings are terms of the Human Phenotype Ontology.
 """
+
 import argparse
 import collections
 import gzip
@@ -33,13 +34,16 @@ from typing import NamedTuple
 
 PARTS = (('train', 0.8), ('valid', 0.9), ('test', 1.0))  # upper ends of the hash
 SHOWN_ABSENT = 30  # at most; long lists of what was not found drown the case
-QUESTION = ('Which gene causes this monogenic disease? Rank up to 10 human genes by HGNC symbol, '
-            'the most likely first. Reply with JSON alone: {"explanation": "<why, in short>", '
-            '"genes": ["<symbol>", ...]}')
+QUESTION = (
+  'Which gene causes this monogenic disease? Rank up to 10 human genes by HGNC symbol, '
+  'the most likely first. Reply with JSON alone: {"explanation": "<why, in short>", '
+  '"genes": ["<symbol>", ...]}'
+)
 
 
 class Case(NamedTuple):
   """One usable phenopacket. Only sex, age, onset, deceased, present and absent reach a prompt."""
+
   name: str
   gene: str
   disease: str
@@ -66,7 +70,7 @@ def time_in_words(element: dict | None) -> str:
   if 'ontologyClass' in element:
     return re.sub(' onset$', '', element['ontologyClass'].get('label', '').lower())
   if 'gestationalAge' in element:
-    return f"{element['gestationalAge'].get('weeks', 0)} weeks of gestation"
+    return f'{element["gestationalAge"].get("weeks", 0)} weeks of gestation'
   duration = element.get('age', {}).get('iso8601duration', '')
   numbers = re.findall(r'(\d+)([YMWD])', duration.partition('T')[0])
   if not numbers:
@@ -86,8 +90,11 @@ def read_case(packet: dict, minimum: int) -> Case | str:
   except (KeyError, IndexError, TypeError):
     return 'no diagnosis, disease, publication or id'
   symbols = {
-      found.get('variantInterpretation', {}).get('variationDescriptor', {}).get(
-          'geneContext', {}).get('symbol') for found in diagnosis.get('genomicInterpretations', [])
+    found.get('variantInterpretation', {})
+    .get('variationDescriptor', {})
+    .get('geneContext', {})
+    .get('symbol')
+    for found in diagnosis.get('genomicInterpretations', [])
   } - {None, ''}
   pmids = [r for r in references if r.upper().startswith('PMID:')]
   if len(symbols) != 1:
@@ -108,19 +115,29 @@ def read_case(packet: dict, minimum: int) -> Case | str:
   subject = packet.get('subject', {})
   sex = subject.get('sex', '').lower()
   diseases = packet.get('diseases') or [{}]
-  return Case(name, gene, disease, disease_id, pmids[0].upper(),
-              sex if sex in ('male', 'female') else '',
-              time_in_words(subject.get('timeAtLastEncounter')),
-              time_in_words(diseases[0].get('onset')),
-              subject.get('vitalStatus', {}).get('status') == 'DECEASED', present, absent)
+  return Case(
+    name,
+    gene,
+    disease,
+    disease_id,
+    pmids[0].upper(),
+    sex if sex in ('male', 'female') else '',
+    time_in_words(subject.get('timeAtLastEncounter')),
+    time_in_words(diseases[0].get('onset')),
+    subject.get('vitalStatus', {}).get('status') == 'DECEASED',
+    present,
+    absent,
+  )
 
 
 def read_store(store: pathlib.Path, minimum: int) -> tuple[list[Case], collections.Counter]:
   """Returns the usable cases without repeats, and a count of what was dropped, by reason."""
   paths = sorted(store.glob('notebooks/*/phenopackets/*.json'))
   if not paths:
-    raise SystemExit(f'{store}: no notebooks/*/phenopackets/*.json here. Expected a clone of the '
-                     'GitHub repository monarch-initiative/phenopacket-store')
+    raise SystemExit(
+      f'{store}: no notebooks/*/phenopackets/*.json here. Expected a clone of the '
+      'GitHub repository monarch-initiative/phenopacket-store'
+    )
   cases, dropped, seen = [], collections.Counter(), set()
   for path in paths:
     try:
@@ -192,41 +209,53 @@ def prompt(case: Case) -> str:
   absent = sorted(case.absent, key=lambda term: fraction('absent', case.name, term))[:SHOWN_ABSENT]
   shown = [label for term, label in case.absent.items() if term in absent]
   lines = [
-      f'Patient: {case.sex or "sex not given"}, {case.age or "age not given"}'
-      f'{", deceased" if case.deceased else ""}.',
-      f'Onset: {case.onset or "not given"}.',
-      f'Findings: {"; ".join(case.present.values())}.',
-      f'Not found: {"; ".join(shown) or "nothing reported"}.',
-      '',
-      QUESTION,
+    f'Patient: {case.sex or "sex not given"}, {case.age or "age not given"}'
+    f'{", deceased" if case.deceased else ""}.',
+    f'Onset: {case.onset or "not given"}.',
+    f'Findings: {"; ".join(case.present.values())}.',
+    f'Not found: {"; ".join(shown) or "nothing reported"}.',
+    '',
+    QUESTION,
   ]
   return '\n'.join(lines)
 
 
 def row(case: Case) -> dict:
   return {
-      'messages': [{'role': 'user', 'content': prompt(case)}],
-      'gene': case.gene,
-      'disease': case.disease,
-      'disease_id': case.disease_id,
-      'pmid': case.pmid,
-      'case_id': case.name,
+    'messages': [{'role': 'user', 'content': prompt(case)}],
+    'gene': case.gene,
+    'disease': case.disease,
+    'disease_id': case.disease_id,
+    'pmid': case.pmid,
+    'case_id': case.name,
   }
 
 
 def write_cases(path: pathlib.Path, parts: dict[str, list[Case]]) -> None:
   """Writes the cases of train and valid with their findings, none left out, none of test."""
-  lines = [json.dumps({'case_id': case.name, 'pmid': case.pmid, 'gene': case.gene,
-                       'present': list(case.present.values()),
-                       'absent': list(case.absent.values()), 'pmid_split': part},
-                      ensure_ascii=False) + '\n'
-           for part in ('train', 'valid') for case in parts[part]]
+  lines = [
+    json.dumps(
+      {
+        'case_id': case.name,
+        'pmid': case.pmid,
+        'gene': case.gene,
+        'present': list(case.present.values()),
+        'absent': list(case.absent.values()),
+        'pmid_split': part,
+      },
+      ensure_ascii=False,
+    )
+    + '\n'
+    for part in ('train', 'valid')
+    for case in parts[part]
+  ]
   path.write_bytes(gzip.compress(''.join(lines).encode(), mtime=0))
 
 
 def main(arguments=None) -> int:
-  parser = argparse.ArgumentParser(description=__doc__,
-                                   formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
   parser.add_argument('store', type=pathlib.Path, help='the clone of phenopacket-store')
   parser.add_argument('--to', type=pathlib.Path, required=True, help='directory to write into')
   parser.add_argument('--cap', type=int, default=12, help='cases a gene and part (%(default)s)')
@@ -243,8 +272,11 @@ def main(arguments=None) -> int:
       kept = capped(members, name, given.cap)
       text = ''.join(json.dumps(row(case), ensure_ascii=False) + '\n' for case in kept)
       (given.to / name / f'{part}.jsonl').write_text(text, encoding='utf-8')
-      stats[f'{name}/{part}'] = {'rows': len(kept), 'genes': len({c.gene for c in kept}),
-                                 'publications': len({c.pmid for c in kept})}
+      stats[f'{name}/{part}'] = {
+        'rows': len(kept),
+        'genes': len({c.gene for c in kept}),
+        'publications': len({c.pmid for c in kept}),
+      }
   (given.to / 'stats.json').write_text(json.dumps(stats, indent=2) + '\n', encoding='utf-8')
   print(json.dumps(stats, indent=2))
   return 0

@@ -1,4 +1,5 @@
 """What scripts share that train many small runs: a config file as a module, cells, intervals."""
+
 import importlib.util
 import pathlib
 import time
@@ -13,10 +14,19 @@ RESAMPLES = 4000
 SECONDS = 'seconds.json'  # in a workdir: how long its training took, evaluations included
 COLOURS = ('#6b7380', '#0b766b', '#5652c9', '#b0500a')  # those of the report
 STYLE = {
-    'font.size': 9, 'axes.edgecolor': '#dcdad4', 'axes.labelcolor': '#595f69',
-    'xtick.color': '#595f69', 'ytick.color': '#595f69', 'text.color': '#595f69',
-    'axes.spines.top': False, 'axes.spines.right': False, 'axes.spines.left': False,
-    'axes.grid': True, 'grid.color': '#dcdad4', 'ytick.major.size': 0}
+  'font.size': 9,
+  'axes.edgecolor': '#dcdad4',
+  'axes.labelcolor': '#595f69',
+  'xtick.color': '#595f69',
+  'ytick.color': '#595f69',
+  'text.color': '#595f69',
+  'axes.spines.top': False,
+  'axes.spines.right': False,
+  'axes.spines.left': False,
+  'axes.grid': True,
+  'grid.color': '#dcdad4',
+  'ytick.major.size': 0,
+}
 
 
 def config_file(name: str):
@@ -30,6 +40,7 @@ def config_file(name: str):
 def train(config, place: pathlib.Path) -> None:
   """Trains a run, or goes on with it; one that is done is left as it is."""
   import rft_jax
+
   if grades(place, config.total_steps()) is None:
     began = time.monotonic()
     fresh = not place.is_dir()
@@ -96,7 +107,7 @@ def add_arguments(parser) -> None:
 def part(cells: list, which: str) -> list:
   """Returns the Kth of N parts of the cells, as 'K/N' says; every one where it is empty."""
   first, _, parts = (which or '1/1').partition('/')
-  return cells[int(first) - 1::int(parts)]
+  return cells[int(first) - 1 :: int(parts)]
 
 
 def markdown(head: list[str], rows: list[list[str]]) -> str:

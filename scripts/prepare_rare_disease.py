@@ -21,6 +21,7 @@ knows it by heart when it sees more: its samples are then all right, and teach n
 The warm-up's target is the true gene, then the nine best of the others by a naive Bayes that has
 not seen the case's publication, read from the same prompt.
 """
+
 import argparse
 import collections
 import gzip
@@ -46,6 +47,7 @@ OPENING = '{"explanation": "fit of the findings", "genes": ["'
 
 class Cases(NamedTuple):
   """The narrowed task."""
+
   genes: list[str]
   findings: list[str]  # '+ Seizure', '- Ataxia': what a prompt may list
   train: list[dict[str, Any]]
@@ -65,20 +67,24 @@ def read(directory: pathlib.Path) -> tuple[list[dict], list[dict]]:
   for needed in (path, listed):
     if not needed.is_file():
       raise FileNotFoundError(
-          f'{needed}: not there. Clone the public repository monarch-initiative/phenopacket-store '
-          'and run scripts/fetch_rare_disease.py on it; give its output directory here')
+        f'{needed}: not there. Clone the public repository monarch-initiative/phenopacket-store '
+        'and run scripts/fetch_rare_disease.py on it; give its output directory here'
+      )
   with gzip.open(path, 'rt', encoding='utf-8') as lines:
     cases = [json.loads(line) for line in lines]
   for case in cases:
     case.pop('title', None)
   with open(listed, encoding='utf-8') as lines:
     chosen = {json.loads(line)['case_id'] for line in lines}
-  return ([case for case in cases if case['pmid_split'] == 'train'],
-          [case for case in cases if case['case_id'] in chosen])
+  return (
+    [case for case in cases if case['pmid_split'] == 'train'],
+    [case for case in cases if case['case_id'] in chosen],
+  )
 
 
-def narrow(train: list[dict], held_out: list[dict], *, cases_per_gene: int,
-           fold: int | None) -> Cases:
+def narrow(
+  train: list[dict], held_out: list[dict], *, cases_per_gene: int, fold: int | None
+) -> Cases:
   """Returns the narrowed task; with a fold, of train alone.
 
   Args:
@@ -100,8 +106,9 @@ def narrow(train: list[dict], held_out: list[dict], *, cases_per_gene: int,
 
 def listed(case: dict) -> list[str]:
   """Returns the findings of a case as lines of a prompt."""
-  return ([f'+ {name}' for name in case['present']] +
-          [f'- {name}' for name in case['absent'][:ABSENT_SHOWN]])
+  return [f'+ {name}' for name in case['present']] + [
+    f'- {name}' for name in case['absent'][:ABSENT_SHOWN]
+  ]
 
 
 def _capped(cases):
@@ -189,19 +196,26 @@ def held_out_rows(task: Cases, bayes: NaiveBayes) -> list[dict[str, Any]]:
   rows = []
   for case in task.held_out:
     findings = [finding for finding in listed(case) if finding in known]
-    rows.append({'messages': prompt(findings), 'gene': case['gene'], 'case_id': case['case_id'],
-                 'pmid': case['pmid'],
-                 'solution': solution(bayes.ranking(findings, absent=False)[:RANKS])})
+    rows.append(
+      {
+        'messages': prompt(findings),
+        'gene': case['gene'],
+        'case_id': case['case_id'],
+        'pmid': case['pmid'],
+        'solution': solution(bayes.ranking(findings, absent=False)[:RANKS]),
+      }
+    )
   return rows
 
 
-def train_rows(task: Cases, bayes: NaiveBayes, *, count: int, seed: int,
-               few: bool = False) -> list[dict[str, Any]]:
+def train_rows(
+  task: Cases, bayes: NaiveBayes, *, count: int, seed: int, few: bool = False
+) -> list[dict[str, Any]]:
   """Returns about `count` training copies in random order, none with a held-out row's findings."""
   rng = np.random.default_rng(seed)
   known = set(task.findings)
   numbers = collections.Counter(case['gene'] for case in task.train)
-  weights = np.array([numbers[case['gene']]**-0.5 for case in task.train])
+  weights = np.array([numbers[case['gene']] ** -0.5 for case in task.train])
   copies = rng.choice(len(task.train), size=count, p=weights / weights.sum())
   held_out = {frozenset(listed(case)) & known for case in task.held_out}
   honest = {case['pmid']: bayes.without(case['pmid']) for case in task.train}
@@ -212,10 +226,17 @@ def train_rows(task: Cases, bayes: NaiveBayes, *, count: int, seed: int,
     findings = _few(findings, rng) if few else _dropped(findings, rng)
     if frozenset(findings) in held_out:
       continue
-    others = [gene for gene in honest[case['pmid']].ranking(findings, absent=False)
-              if gene != case['gene']]
-    rows.append({'messages': prompt(findings), 'gene': case['gene'], 'case_id': case['case_id'],
-                 'solution': solution([case['gene'], *others[:RANKS - 1]])})
+    others = [
+      gene for gene in honest[case['pmid']].ranking(findings, absent=False) if gene != case['gene']
+    ]
+    rows.append(
+      {
+        'messages': prompt(findings),
+        'gene': case['gene'],
+        'case_id': case['case_id'],
+        'solution': solution([case['gene'], *others[: RANKS - 1]]),
+      }
+    )
   return rows
 
 
@@ -230,7 +251,7 @@ def _dropped(findings, rng):
 def _few(findings, rng):
   """Returns some of the findings, in random order."""
   low, high = FEW_FINDINGS
-  return [findings[i] for i in rng.permutation(len(findings))[:rng.integers(low, high + 1)]]
+  return [findings[i] for i in rng.permutation(len(findings))[: rng.integers(low, high + 1)]]
 
 
 # --- the stand-in for a base checkpoint -----------------------------------------------------------
@@ -244,12 +265,16 @@ def make_tokenizer(task: Cases):
   import transformers
 
   from rft_jax.tasks import base_checkpoint as base
-  split = tokenizers.pre_tokenizers.Sequence([
+
+  split = tokenizers.pre_tokenizers.Sequence(
+    [
       tokenizers.pre_tokenizers.Split(
-          tokenizers.Regex(r'\{"explanation": "[^"]*", "genes": \["|[^\s"]+"(?:, "|\]\})|[^\n]*\n'),
-          'isolated'),
+        tokenizers.Regex(r'\{"explanation": "[^"]*", "genes": \["|[^\s"]+"(?:, "|\]\})|[^\n]*\n'),
+        'isolated',
+      ),
       tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-  ])
+    ]
+  )
   texts = [f'{finding}\n' for finding in task.findings]
   texts += [f'{gene}{behind}' for gene in task.genes for behind in ('", "', '"]}')]
   texts += [ASK, OPENING, 'user\n', 'assistant\n', '\n']
@@ -257,14 +282,21 @@ def make_tokenizer(task: Cases):
   letters = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
   pieces = [piece for text in texts for piece, _ in split.pre_tokenize_str(text)]
   tokens = list(dict.fromkeys(special + letters + pieces))
-  fast = tokenizers.Tokenizer(tokenizers.models.BPE(
-      vocab={token: i for i, token in enumerate(tokens)}, merges=[], ignore_merges=True))
+  fast = tokenizers.Tokenizer(
+    tokenizers.models.BPE(
+      vocab={token: i for i, token in enumerate(tokens)}, merges=[], ignore_merges=True
+    )
+  )
   fast.pre_tokenizer = split
   fast.decoder = tokenizers.decoders.ByteLevel()
   fast.add_special_tokens(special)
   return transformers.PreTrainedTokenizerFast(
-      tokenizer_object=fast, eos_token=base.END, pad_token=base.END_OF_TEXT,
-      chat_template=base.TEMPLATE, clean_up_tokenization_spaces=False)
+    tokenizer_object=fast,
+    eos_token=base.END,
+    pad_token=base.END_OF_TEXT,
+    chat_template=base.TEMPLATE,
+    clean_up_tokenization_spaces=False,
+  )
 
 
 def evidence(task: Cases) -> np.ndarray:
@@ -295,17 +327,29 @@ def save_base(task: Cases, to: pathlib.Path, *, dim: int, layers: int, seed: int
   import jax.numpy as jnp
 
   from rft_jax import hf, models
+
   tokenizer = make_tokenizer(task)
   config = models.DecoderConfig(
-      vocab_size=len(tokenizer), dim=dim, layers=layers, heads=4, kv_heads=4, head_dim=dim // 4,
-      mlp_dim=2 * dim, tied_head=True, max_positions=256, eos_ids=(tokenizer.eos_token_id,),
-      pad_id=tokenizer.pad_token_id, valid_vocab=len(tokenizer))
+    vocab_size=len(tokenizer),
+    dim=dim,
+    layers=layers,
+    heads=4,
+    kv_heads=4,
+    head_dim=dim // 4,
+    mlp_dim=2 * dim,
+    tied_head=True,
+    max_positions=256,
+    eos_ids=(tokenizer.eos_token_id,),
+    pad_id=tokenizer.pad_token_id,
+    valid_vocab=len(tokenizer),
+  )
   model = models.make(config, seed=seed)
   left, sizes, right = np.linalg.svd(evidence(task), full_matrices=False)
   roots = np.sqrt(sizes[:dim])
   embed = np.array(model.embed[...])
-  embed = _put(embed, tokenizer, [f'{finding}\n' for finding in task.findings],
-               left[:, :dim] * roots)
+  embed = _put(
+    embed, tokenizer, [f'{finding}\n' for finding in task.findings], left[:, :dim] * roots
+  )
   for behind in ('", "', '"]}'):
     embed = _put(embed, tokenizer, [gene + behind for gene in task.genes], right[:dim].T * roots)
   model.embed[...] = jnp.asarray(embed)
@@ -322,19 +366,24 @@ def _put(embed, tokenizer, texts, vectors):
   embed = embed.copy()
   ids = [ids[0] for ids in tokenizer(texts, add_special_tokens=False)['input_ids']]
   scale = embed.std() / np.sqrt(np.mean(np.square(vectors)))
-  embed[ids, :vectors.shape[1]] += scale * vectors
+  embed[ids, : vectors.shape[1]] += scale * vectors
   return embed
 
 
 # --- the command ----------------------------------------------------------------------------------
 def main():
-  parser = argparse.ArgumentParser(description=__doc__,
-                                   formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
   parser.add_argument('cases', type=pathlib.Path, help='directory with cases.jsonl.gz')
   parser.add_argument('--to', type=pathlib.Path, required=True, help='where the files are written')
   parser.add_argument('--cases_per_gene', type=int, default=12)
-  parser.add_argument('--fold', type=int, choices=range(4),
-                      help='hold out this quarter of the train publications instead of valid')
+  parser.add_argument(
+    '--fold',
+    type=int,
+    choices=range(4),
+    help='hold out this quarter of the train publications instead of valid',
+  )
   parser.add_argument('--copies', type=int, default=45_000, help='training rows')
   parser.add_argument('--few_copies', type=int, default=10_000, help='rows for reinforcement')
   parser.add_argument('--dim', type=int, default=128)
@@ -350,16 +399,28 @@ def main():
   bayes = NaiveBayes(task.genes, task.train)
   args.to.mkdir(parents=True, exist_ok=True)
   _write(args.to / 'train.jsonl', train_rows(task, bayes, count=args.copies, seed=args.seed))
-  _write(args.to / 'train_few.jsonl',
-         train_rows(task, bayes, count=args.few_copies, seed=args.seed + 1, few=True))
+  _write(
+    args.to / 'train_few.jsonl',
+    train_rows(task, bayes, count=args.few_copies, seed=args.seed + 1, few=True),
+  )
   _write(args.to / 'valid.jsonl', held_out_rows(task, bayes))
   for name, absent in (('naive_bayes', True), ('naive_bayes_present', False)):
-    _write(args.to / f'{name}.jsonl', [
-        {'case_id': case['case_id'], 'gene': case['gene'],
-         'genes': bayes.ranking(listed(case), absent=absent)[:RANKS]} for case in task.held_out])
+    _write(
+      args.to / f'{name}.jsonl',
+      [
+        {
+          'case_id': case['case_id'],
+          'gene': case['gene'],
+          'genes': bayes.ranking(listed(case), absent=absent)[:RANKS],
+        }
+        for case in task.held_out
+      ],
+    )
   size = save_base(task, args.to / 'base', dim=args.dim, layers=args.layers, seed=args.seed)
-  print(f'{len(task.genes)} genes, {len(task.findings)} findings, {len(task.train)} train cases, '
-        f'{len(task.held_out)} held-out rows, {size:,} parameters -> {args.to}')
+  print(
+    f'{len(task.genes)} genes, {len(task.findings)} findings, {len(task.train)} train cases, '
+    f'{len(task.held_out)} held-out rows, {size:,} parameters -> {args.to}'
+  )
 
 
 def _write(path, rows):

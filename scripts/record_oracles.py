@@ -15,6 +15,7 @@ Arrays of <family>.npz, all computed on CPU in float32 with eager attention, eac
     greedy        i32[2, 8]       the greedy continuation of each prompt, end of text ignored
     greedy_margin f32[2, 8]       the best logit minus the second one
 """
+
 import datetime
 import json
 import pathlib
@@ -28,29 +29,63 @@ from safetensors.numpy import save_file
 RECORDED = pathlib.Path(__file__).resolve().parents[1] / 'tests' / 'recorded'
 LENGTHS = (12, 9)
 NEW_TOKENS = 8
-SIZES = {'vocab_size': 80, 'hidden_size': 32, 'intermediate_size': 48, 'num_hidden_layers': 2,
-         'num_attention_heads': 4, 'num_key_value_heads': 2, 'max_position_embeddings': 128,
-         'hidden_act': 'silu', 'rms_norm_eps': 1e-5, 'bos_token_id': 1, 'eos_token_id': 2,
-         'pad_token_id': 0}
+SIZES = {
+  'vocab_size': 80,
+  'hidden_size': 32,
+  'intermediate_size': 48,
+  'num_hidden_layers': 2,
+  'num_attention_heads': 4,
+  'num_key_value_heads': 2,
+  'max_position_embeddings': 128,
+  'hidden_act': 'silu',
+  'rms_norm_eps': 1e-5,
+  'bos_token_id': 1,
+  'eos_token_id': 2,
+  'pad_token_id': 0,
+}
 # llama is spelt as transformers 4 did (rope_theta, rope_scaling, torch_dtype), the others as 5
 # does. Its wavelengths 6, 20, 63 and 199 fall in all three bands of the scaling: kept, blended,
 # slowed.
 FAMILIES = {
-    'llama': SIZES | {
-        'architectures': ['LlamaForCausalLM'], 'model_type': 'llama', 'head_dim': 8,
-        'tie_word_embeddings': False, 'attention_bias': False, 'mlp_bias': False,
-        'torch_dtype': 'float32', 'rope_theta': 100.0,
-        'rope_scaling': {'rope_type': 'llama3', 'factor': 8.0, 'low_freq_factor': 1.0,
-                         'high_freq_factor': 4.0, 'original_max_position_embeddings': 32}},
-    'qwen2': SIZES | {
-        'architectures': ['Qwen2ForCausalLM'], 'model_type': 'qwen2',
-        'tie_word_embeddings': True, 'dtype': 'float32', 'use_sliding_window': False,
-        'rope_parameters': {'rope_type': 'default', 'rope_theta': 10000.0}},
-    'qwen3': SIZES | {
-        'architectures': ['Qwen3ForCausalLM'], 'model_type': 'qwen3', 'head_dim': 16,
-        'tie_word_embeddings': True, 'attention_bias': False, 'dtype': 'float32',
-        'use_sliding_window': False, 'rms_norm_eps': 1e-6,
-        'rope_parameters': {'rope_type': 'default', 'rope_theta': 1000000.0}},
+  'llama': SIZES
+  | {
+    'architectures': ['LlamaForCausalLM'],
+    'model_type': 'llama',
+    'head_dim': 8,
+    'tie_word_embeddings': False,
+    'attention_bias': False,
+    'mlp_bias': False,
+    'torch_dtype': 'float32',
+    'rope_theta': 100.0,
+    'rope_scaling': {
+      'rope_type': 'llama3',
+      'factor': 8.0,
+      'low_freq_factor': 1.0,
+      'high_freq_factor': 4.0,
+      'original_max_position_embeddings': 32,
+    },
+  },
+  'qwen2': SIZES
+  | {
+    'architectures': ['Qwen2ForCausalLM'],
+    'model_type': 'qwen2',
+    'tie_word_embeddings': True,
+    'dtype': 'float32',
+    'use_sliding_window': False,
+    'rope_parameters': {'rope_type': 'default', 'rope_theta': 10000.0},
+  },
+  'qwen3': SIZES
+  | {
+    'architectures': ['Qwen3ForCausalLM'],
+    'model_type': 'qwen3',
+    'head_dim': 16,
+    'tie_word_embeddings': True,
+    'attention_bias': False,
+    'dtype': 'float32',
+    'use_sliding_window': False,
+    'rms_norm_eps': 1e-6,
+    'rope_parameters': {'rope_type': 'default', 'rope_theta': 1000000.0},
+  },
 }
 
 
@@ -65,7 +100,9 @@ def shapes(config: dict) -> dict[str, tuple[int, ...]]:
     found['lm_head.weight'] = (config['vocab_size'], dim)
   for layer in range(config['num_hidden_layers']):
     prefix = f'model.layers.{layer}.'
-    found |= {prefix + name: shape for name, shape in {
+    found |= {
+      prefix + name: shape
+      for name, shape in {
         'input_layernorm.weight': (dim,),
         'post_attention_layernorm.weight': (dim,),
         'self_attn.q_proj.weight': (queries, dim),
@@ -75,10 +112,13 @@ def shapes(config: dict) -> dict[str, tuple[int, ...]]:
         'mlp.gate_proj.weight': (mlp, dim),
         'mlp.up_proj.weight': (mlp, dim),
         'mlp.down_proj.weight': (dim, mlp),
-    }.items()}
+      }.items()
+    }
     if config['model_type'] == 'qwen2':
-      found |= {f'{prefix}self_attn.{name}_proj.bias': (size,)
-                for name, size in (('q', queries), ('k', keys), ('v', keys))}
+      found |= {
+        f'{prefix}self_attn.{name}_proj.bias': (size,)
+        for name, size in (('q', queries), ('k', keys), ('v', keys))
+      }
     if config['model_type'] == 'qwen3':
       found |= {f'{prefix}self_attn.{name}_norm.weight': (head_dim,) for name in 'qk'}
   return found
@@ -125,33 +165,43 @@ def record(family: str) -> dict[str, np.ndarray]:
   """Returns the arrays described above, computed by transformers."""
   import torch
   import transformers
+
   with tempfile.TemporaryDirectory() as scratch:
     config = write(family, pathlib.Path(scratch))
     model, report = transformers.AutoModelForCausalLM.from_pretrained(
-        scratch, dtype=torch.float32, attn_implementation='eager', output_loading_info=True)
+      scratch, dtype=torch.float32, attn_implementation='eager', output_loading_info=True
+    )
   wrong = {key: found for key, found in report.items() if found}
   if wrong:
     raise ValueError(f'{family}: transformers did not take the checkpoint as it is: {wrong}')
   model.eval()
   ids = prompts(config)
   rows, width = ids.shape
-  arrays = {'ids': ids, 'lengths': np.array(LENGTHS, np.int32),
-            'logits': np.zeros((rows, width, config['vocab_size']), np.float32),
-            'logprobs': np.zeros((rows, width - 1), np.float32),
-            'greedy': np.zeros((rows, NEW_TOKENS), np.int32),
-            'greedy_margin': np.zeros((rows, NEW_TOKENS), np.float32)}
+  arrays = {
+    'ids': ids,
+    'lengths': np.array(LENGTHS, np.int32),
+    'logits': np.zeros((rows, width, config['vocab_size']), np.float32),
+    'logprobs': np.zeros((rows, width - 1), np.float32),
+    'greedy': np.zeros((rows, NEW_TOKENS), np.int32),
+    'greedy_margin': np.zeros((rows, NEW_TOKENS), np.float32),
+  }
   model.generation_config.eos_token_id = None  # so that every row has all its tokens
   for row, length in enumerate(LENGTHS):
     prompt = torch.tensor(ids[row, :length][None].astype(np.int64))
     with torch.no_grad():
       logits = model(prompt).logits[0]
-      out = model.generate(prompt, attention_mask=torch.ones_like(prompt), do_sample=False,
-                           max_new_tokens=NEW_TOKENS, output_logits=True,
-                           return_dict_in_generate=True)
+      out = model.generate(
+        prompt,
+        attention_mask=torch.ones_like(prompt),
+        do_sample=False,
+        max_new_tokens=NEW_TOKENS,
+        output_logits=True,
+        return_dict_in_generate=True,
+      )
     logprobs = torch.log_softmax(logits[:-1].double(), -1).gather(-1, prompt[0, 1:, None])[:, 0]
     best = torch.stack(out.logits)[:, 0].topk(2).values
     arrays['logits'][row, :length] = logits.numpy()
-    arrays['logprobs'][row, :length - 1] = logprobs.numpy()
+    arrays['logprobs'][row, : length - 1] = logprobs.numpy()
     arrays['greedy'][row] = out.sequences[0, length:].numpy()
     arrays['greedy_margin'][row] = (best[:, 0] - best[:, 1]).numpy()
   return arrays
@@ -160,15 +210,23 @@ def record(family: str) -> dict[str, np.ndarray]:
 def main():
   import torch
   import transformers
+
   RECORDED.mkdir(exist_ok=True)
   for family in FAMILIES:
     arrays = record(family)
     np.savez_compressed(RECORDED / f'{family}.npz', **arrays)
-    print(f'{family}: largest |logit| {np.abs(arrays["logits"]).max():.2f}, '
-          f'smallest greedy margin {arrays["greedy_margin"].min():.4f}')
-  versions = {'torch': torch.__version__, 'transformers': transformers.__version__,
-              'numpy': np.__version__, 'python': sys.version.split()[0],
-              'date': datetime.date.today().isoformat(), 'made_by': 'scripts/record_oracles.py'}
+    print(
+      f'{family}: largest |logit| {np.abs(arrays["logits"]).max():.2f}, '
+      f'smallest greedy margin {arrays["greedy_margin"].min():.4f}'
+    )
+  versions = {
+    'torch': torch.__version__,
+    'transformers': transformers.__version__,
+    'numpy': np.__version__,
+    'python': sys.version.split()[0],
+    'date': datetime.date.today().isoformat(),
+    'made_by': 'scripts/record_oracles.py',
+  }
   (RECORDED / 'versions.json').write_text(json.dumps(versions, indent=2) + '\n')
 
 

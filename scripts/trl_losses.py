@@ -7,6 +7,7 @@ themselves are run; what they read of a trainer (its arguments, an accelerator o
 model that answers with the given log-probs) is put together here, and no formula is. Numbers are
 float64.
 """
+
 import collections
 import json
 import sys
@@ -23,6 +24,7 @@ Settings = types.SimpleNamespace
 
 class Accelerator:
   """One process: gathering and reducing change nothing."""
+
   device = torch.device('cpu')
   num_processes, process_index = 1, 0
 
@@ -50,15 +52,27 @@ class Given(torch.nn.Module):
 
 def trainer(**attributes):
   metrics = {'eval': collections.defaultdict(list), 'train': collections.defaultdict(list)}
-  return Settings(accelerator=Accelerator(), model=Given(), _metrics=metrics,
-                  aux_loss_enabled=False, _total_train_tokens=0, _tp_size=1, **attributes)
+  return Settings(
+    accelerator=Accelerator(),
+    model=Given(),
+    _metrics=metrics,
+    aux_loss_enabled=False,
+    _total_train_tokens=0,
+    _tp_size=1,
+    **attributes,
+  )
 
 
 def answered(logprobs, mask):
   """What a model with TRL's fused head returns; its log-probs are 0 where there is no label."""
   zeros = torch.zeros_like(mask)
-  return Settings(log_probs=logprobs * mask, entropy=zeros, mean_logits=zeros,
-                  is_top1=zeros.bool(), log_sum_sq_probs=zeros)
+  return Settings(
+    log_probs=logprobs * mask,
+    entropy=zeros,
+    mean_logits=zeros,
+    is_top1=zeros.bool(),
+    log_sum_sq_probs=zeros,
+  )
 
 
 def with_prompt(mask):
@@ -73,18 +87,26 @@ def dpo(logprobs, given, settings):
   mask = given['mask']
   both = torch.cat([given['chosen'], given['rejected']]).long()
   sums = (given['reference'] * mask).sum(1)
-  inputs = {'input_ids': torch.zeros(len(both), mask.shape[1] + 1, dtype=torch.long),
-            'attention_mask': torch.ones(len(both), mask.shape[1] + 1),
-            'completion_mask': with_prompt(mask[both]).long(),
-            'ref_chosen_logps': sums[given['chosen'].long()],
-            'ref_rejected_logps': sums[given['rejected'].long()]}
+  inputs = {
+    'input_ids': torch.zeros(len(both), mask.shape[1] + 1, dtype=torch.long),
+    'attention_mask': torch.ones(len(both), mask.shape[1] + 1),
+    'completion_mask': with_prompt(mask[both]).long(),
+    'ref_chosen_logps': sums[given['chosen'].long()],
+    'ref_rejected_logps': sums[given['rejected'].long()],
+  }
   model = Given(answered(logprobs[both], mask[both]))
-  this = trainer(loss_types=[settings['loss_type']], loss_weights=[1.0], beta=settings['beta'],
-                 label_smoothing=settings.get('label_smoothing', 0.0), ld_alpha=None,
-                 f_divergence_type=settings.get('f_divergence_type', 'reverse_kl'),
-                 f_alpha_divergence_coef=settings.get('f_alpha_divergence_coef', 0.5),
-                 use_weighting=False, precompute_ref_logps=True,
-                 args=Settings(discopop_tau=settings.get('discopop_tau', 0.05)))
+  this = trainer(
+    loss_types=[settings['loss_type']],
+    loss_weights=[1.0],
+    beta=settings['beta'],
+    label_smoothing=settings.get('label_smoothing', 0.0),
+    ld_alpha=None,
+    f_divergence_type=settings.get('f_divergence_type', 'reverse_kl'),
+    f_alpha_divergence_coef=settings.get('f_alpha_divergence_coef', 0.5),
+    use_weighting=False,
+    precompute_ref_logps=True,
+    args=Settings(discopop_tau=settings.get('discopop_tau', 0.05)),
+  )
   return trl.DPOTrainer._compute_loss(this, model, inputs, False)
 
 
@@ -97,9 +119,13 @@ def sides(logprobs, given, by_mean):
 
 
 def cpo(logprobs, given, settings):
-  this = trainer(alpha=0.0, loss_type=settings['loss_type'], beta=settings['beta'],
-                 simpo_gamma=settings.get('simpo_gamma', 0.5),
-                 label_smoothing=settings.get('label_smoothing', 0.0))
+  this = trainer(
+    alpha=0.0,
+    loss_type=settings['loss_type'],
+    beta=settings['beta'],
+    simpo_gamma=settings.get('simpo_gamma', 0.5),
+    label_smoothing=settings.get('label_smoothing', 0.0),
+  )
   pair = sides(logprobs, given, settings['loss_type'] == 'simpo')
   return CPOTrainer.cpo_loss(this, *pair)[0].mean()
 
@@ -111,13 +137,21 @@ def orpo(logprobs, given, settings):
 
 def kto(logprobs, given, settings):
   mask = given['mask']
-  inputs = {'input_ids': torch.zeros(len(mask), mask.shape[1] + 1, dtype=torch.long),
-            'attention_mask': torch.ones(len(mask), mask.shape[1] + 1),
-            'completion_mask': with_prompt(mask).long(), 'label': given['desirable'].bool(),
-            'ref_logps': (given['reference'] * mask).sum(1),
-            'ref_KL_logps': torch.zeros(len(mask))}
-  this = trainer(loss_type='kto', precompute_ref_logps=True, calculate_KL=True,
-                 _compute_kl_logps=lambda model, batch: given['mismatched'], **settings)
+  inputs = {
+    'input_ids': torch.zeros(len(mask), mask.shape[1] + 1, dtype=torch.long),
+    'attention_mask': torch.ones(len(mask), mask.shape[1] + 1),
+    'completion_mask': with_prompt(mask).long(),
+    'label': given['desirable'].bool(),
+    'ref_logps': (given['reference'] * mask).sum(1),
+    'ref_KL_logps': torch.zeros(len(mask)),
+  }
+  this = trainer(
+    loss_type='kto',
+    precompute_ref_logps=True,
+    calculate_KL=True,
+    _compute_kl_logps=lambda model, batch: given['mismatched'],
+    **settings,
+  )
   return trl.KTOTrainer._compute_loss(this, Given(answered(logprobs, mask)), inputs, False)
 
 
@@ -143,50 +177,103 @@ def online(Trainer, logprobs, given, attributes, args):
   prompts = [[1]] * len(ids)
   old, reference = given['old'], given['reference']
   this = trainer(
-      args=Settings(per_device_eval_batch_size=len(ids), gradient_checkpointing_kwargs=None,
-                    steps_per_generation=1, gradient_accumulation_steps=1, **args),
-      _tokenizer=Settings(pad_token_id=0), pad_to_multiple_of=None, environment_factories=None,
-      environments=None, tools=None, _is_vlm=False, mask_truncated_completions=False,
-      num_generations=G, num_generations_eval=G, num_iterations=2, use_vllm=False,
-      ref_model='reference', reward_funcs=[None], reward_func_names=['reward'],
-      reward_weights=torch.ones(1), multi_objective_aggregation='sum_then_normalize',
-      _logs=collections.defaultdict(lambda: collections.defaultdict(list)),
-      _pending_extra_logs={}, _pending_metrics={}, current_gradient_accumulation_steps=1,
-      max_completion_length=mask.shape[1], top_entropy_quantile=1.0,
-      off_policy_mask_threshold=None, _entropy_bonus_enabled=False, **attributes)
+    args=Settings(
+      per_device_eval_batch_size=len(ids),
+      gradient_checkpointing_kwargs=None,
+      steps_per_generation=1,
+      gradient_accumulation_steps=1,
+      **args,
+    ),
+    _tokenizer=Settings(pad_token_id=0),
+    pad_to_multiple_of=None,
+    environment_factories=None,
+    environments=None,
+    tools=None,
+    _is_vlm=False,
+    mask_truncated_completions=False,
+    num_generations=G,
+    num_generations_eval=G,
+    num_iterations=2,
+    use_vllm=False,
+    ref_model='reference',
+    reward_funcs=[None],
+    reward_func_names=['reward'],
+    reward_weights=torch.ones(1),
+    multi_objective_aggregation='sum_then_normalize',
+    _logs=collections.defaultdict(lambda: collections.defaultdict(list)),
+    _pending_extra_logs={},
+    _pending_metrics={},
+    current_gradient_accumulation_steps=1,
+    max_completion_length=mask.shape[1],
+    top_entropy_quantile=1.0,
+    off_policy_mask_threshold=None,
+    _entropy_bonus_enabled=False,
+    **attributes,
+  )
   for name in ('prompt', 'completion', 'advantages'):
     this._logs[name] = []
-  generated = (prompts, ids, ids) if Trainer is trl.RLOOTrainer else (
-      prompts, ids, None, ids, None, {}, None, None)
+  generated = (
+    (prompts, ids, ids)
+    if Trainer is trl.RLOOTrainer
+    else (prompts, ids, None, ids, None, {}, None, None)
+  )
   this._generate = lambda prompts: generated
   this._calculate_rewards = lambda *rest: given['rewards'].reshape(-1, 1)
   this._get_per_token_logps_and_entropies = lambda model, *rest, **more: (
-      reference if model == 'reference' else old, None, None)
+    reference if model == 'reference' else old,
+    None,
+    None,
+  )
   inputs = Trainer._generate_and_score_completions(this, [{'prompt': p} for p in prompts])
   assert torch.equal(inputs['completion_mask'], mask.long())
   this._get_per_token_logps_and_entropies = lambda *rest, **more: (
-      logprobs, torch.zeros_like(logprobs), None)
+    logprobs,
+    torch.zeros_like(logprobs),
+    None,
+  )
   return Trainer._compute_loss(this, this.model, inputs)
 
 
 def grpo(logprobs, given, settings):
-  attributes = {'loss_type': 'grpo', 'importance_sampling_level': 'token', 'epsilon_low': 0.2,
-                'epsilon_high': 0.28, 'beta': 0.0, 'scale_rewards': 'group'}
-  args = {'delta': None, 'sapo_temperature_pos': 1.0, 'sapo_temperature_neg': 1.05,
-          'use_bias_correction_kl': False}
+  attributes = {
+    'loss_type': 'grpo',
+    'importance_sampling_level': 'token',
+    'epsilon_low': 0.2,
+    'epsilon_high': 0.28,
+    'beta': 0.0,
+    'scale_rewards': 'group',
+  }
+  args = {
+    'delta': None,
+    'sapo_temperature_pos': 1.0,
+    'sapo_temperature_neg': 1.05,
+    'use_bias_correction_kl': False,
+  }
   attributes |= {name: value for name, value in settings.items() if name in attributes}
   args |= {name: value for name, value in settings.items() if name in args}
   return online(trl.GRPOTrainer, logprobs, given, attributes, args)
 
 
 def rloo(logprobs, given, settings):
-  attributes = {'epsilon_low': 0.2, 'epsilon_high': 0.28, 'beta': 0.0, 'reward_clip_range': None,
-                'normalize_advantages': False} | settings
+  attributes = {
+    'epsilon_low': 0.2,
+    'epsilon_high': 0.28,
+    'beta': 0.0,
+    'reward_clip_range': None,
+    'normalize_advantages': False,
+  } | settings
   return online(trl.RLOOTrainer, logprobs, given, attributes, {})
 
 
-KINDS = {'dpo': dpo, 'cpo': cpo, 'orpo': orpo, 'kto': kto, 'reward': reward, 'grpo': grpo,
-         'rloo': rloo}
+KINDS = {
+  'dpo': dpo,
+  'cpo': cpo,
+  'orpo': orpo,
+  'kto': kto,
+  'reward': reward,
+  'grpo': grpo,
+  'rloo': rloo,
+}
 
 
 def main(argv):

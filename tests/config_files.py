@@ -1,4 +1,5 @@
 """The files under configs/ as modules: they are scripts of their users, not part of the package."""
+
 import importlib.util
 
 from paths import ROOT

@@ -1,4 +1,5 @@
 """What the tests of Hugging Face directories share: running a Decoder, comparing, tokenizers."""
+
 import sys
 
 import jax
@@ -15,6 +16,7 @@ def record_oracles():
   if str(ROOT / 'scripts') not in sys.path:
     sys.path.append(str(ROOT / 'scripts'))
   import record_oracles as module
+
   return module
 
 
@@ -23,7 +25,7 @@ def padded(rows):
   lengths = np.array([len(row) for row in rows], np.int32)
   tokens = np.zeros((len(rows), lengths.max()), np.int32)
   for row, ids in zip(tokens, rows):
-    row[:len(ids)] = ids
+    row[: len(ids)] = ids
   return tokens, lengths
 
 
@@ -55,7 +57,7 @@ def greedy(model, rows, new_tokens, forbidden=()):
 
   for t in range(new_tokens):
     tokens[here, lengths + t] = next_token(model, tokens, lengths + t)
-  return np.stack([row[n:n + new_tokens] for row, n in zip(tokens, lengths)])
+  return np.stack([row[n : n + new_tokens] for row, n in zip(tokens, lengths)])
 
 
 def write_tokenizer(directory, size):

@@ -1,4 +1,5 @@
 """An HTTP server in a thread of this process, that answers as a test tells it to."""
+
 import contextlib
 import http.server
 import json
@@ -35,8 +36,11 @@ class Server:
       self._under_way -= 1
     with contextlib.suppress(OSError):  # who asked may be gone
       handler.send_response(reply.status)
-      for name, value in {'Content-Length': len(reply.body), 'Content-Type': 'application/json',
-                          **reply.headers}.items():
+      for name, value in {
+        'Content-Length': len(reply.body),
+        'Content-Type': 'application/json',
+        **reply.headers,
+      }.items():
         handler.send_header(name, str(value))
       handler.end_headers()
       handler.wfile.write(reply.body)

@@ -1,4 +1,5 @@
 """Where tests find the repository, and the shared files beside it that not every clone has."""
+
 import pathlib
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]

@@ -3,6 +3,7 @@
 Written from the formulas of the papers, in plain loops, to be compared with rft_jax/objectives.
 `moving` is what is differentiated; `held` the same numbers where the formula holds them constant.
 """
+
 import math
 
 import numpy as np
@@ -28,7 +29,8 @@ def ratio(level, moving, held, old, mask):
       out[t] = e(sum(deltas) / len(deltas))
     elif level == 'sequence_token':
       out[t] = e(sum(held[s] - old[s] for s in chosen) / len(chosen)) * math.exp(
-          moving[t] - held[t])
+        moving[t] - held[t]
+      )
     elif level == 'product':
       out[t] = e(sum(deltas))
     elif level == 'none':
@@ -72,8 +74,11 @@ def loss(config, moving, held, old, advantages, mask, widths):
       out[t] = -(4 / tau) * A / (1 + math.exp(-min(tau * (r[t] - 1), 700.0)))
     elif name == 'vespo':
       w = fixed[t]
-      k, lam = ((config.vespo_power_positive, config.vespo_rate_positive) if A >= 0 else
-                (config.vespo_power_negative, config.vespo_rate_negative))
+      k, lam = (
+        (config.vespo_power_positive, config.vespo_rate_positive)
+        if A >= 0
+        else (config.vespo_power_negative, config.vespo_rate_negative)
+      )
       out[t] = -math.exp(max(lam + k * math.log(w) - lam * w, -700.0)) * A * moving[t]
     elif name == 'dppo_tv':
       p, q = math.exp(held[t]), math.exp(old[t])
@@ -83,8 +88,7 @@ def loss(config, moving, held, old, advantages, mask, widths):
 
 
 def losses(config, moving, held, old, advantages, mask, widths):
-  return np.array([loss(config, *row, widths)
-                   for row in zip(moving, held, old, advantages, mask)])
+  return np.array([loss(config, *row, widths) for row in zip(moving, held, old, advantages, mask)])
 
 
 def aggregate(name, values, mask, length=None, group=None):
@@ -120,19 +124,22 @@ def correction(config, d, mask):
   inside = config.geometric_low <= geometric <= config.geometric_high
   for t in chosen:
     out[t] = {
-        'none': lambda: 1.0,
-        'tis': lambda: min(kappa[t], config.cap),
-        'icepop': lambda: kappa[t] if config.icepop_low <= kappa[t] <= config.icepop_high else 0,
-        'sequence_tis': lambda: min(product, config.cap),
-        'sequence_mask': lambda: product if product <= config.mask_cap else 0.0,
-        'geometric_mask': lambda: float(inside),
-        'sequence_mask_tis': lambda: min(kappa[t], config.cap) if inside else 0.0,
-        'outlier_mask': lambda: float(all(config.outlier_low <= k <= config.outlier_high
-                                          for k in kappa.values())),
-        'k2_filter': lambda: float(
-            sum(d[s]**2 / 2 for s in chosen) / len(chosen) <= config.filter_limit),
-        'k3_filter': lambda: float(
-            sum(kappa[s] - 1 - d[s] for s in chosen) / len(chosen) <= config.filter_limit),
+      'none': lambda: 1.0,
+      'tis': lambda: min(kappa[t], config.cap),
+      'icepop': lambda: kappa[t] if config.icepop_low <= kappa[t] <= config.icepop_high else 0,
+      'sequence_tis': lambda: min(product, config.cap),
+      'sequence_mask': lambda: product if product <= config.mask_cap else 0.0,
+      'geometric_mask': lambda: float(inside),
+      'sequence_mask_tis': lambda: min(kappa[t], config.cap) if inside else 0.0,
+      'outlier_mask': lambda: float(
+        all(config.outlier_low <= k <= config.outlier_high for k in kappa.values())
+      ),
+      'k2_filter': lambda: float(
+        sum(d[s] ** 2 / 2 for s in chosen) / len(chosen) <= config.filter_limit
+      ),
+      'k3_filter': lambda: float(
+        sum(kappa[s] - 1 - d[s] for s in chosen) / len(chosen) <= config.filter_limit
+      ),
     }[config.correction]()
   return out
 

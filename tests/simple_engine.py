@@ -2,6 +2,7 @@
 
 Slow, without cache, slots or batches; so what it samples is what the definition says.
 """
+
 import functools
 
 import jax
@@ -13,36 +14,72 @@ from rft_jax.sampling.samplers import SamplingConfig
 from rft_jax.types import Sample
 
 
-def generate(model, prompts, *, samples_per_prompt, stop_ids, seed=0, step=0, occurrences=None,
-             limits=None, **settings) -> list[list[Sample]]:
+def generate(
+  model,
+  prompts,
+  *,
+  samples_per_prompt,
+  stop_ids,
+  seed=0,
+  step=0,
+  occurrences=None,
+  limits=None,
+  **settings,
+) -> list[list[Sample]]:
   """As rft_jax.generate, of which the arguments are."""
   config = SamplingConfig(**settings)
   occurrences = occurrences or range(len(prompts))
   limit = lambda p, g: config.max_new_tokens if limits is None else limits[p][g]
   key = jax.random.fold_in(jax.random.key(seed), step)
   width = max(map(len, prompts)) + config.max_new_tokens
-  return [[_one(model, prompt, jax.random.fold_in(jax.random.fold_in(key, occurrences[p]), g),
-                config, stop_ids, limit(p, g), width) for g in range(samples_per_prompt)]
-          for p, prompt in enumerate(prompts)]
+  return [
+    [
+      _one(
+        model,
+        prompt,
+        jax.random.fold_in(jax.random.fold_in(key, occurrences[p]), g),
+        config,
+        stop_ids,
+        limit(p, g),
+        width,
+      )
+      for g in range(samples_per_prompt)
+    ]
+    for p, prompt in enumerate(prompts)
+  ]
 
 
 def _one(model, prompt, key, config, stop_ids, limit, width) -> Sample:
   ids, drawn = list(prompt), []
   while len(drawn) < limit and not (drawn and int(drawn[-1].tokens[0]) in stop_ids):
     row = np.zeros((1, width), np.int32)
-    row[0, :len(ids)] = ids
-    drawn.append(jax.device_get(_next(
-        model, row, np.int32(len(ids)), jax.random.fold_in(key, len(drawn)),
-        samplers.knobs(config), filtered=config.filtered)))
+    row[0, : len(ids)] = ids
+    drawn.append(
+      jax.device_get(
+        _next(
+          model,
+          row,
+          np.int32(len(ids)),
+          jax.random.fold_in(key, len(drawn)),
+          samplers.knobs(config),
+          filtered=config.filtered,
+        )
+      )
+    )
     ids.append(int(drawn[-1].tokens[0]))
-  tokens = ids[len(prompt):]
+  tokens = ids[len(prompt) :]
   of = lambda name: [float(getattr(one, name)[0]) for one in drawn]
-  return Sample(tokens, of('logprobs'), of('filtered_logprobs') if config.filtered else None,
-                'stop' if tokens[-1] in stop_ids else 'length')
+  return Sample(
+    tokens,
+    of('logprobs'),
+    of('filtered_logprobs') if config.filtered else None,
+    'stop' if tokens[-1] in stop_ids else 'length',
+  )
 
 
 @functools.partial(jax.jit, static_argnames='filtered')
 def _next(model, row, length, key, knobs, *, filtered):
   logits = model(row, lengths=length[None])[:, length - 1]
-  return samplers.draw(logits, jnp.stack([key]), knobs, valid_vocab=model.config.valid_vocab,
-                       filtered=filtered)
+  return samplers.draw(
+    logits, jnp.stack([key]), knobs, valid_vocab=model.config.valid_vocab, filtered=filtered
+  )

@@ -1,6 +1,6 @@
 """Imports run one way, by folder, and some packages know nothing of others."""
+
 import ast
-import pathlib
 
 from paths import ROOT
 
@@ -9,21 +9,32 @@ PACKAGE = ROOT / 'rft_jax'
 # A file may import from tiers before its own, and from its own folder. First match wins: a file
 # that is lower than its folder is named before it.
 TIERS = (
-    ('types', 'errors', 'bucketing', 'command_line', 'platform'),
-    ('objectives', 'models', 'sharding', 'data.chat', 'data.templates', 'data.tokenizers',
-     'data.batching', 'data.packing'),
-    ('hf', 'sampling', 'graders', 'records', 'training.optim'),
-    ('data', 'training', 'tasks'),
-    ('rollout', 'local_models'),
-    ('algorithms',),
-    ('report',),
-    ('config',),
-    ('run',),
-    ('doctor',),
-    ('main',),
+  ('types', 'errors', 'bucketing', 'command_line', 'platform'),
+  (
+    'objectives',
+    'models',
+    'sharding',
+    'data.chat',
+    'data.templates',
+    'data.tokenizers',
+    'data.batching',
+    'data.packing',
+  ),
+  ('hf', 'sampling', 'graders', 'records', 'training.optim'),
+  ('data', 'training', 'tasks'),
+  ('rollout', 'local_models'),
+  ('algorithms',),
+  ('report',),
+  ('config',),
+  ('run',),
+  ('doctor',),
+  ('main',),
 )
-MODULES = {'.'.join(path.relative_to(PACKAGE).with_suffix('').parts).removesuffix('.__init__'): path
-           for path in sorted(PACKAGE.rglob('*.py')) if path != PACKAGE / '__init__.py'}
+MODULES = {
+  '.'.join(path.relative_to(PACKAGE).with_suffix('').parts).removesuffix('.__init__'): path
+  for path in sorted(PACKAGE.rglob('*.py'))
+  if path != PACKAGE / '__init__.py'
+}
 
 
 def tier(module):
@@ -56,35 +67,38 @@ def own_imports(path):
 
 
 def test_imports_run_one_way():
-  offenders = [f'rft_jax/{module} stands in no tier' for module in MODULES
-               if tier(module)[0] is None]
+  offenders = [
+    f'rft_jax/{module} stands in no tier' for module in MODULES if tier(module)[0] is None
+  ]
   for module, path in MODULES.items():
     number, entry = tier(module)
     for other in own_imports(path):
       other_number, other_entry = tier(other)
       if other_number is None or number is None:
         continue
-      if not (other_number < number or entry == other_entry or
-              other.split('.')[0] == module.split('.')[0]):
+      if not (
+        other_number < number or entry == other_entry or other.split('.')[0] == module.split('.')[0]
+      ):
         offenders.append(f'{module} imports {other}')
   assert not offenders
 
 
 def test_no_import_is_part_of_a_cycle():
   graph = {module: set(own_imports(path)) - {module} for module, path in MODULES.items()}
-  left = dict(graph)
-  while ready := [module for module, others in left.items() if not others & left.keys()]:
-    for module in ready:
-      del left[module]
-  assert not left  # each of these imports, in one step or several, itself
+  reached = {module: set(others) for module, others in graph.items()}
+  size = -1
+  while size != (size := sum(map(len, reached.values()))):
+    for module, others in graph.items():
+      reached[module].update(*(reached[other] for other in others))
+  assert sorted(module for module in graph if module in reached[module]) == []
 
 
 # What a folder must not import: the folder -> names of packages.
 FORBIDDEN = {
-    'graders': ('jax', 'rft_jax.models', 'rft_jax.data'),
-    'sampling': ('transformers', 'tokenizers', 'rft_jax.data'),
-    'objectives': ('rft_jax.models', 'rft_jax.hf'),
-    'models': ('rft_jax.hf', 'safetensors', 'transformers'),
+  'graders': ('jax', 'rft_jax.models', 'rft_jax.data'),
+  'sampling': ('transformers', 'tokenizers', 'rft_jax.data'),
+  'objectives': ('rft_jax.models', 'rft_jax.hf'),
+  'models': ('rft_jax.hf', 'safetensors', 'transformers'),
 }
 
 
@@ -96,14 +110,21 @@ def test_some_packages_know_nothing_of_others():
       forbidden.append('flax')
     if (tier(module)[0] or 0) < tier('config')[0]:
       forbidden.append('rft_jax.config')
-    offenders += [f'{module} imports {name}' for name in imports(path) for package in forbidden
-                  if name == package or name.startswith(f'{package}.')]
+    offenders += [
+      f'{module} imports {name}'
+      for name in imports(path)
+      for package in forbidden
+      if name == package or name.startswith(f'{package}.')
+    ]
   assert not offenders
 
 
 def test_the_decoder_names_no_family():
-  families = [path.stem for path in (PACKAGE / 'models' / 'families').glob('*.py')
-              if path.stem not in ('__init__', 'base')]
+  families = [
+    path.stem
+    for path in (PACKAGE / 'models' / 'families').glob('*.py')
+    if path.stem not in ('__init__', 'base')
+  ]
   code = (PACKAGE / 'models' / 'decoder.py').read_text(encoding='utf-8').lower()
   assert len(families) >= 3 and not [name for name in families if name in code]
 
@@ -111,6 +132,17 @@ def test_the_decoder_names_no_family():
 def test_top_level_holds_what_it_should():
   wanted = {'rft_jax', 'configs', 'scripts', 'tests', 'docs', 'setup.cfg', 'README.md'}
   tools = {'pyproject.toml', 'Makefile', 'LICENSE', '.ci', '.gitignore', '.git'}
-  made = {'.venv', '.venv-oracles', '.cache', 'runs', 'rft_jax.egg-info', '.pytest_cache',
-          '.hypothesis', '__pycache__', 'build', '.ruff_cache', '.mypy_cache'}
+  made = {
+    '.venv',
+    '.venv-oracles',
+    '.cache',
+    'runs',
+    'rft_jax.egg-info',
+    '.pytest_cache',
+    '.hypothesis',
+    '__pycache__',
+    'build',
+    '.ruff_cache',
+    '.mypy_cache',
+  }
   assert {path.name for path in ROOT.iterdir()} - made - tools - wanted == set()

@@ -1,4 +1,5 @@
 """One table says where every array lies, and nothing is left to chance."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,9 +9,19 @@ from jax.sharding import PartitionSpec as P
 from rft_jax import models, sharding
 from rft_jax.training import optim
 
-CONFIG = models.DecoderConfig(vocab_size=64, dim=32, layers=2, heads=4, kv_heads=2, head_dim=8,
-                              mlp_dim=64, qkv_bias=True, output_bias=True, mlp_bias=True,
-                              qk_norm=True)
+CONFIG = models.DecoderConfig(
+  vocab_size=64,
+  dim=32,
+  layers=2,
+  heads=4,
+  kv_heads=2,
+  head_dim=8,
+  mlp_dim=64,
+  qkv_bias=True,
+  output_bias=True,
+  mlp_bias=True,
+  qk_norm=True,
+)
 
 
 def test_every_leaf_of_policy_and_optimizer_has_a_rule():
@@ -18,14 +29,22 @@ def test_every_leaf_of_policy_and_optimizer_has_a_rule():
   model = models.abstract(CONFIG)
   tx = optim.make(optim.OptimConfig(), steps=3)
   shardings = sharding.shardings_for(jax.eval_shape(tx.init, model), mesh)
-  of_model = {sharding.name_of(path): leaf.spec for path, leaf in
-              jax.tree_util.tree_leaves_with_path(sharding.shardings_for(model, mesh))}
+  of_model = {
+    sharding.name_of(path): leaf.spec
+    for path, leaf in jax.tree_util.tree_leaves_with_path(sharding.shardings_for(model, mesh))
+  }
   assert of_model['blocks/attention/q/kernel'] == P(None, 'fsdp', 'tensor')
   assert of_model['embed'] == P('tensor', 'fsdp')
-  moments = {sharding.name_of(path): leaf.spec for path, leaf in
-             jax.tree_util.tree_leaves_with_path(shardings)}
-  matched = [name for name in moments for own in of_model
-             if name.endswith('/' + own) and moments[name] == of_model[own]]
+  moments = {
+    sharding.name_of(path): leaf.spec
+    for path, leaf in jax.tree_util.tree_leaves_with_path(shardings)
+  }
+  matched = [
+    name
+    for name in moments
+    for own in of_model
+    if name.endswith('/' + own) and moments[name] == of_model[own]
+  ]
   assert len(matched) == 2 * len(of_model)  # Adam's two moments lie as their leaves do
 
 
@@ -54,7 +73,7 @@ def test_leaves_are_born_on_their_shards():
   assert kernel.sharding.shard_shape(kernel.shape) == (2, 8, 32)
   tx = optim.make(optim.OptimConfig(), steps=3)
   state = sharding.place(tx.init, mesh, model)
-  for (path, leaf) in jax.tree_util.tree_leaves_with_path(state):
+  for path, leaf in jax.tree_util.tree_leaves_with_path(state):
     assert leaf.sharding.mesh == mesh, sharding.name_of(path)
 
 

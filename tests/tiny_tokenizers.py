@@ -1,30 +1,43 @@
 """Tokenizers made on the spot: one id a byte, plus the special tokens that a test asks for."""
+
 import json
 
 import tokenizers
 import transformers
 
 CHATML = (
-    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}")
+  "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}"
+  "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
 
 
-def save(directory, *, template=CHATML, special=('<|im_start|>', '<|im_end|>'), bos=None,
-         eos='<eos>', eos_ids=None, adds_bos=False):
+def save(
+  directory,
+  *,
+  template=CHATML,
+  special=('<|im_start|>', '<|im_end|>'),
+  bos=None,
+  eos='<eos>',
+  eos_ids=None,
+  adds_bos=False,
+):
   """Writes a tokenizer (and generation_config.json for eos_ids) to directory; returns that."""
   directory.mkdir(parents=True, exist_ok=True)
   letters = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
   backend = tokenizers.Tokenizer(
-      tokenizers.models.BPE(vocab={letter: i for i, letter in enumerate(letters)}, merges=[]))
+    tokenizers.models.BPE(vocab={letter: i for i, letter in enumerate(letters)}, merges=[])
+  )
   backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
   backend.decoder = tokenizers.decoders.ByteLevel()
   names = [name for name in (*special, bos, eos) if name]
   backend.add_special_tokens(list(dict.fromkeys(names)))
   if adds_bos:
     backend.post_processor = tokenizers.processors.TemplateProcessing(
-        single=f'{bos} $A', special_tokens=[(bos, backend.token_to_id(bos))])
-  fast = transformers.PreTrainedTokenizerFast(tokenizer_object=backend, bos_token=bos,
-                                              eos_token=eos)
+      single=f'{bos} $A', special_tokens=[(bos, backend.token_to_id(bos))]
+    )
+  fast = transformers.PreTrainedTokenizerFast(
+    tokenizer_object=backend, bos_token=bos, eos_token=eos
+  )
   fast.chat_template = template
   fast.save_pretrained(directory)
   if eos_ids is not None:

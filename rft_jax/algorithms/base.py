@@ -1,11 +1,14 @@
 """What an algorithm is, and what it is given."""
-from typing import Any, Callable, NamedTuple
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from rft_jax.types import Batch, Example, TrainState
 
 
 class Collected(NamedTuple):
   """What a step learns from."""
+
   batch: Batch | None  # None: nothing can be learnt from this step
   metrics: dict  # 'step_tokens' is one
   memory: dict | None = None  # the next TrainState.memory; None: as it was
@@ -17,6 +20,7 @@ class Algorithm(NamedTuple):
   collect(state, step) -> Collected. loss(statistics, batch) -> (terms, metrics), see
   rft_jax.training.update.
   """
+
   collect: Callable[[TrainState, int], Collected]
   loss: Callable
   temperature: float = 1.0  # by which the logits are divided in the loss
@@ -32,6 +36,7 @@ class Algorithm(NamedTuple):
 
 class Demands(NamedTuple):
   """What a stage of an algorithm demands, by the groups of the config."""
+
   # What it learns from: 'prompts' (it samples and grades), 'targets' (a row brings the answer to
   # learn), 'pairs' (chosen and rejected) or 'answers' (single ones, marked good or bad).
   rows: str
@@ -43,6 +48,7 @@ class Demands(NamedTuple):
 
 class Room(NamedTuple):
   """What a stage hands to its algorithm."""
+
   groups: dict[str, Any]  # the config's groups by name: 'objective', 'rollout', 'advantage', ...
   seed: int  # of the data order
   first_step: int  # the step at which the stage begins

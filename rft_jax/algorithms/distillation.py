@@ -11,6 +11,7 @@ https://arxiv.org/abs/2306.13649; Gu et al. 2023 (MiniLLM), https://arxiv.org/ab
 Both are tempered by rollout.temperature. Policy loss, aggregation, correction and entropy are those
 of the `objective` group. The teacher may be of any family and size; its tokens must be ours.
 """
+
 import dataclasses
 
 import numpy as np
@@ -31,6 +32,7 @@ from rft_jax.data import batching
 @dataclasses.dataclass(slots=True, kw_only=True)
 class DistillationConfig:
   """Whom the policy learns from."""
+
   teacher: str = ''  # HF directory or hub id, with the tokenizer of model.source; required
   grade_coef: float = 0.0  # of the advantage that `advantage` makes of the grades; 0: teacher alone
   clip: float = 0.0  # nats, the most that a token's part of the teacher may be; 0: no bound
@@ -38,8 +40,10 @@ class DistillationConfig:
   centre: bool = False
 
   def validate(self) -> list[str]:
-    checks = ((self.grade_coef >= 0, f'grade_coef={self.grade_coef}, need >= 0'),
-              (self.clip >= 0, f'clip={self.clip}, need >= 0 nats (0: no bound)'))
+    checks = (
+      (self.grade_coef >= 0, f'grade_coef={self.grade_coef}, need >= 0'),
+      (self.clip >= 0, f'clip={self.clip}, need >= 0 nats (0: no bound)'),
+    )
     return [problem for good, problem in checks if not good]
 
 
@@ -47,15 +51,22 @@ def problems(groups) -> list[str]:
   """Returns what of other groups does not go with this algorithm."""
   config, G = groups['distillation'], groups['rollout'].samples_per_prompt
   checks = (
-      (config.teacher, 'distillation.teacher is empty, need the Hugging Face directory or hub id '
-       'of the model to learn from'),
-      (not config.grade_coef or groups['advantage'].estimator not in ('remax', 'reinforce'),
-       f'distillation.grade_coef={config.grade_coef} with advantage.estimator='
-       f"{groups['advantage'].estimator!r}: no baseline is kept beside a teacher; rloo is the "
-       'nearest'),
-      (not config.grade_coef or G >= 2,
-       f'distillation.grade_coef={config.grade_coef} with rollout.samples_per_prompt={G}, need '
-       '>= 2: a grade is compared with the others of its prompt'),
+    (
+      config.teacher,
+      'distillation.teacher is empty, need the Hugging Face directory or hub id '
+      'of the model to learn from',
+    ),
+    (
+      not config.grade_coef or groups['advantage'].estimator not in ('remax', 'reinforce'),
+      f'distillation.grade_coef={config.grade_coef} with advantage.estimator='
+      f'{groups["advantage"].estimator!r}: no baseline is kept beside a teacher; rloo is the '
+      'nearest',
+    ),
+    (
+      not config.grade_coef or G >= 2,
+      f'distillation.grade_coef={config.grade_coef} with rollout.samples_per_prompt={G}, need '
+      '>= 2: a grade is compared with the others of its prompt',
+    ),
   )
   return [problem for good, problem in checks if not good]
 
@@ -79,11 +90,11 @@ def make(room: Room) -> Algorithm:
       of_grades = config.grade_coef * grpo.advantages(groups, rewards, advantage)
     batch, scored = with_logprobs(room, state, batching.from_groups(groups, of_grades))
     ours, theirs = scored or room.score(state.policy, batch), room.score(teacher, batch)
-    gain, seen = from_teacher(ours, theirs, batch.weights, clip=config.clip,
-                              centre=config.centre)
+    gain, seen = from_teacher(ours, theirs, batch.weights, clip=config.clip, centre=config.centre)
     metrics |= seen
     batch, memory, seen = explore(
-        room, step, batch._replace(advantages=batch.advantages + gain), ours, memory)
+      room, step, batch._replace(advantages=batch.advantages + gain), ours, memory
+    )
     return Collected(batch, metrics | seen, memory)
 
   return with_policy_objective(room, collect)
@@ -105,9 +116,11 @@ def from_teacher(ours, theirs, weights, *, clip=0.0, centre=False) -> tuple[np.n
   if not counts.any():
     return gain, {}
   terms = -gain[counts].astype(np.float64)
-  metrics = {'distillation/reverse_kl': float(terms.mean()),
-             'distillation/reverse_kl_std': float(terms.std()),
-             'distillation/teacher_entropy': float(theirs.entropy[counts].mean())}
+  metrics = {
+    'distillation/reverse_kl': float(terms.mean()),
+    'distillation/reverse_kl_std': float(terms.std()),
+    'distillation/teacher_entropy': float(theirs.entropy[counts].mean()),
+  }
   if clip:
     metrics['distillation/clipped_share'] = float((np.abs(terms) > clip).mean())
     gain = np.clip(gain, -clip, clip)

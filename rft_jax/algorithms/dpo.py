@@ -3,6 +3,7 @@
 Rafailov et al. 2023, https://arxiv.org/abs/2305.18290. Which of its relatives it is, is the name
 of the loss: see objectives/preference_losses.py. Log-probs are of untempered logits.
 """
+
 import dataclasses
 import functools
 
@@ -19,6 +20,7 @@ from rft_jax.objectives.preference_pairs import chosen_nll, over_pairs, pair, se
 @dataclasses.dataclass(slots=True, kw_only=True)
 class DpoConfig:
   """The stages that learn from pairs."""
+
   preference: PreferenceConfig = dataclasses.field(default_factory=PreferenceConfig)
   pairs_per_step: int = 32
   # Log-probs of the reference are kept in the workdir, so that a continued run has them at once.
@@ -31,8 +33,7 @@ class DpoConfig:
     return found
 
 
-DEMANDS = Demands('pairs', reference=lambda groups: (
-    NEEDS[groups['dpo'].preference.loss].reference))
+DEMANDS = Demands('pairs', reference=lambda groups: NEEDS[groups['dpo'].preference.loss].reference)
 
 
 def make(room: Room) -> Algorithm:
@@ -40,9 +41,9 @@ def make(room: Room) -> Algorithm:
   config: DpoConfig = room.groups['dpo']
   count = config.pairs_per_step
   reference_rows = functools.partial(
-      _reference_rows, room, folder=room.folder if config.cache_reference else None)
-  of_reference = (reference_rows(room.examples, 'train') if DEMANDS.reference(room.groups) else
-                  None)
+    _reference_rows, room, folder=room.folder if config.cache_reference else None
+  )
+  of_reference = reference_rows(room.examples, 'train') if DEMANDS.reference(room.groups) else None
 
   def collect(state, step):
     start = (step - room.first_step) * count
@@ -51,29 +52,36 @@ def make(room: Room) -> Algorithm:
     if of_reference is not None:
       rows = [of_reference[2 * place + side] for place in places for side in (0, 1)]
       batch = batch._replace(
-          reference_logprobs=reference_logprobs.padded(rows, batch.completions.shape[1]))
+        reference_logprobs=reference_logprobs.padded(rows, batch.completions.shape[1])
+      )
     tokens = int(batch.prompt_lengths.sum() + batch.completion_lengths.sum())
-    return Collected(batch, {'step_tokens': tokens, 'epoch':
-                             (start + count) / len(room.examples)})
+    return Collected(batch, {'step_tokens': tokens, 'epoch': (start + count) / len(room.examples)})
 
-  return Algorithm(collect, functools.partial(loss, config=config.preference),
-                   held_out=held_out_pairs(room, config.preference, reference_rows))
+  return Algorithm(
+    collect,
+    functools.partial(loss, config=config.preference),
+    held_out=held_out_pairs(room, config.preference, reference_rows),
+  )
 
 
 def loss(statistics, batch, *, config: PreferenceConfig):
   """The mean over pairs of the loss that config names, and the NLL of the chosen if asked for."""
   chosen, rejected = pair_rows(len(batch.completions))
-  found = preference(statistics.logprobs, batch.reference_logprobs, batch.weights, chosen, rejected,
-                     config=config)
+  found = preference(
+    statistics.logprobs, batch.reference_logprobs, batch.weights, chosen, rejected, config=config
+  )
   terms = {'preference': Term(1.0, over_pairs(found.losses, found.present))}
   if config.nll_coef:
     terms['nll'] = Term(config.nll_coef, chosen_nll(statistics.logprobs, batch.weights, chosen))
   sums = pair(sequence_sums(statistics.logprobs, batch.weights), chosen, rejected)
-  metrics = {f'logps/{name}': over_pairs(one, found.present)
-             for name, one in zip(('chosen', 'rejected'), sums)}
+  metrics = {
+    f'logps/{name}': over_pairs(one, found.present)
+    for name, one in zip(('chosen', 'rejected'), sums)
+  }
   right = statistics.greedy.astype('float32')[chosen]
   return terms, metrics | reward_metrics(found) | {
-      'mean_token_accuracy': over_tokens(right, batch.weights[chosen])}
+    'mean_token_accuracy': over_tokens(right, batch.weights[chosen])
+  }
 
 
 def pair_rows(B: int) -> tuple[np.ndarray, np.ndarray]:
@@ -102,15 +110,23 @@ def held_out_pairs(room: Room, config: PreferenceConfig, reference_rows):
   given = reference_rows(examples, 'validation') if NEEDS[config.loss].reference else None
 
   def measure(state):
-    rows = reference_logprobs.logprobs(untempered(room), state.policy, examples, batching.from_pairs)
+    rows = reference_logprobs.logprobs(
+      untempered(room), state.policy, examples, batching.from_pairs
+    )
     width = max(map(len, rows))
     weights = (np.arange(width) < np.array([len(row) for row in rows])[:, None]).astype(np.float32)
-    found = preference(reference_logprobs.padded(rows, width),
-                       None if given is None else reference_logprobs.padded(given, width), weights,
-                       *pair_rows(len(rows)), config=config)
+    found = preference(
+      reference_logprobs.padded(rows, width),
+      None if given is None else reference_logprobs.padded(given, width),
+      weights,
+      *pair_rows(len(rows)),
+      config=config,
+    )
     margins = np.asarray(found.chosen_rewards, float) - np.asarray(found.rejected_rewards, float)
-    return {'preference/accuracy': (margins > 0) + 0.5 * (margins == 0),
-            'preference/margin': margins}
+    return {
+      'preference/accuracy': (margins > 0) + 0.5 * (margins == 0),
+      'preference/margin': margins,
+    }
 
   return measure
 
@@ -122,5 +138,11 @@ def untempered(room: Room):
 
 def _reference_rows(room, examples, name, *, folder):
   """Returns the log-probs of each row of from_pairs(examples) under the stage's reference."""
-  return reference_logprobs.cached(untempered(room), room.reference(), examples, batching.from_pairs,
-                          folder=folder, name=f'from_step_{room.first_step:06d}_{name}')
+  return reference_logprobs.cached(
+    untempered(room),
+    room.reference(),
+    examples,
+    batching.from_pairs,
+    folder=folder,
+    name=f'from_step_{room.first_step:06d}_{name}',
+  )

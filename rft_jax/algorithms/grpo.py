@@ -5,6 +5,7 @@ bounds of DAPO, https://arxiv.org/abs/2503.14476, and no KL term unless asked fo
 is compared with is config.advantage, what is minimised is config.objective: RLOO, REINFORCE++,
 ReMax, DAPO, GSPO and CISPO are settings of the two.
 """
+
 import numpy as np
 
 from rft_jax.algorithms.base import Algorithm, Collected, Demands, Room
@@ -53,8 +54,12 @@ def make(room: Room) -> Algorithm:
       rewards = np.float64(on_tokens).sum(1).reshape(rewards.shape)
     baseline = greedy if greedy is not None else memory.get('baseline', rewards.mean())
     if advantage.estimator == 'reinforce':
-      memory = {**memory, 'baseline': running_baseline(memory.get('baseline'), rewards,
-                                                       decay=advantage.baseline_decay)}
+      memory = {
+        **memory,
+        'baseline': running_baseline(
+          memory.get('baseline'), rewards, decay=advantage.baseline_decay
+        ),
+      }
     if config.kl_in_reward and advantage.estimator == 'reinforce_plus_plus':
       # Every token has a return of its own.
       found = np.asarray(whiten(returns_to_go(on_tokens, batch.weights), batch.weights))
@@ -88,8 +93,9 @@ def with_greedy(room: Room, state, step, groups, of_source):
   return ([groups[p] for p in kept], np.array([rewards[p] for p in kept]), metrics)
 
 
-def advantages(groups: list[list[Episode]], rewards: np.ndarray, config: AdvantageConfig, *,
-               baseline=None) -> np.ndarray:
+def advantages(
+  groups: list[list[Episode]], rewards: np.ndarray, config: AdvantageConfig, *, baseline=None
+) -> np.ndarray:
   """Returns the advantages f32[P, G] of graded samples, as config.estimator compares them.
 
   Args:

@@ -4,6 +4,7 @@ Ethayarajh et al. 2024, https://arxiv.org/abs/2402.01306. An answer is compared 
 the mean log-ratio z of completions set behind the prompts of others, an estimate of how far the
 policy is from its reference. z is of the whole step, by the policy before its update.
 """
+
 import dataclasses
 import functools
 
@@ -27,6 +28,7 @@ from rft_jax.types import Example
 @dataclasses.dataclass(slots=True, kw_only=True)
 class KtoStageConfig:
   """The stages that learn from single answers."""
+
   preference: KtoConfig = dataclasses.field(default_factory=KtoConfig)
   rows_per_step: int = 64  # the reference point is a mean over as many: not too few
   # Log-probs of the reference are kept in the workdir, so that a continued run has them at once.
@@ -52,13 +54,20 @@ def make(room: Room) -> Algorithm:
   count, score = config.rows_per_step, dpo.untempered(room)
   examples, others = room.examples, mismatched(room.examples)
   if len({example.desirable for example in examples}) < 2:
-    raise ValueError(f'kto: all {len(examples)} rows have label={examples[0].desirable}; need good '
-                     'and bad answers, or the algorithm sft for good ones alone')
+    raise ValueError(
+      f'kto: all {len(examples)} rows have label={examples[0].desirable}; need good '
+      'and bad answers, or the algorithm sft for good ones alone'
+    )
 
   def reference_rows(some, name, make_batch=batching.from_pairs):
-    return reference_logprobs.cached(score, room.reference(), some, make_batch,
-                            folder=room.folder if config.cache_reference else None,
-                            name=f'from_step_{room.first_step:06d}_{name}')
+    return reference_logprobs.cached(
+      score,
+      room.reference(),
+      some,
+      make_batch,
+      folder=room.folder if config.cache_reference else None,
+      name=f'from_step_{room.first_step:06d}_{name}',
+    )
 
   of_examples = reference_rows(examples, 'train', batching.from_examples)
   of_others = reference_rows(others, 'mismatched', batching.from_examples)
@@ -71,12 +80,16 @@ def make(room: Room) -> Algorithm:
     z = reference_point(score(state.policy, other), [of_others[place] for place in places], other)
     good = np.array([examples[place].desirable for place in places], np.float32)
     batch = batch._replace(
-        grades=good, reference_point=np.full(count, z, np.float32),
-        reference_logprobs=reference_logprobs.padded([of_examples[place] for place in places],
-                                            batch.completions.shape[1]))
+      grades=good,
+      reference_point=np.full(count, z, np.float32),
+      reference_logprobs=reference_logprobs.padded(
+        [of_examples[place] for place in places], batch.completions.shape[1]
+      ),
+    )
     tokens = int(batch.prompt_lengths.sum() + batch.completion_lengths.sum())
-    return Collected(batch, {'step_tokens': tokens, 'kl': float(z),
-                             'epoch': (start + count) / len(examples)})
+    return Collected(
+      batch, {'step_tokens': tokens, 'kl': float(z), 'epoch': (start + count) / len(examples)}
+    )
 
   held_out = dpo.held_out_pairs(room, PreferenceConfig(beta=config.preference.beta), reference_rows)
   if held_out is None:
@@ -142,7 +155,9 @@ def held_out_answers(room: Room, reference_rows):
   good = np.array([example.desirable for example in examples])
 
   def measure(state):
-    rows = reference_logprobs.logprobs(dpo.untempered(room), state.policy, examples, batching.from_examples)
+    rows = reference_logprobs.logprobs(
+      dpo.untempered(room), state.policy, examples, batching.from_examples
+    )
     x = np.array([(one - other).sum(dtype=np.float64) for one, other in zip(rows, given)])
     above = (np.sign(x[good][:, None] - x[~good][None, :]) + 1) / 2
     shares = np.empty(len(x))

@@ -3,6 +3,7 @@
 All groups are sampled and recorded as ever; this comes after. A row that is left out is still
 sampled when its turn comes, so that it can come back.
 """
+
 import dataclasses
 import json
 import math
@@ -20,6 +21,7 @@ MEMORY = 'robust'  # the key of an algorithm's memory: {'rows': history, 'left_o
 @dataclasses.dataclass(slots=True, kw_only=True)
 class RobustConfig:
   """What is done about grades that may be wrong. All of it is off by default."""
+
   grade_low: float = 0.0  # the grade of an answer that is plainly wrong
   grade_high: float = 1.0  # and of one that is plainly right
   clip: bool = False  # grades beyond these two become them
@@ -43,24 +45,33 @@ class RobustConfig:
   def validate(self) -> list[str]:
     """Returns every problem as 'field=value, need range'; [] if there is none."""
     checks = (
-        (self.grade_low < self.grade_high and math.isfinite(self.grade_high - self.grade_low),
-         f'grade_low={self.grade_low} grade_high={self.grade_high}, need the first lower, both '
-         'finite'),
-        (self.flip_rate_right >= 0 and self.flip_rate_wrong >= 0 and
-         self.flip_rate_right + self.flip_rate_wrong < 1,
-         f'flip_rate_right={self.flip_rate_right} flip_rate_wrong={self.flip_rate_wrong}, need '
-         'both >= 0 and a sum < 1: from there on a grade says nothing'),
-        (0 <= self.min_plausibility < 1,
-         f'min_plausibility={self.min_plausibility}, need >= 0 and < 1'),
-        (self.contradictions >= 0, f'contradictions={self.contradictions}, need >= 0 (0: never)'),
-        (0 < self.min_share <= 1, f'min_share={self.min_share}, need > 0 and <= 1'),
-        (0 <= self.min_trust <= 1, f'min_trust={self.min_trust}, need 0 to 1'),
-        (not math.isnan(self.right_from), 'right_from=nan, need a grade'),
+      (
+        self.grade_low < self.grade_high and math.isfinite(self.grade_high - self.grade_low),
+        f'grade_low={self.grade_low} grade_high={self.grade_high}, need the first lower, both '
+        'finite',
+      ),
+      (
+        self.flip_rate_right >= 0
+        and self.flip_rate_wrong >= 0
+        and self.flip_rate_right + self.flip_rate_wrong < 1,
+        f'flip_rate_right={self.flip_rate_right} flip_rate_wrong={self.flip_rate_wrong}, need '
+        'both >= 0 and a sum < 1: from there on a grade says nothing',
+      ),
+      (
+        0 <= self.min_plausibility < 1,
+        f'min_plausibility={self.min_plausibility}, need >= 0 and < 1',
+      ),
+      (self.contradictions >= 0, f'contradictions={self.contradictions}, need >= 0 (0: never)'),
+      (0 < self.min_share <= 1, f'min_share={self.min_share}, need > 0 and <= 1'),
+      (0 <= self.min_trust <= 1, f'min_trust={self.min_trust}, need 0 to 1'),
+      (not math.isnan(self.right_from), 'right_from=nan, need a grade'),
     )
     problems = [f'answer: {problem}' for problem in template.problems(self.answer)]
     if self.answer and not problems and not template.reads_sample(self.answer):
-      problems.append(f'answer={self.answer!r} reads nothing of sample, so that all samples would '
-                      'agree; need a template such as {{ sample.output_text }}')
+      problems.append(
+        f'answer={self.answer!r} reads nothing of sample, so that all samples would '
+        'agree; need a template such as {{ sample.output_text }}'
+      )
     return [problem for good, problem in checks if not good] + problems
 
 
@@ -91,25 +102,37 @@ def apply(groups: list[list[Episode]], config: RobustConfig, memory: dict, step:
   answers = [[answer(episode, config.answer) for episode in group] for group in groups]
   found = noisy_grades.evidence(answers, rewards, config.right_from)
   kept = noisy_grades.plausible_groups(found, config.min_plausibility)
-  metrics = {'robust/plausibility': float(noisy_grades.plausibility(found).mean()),
-             'robust/groups_implausible': int((~kept).sum())}
+  metrics = {
+    'robust/plausibility': float(noisy_grades.plausibility(found).mean()),
+    'robust/groups_implausible': int((~kept).sum()),
+  }
   if config.contradictions:
     before = memory.get(MEMORY) or {'rows': {}, 'left_out': {}}
     rows = [group[0].item.source for group in groups]
-    history = noisy_grades.update_history(before['rows'], rows, found, step=step,
-                                    min_share=config.min_share)
-    out = noisy_grades.contradicted(history, contradictions=config.contradictions,
-                              min_trust=config.min_trust)
+    history = noisy_grades.update_history(
+      before['rows'], rows, found, step=step, min_share=config.min_share
+    )
+    out = noisy_grades.contradicted(
+      history, contradictions=config.contradictions, min_trust=config.min_trust
+    )
     left_out = {row: before['left_out'].get(row, step) for row in out}
     memory = memory | {MEMORY: {'rows': history, 'left_out': left_out}}
     contradicted = np.array([row in left_out for row in rows])
     kept &= ~contradicted
-    metrics |= {'robust/groups_contradicted': int(contradicted.sum()),
-                'robust/rows_left_out': len(left_out), 'robust/trust': noisy_grades.trust(history)}
+    metrics |= {
+      'robust/groups_contradicted': int(contradicted.sum()),
+      'robust/rows_left_out': len(left_out),
+      'robust/trust': noisy_grades.trust(history),
+    }
   made = corrected(rewards, config)
   metrics |= {'robust/groups_learnt_from': int(kept.sum()), 'robust/reward': float(made.mean())}
-  groups = [[episode._replace(grade=episode.grade._replace(reward=float(reward)))
-             for episode, reward in zip(group, row)] for group, row in zip(groups, made)]
+  groups = [
+    [
+      episode._replace(grade=episode.grade._replace(reward=float(reward)))
+      for episode, reward in zip(group, row)
+    ]
+    for group, row in zip(groups, made)
+  ]
   return [group for group, keep in zip(groups, kept) if keep], memory, metrics
 
 
@@ -120,8 +143,12 @@ def corrected(rewards, config: RobustConfig) -> np.ndarray:
   if not config.flip_rate_right and not config.flip_rate_wrong:
     return rewards  # the correction would round them
   return noisy_grades.symmetric_correction(
-      rewards, flip_rate_right=config.flip_rate_right, flip_rate_wrong=config.flip_rate_wrong,
-      low=config.grade_low, high=config.grade_high)
+    rewards,
+    flip_rate_right=config.flip_rate_right,
+    flip_rate_wrong=config.flip_rate_wrong,
+    low=config.grade_low,
+    high=config.grade_high,
+  )
 
 
 def answer(episode: Episode, asked: str) -> str | None:
@@ -155,12 +182,20 @@ def left_out(memory: dict) -> list[dict]:
   lines = []
   for row, since in sorted(kept['left_out'].items()):
     entry = kept['rows'][row]
-    lines.append({
-        'row': row, 'since': since, 'contradictions': entry['streak'],
-        'first_contradiction': entry['began'], 'visits': entry['visits'],
-        'answer': entry['answer'], 'share': entry['share'], 'grade': entry['grade'],
+    lines.append(
+      {
+        'row': row,
+        'since': since,
+        'contradictions': entry['streak'],
+        'first_contradiction': entry['began'],
+        'visits': entry['visits'],
+        'answer': entry['answer'],
+        'share': entry['share'],
+        'grade': entry['grade'],
         'why': f'at {_visits(entry["streak"])} the samples agreed on an answer that the grader '
-               f'gives {entry["grade"]:.3g}, at the last one {entry["share"]:.0%} of them'})
+        f'gives {entry["grade"]:.3g}, at the last one {entry["share"]:.0%} of them',
+      }
+    )
   return lines
 
 

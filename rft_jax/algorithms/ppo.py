@@ -8,6 +8,7 @@ A state transition is a token; with credit.level='step' it is a step of the reas
 'response' the whole answer. Transitions of several tokens have one value, that of the state in
 which they begin, one advantage and one return, which all their tokens have.
 """
+
 import dataclasses
 import functools
 
@@ -37,6 +38,7 @@ from rft_jax.training.optim import OptimConfig
 @dataclasses.dataclass(slots=True, kw_only=True)
 class CriticConfig:
   """The critic of PPO: what it is, how it learns, and how its values become advantages."""
+
   # separate: a decoder of its own, which starts as source; head: a linear map of the policy's
   # hidden states, a thousandth of the memory, whose loss moves the policy too.
   kind: str = 'separate'
@@ -53,21 +55,29 @@ class CriticConfig:
 
   def validate(self) -> list[str]:
     checks = (
-        (self.kind in CRITIC_KINDS, f'kind={self.kind!r}, need one of {CRITIC_KINDS}'),
-        (not self.source or self.kind == 'separate', f"source={self.source!r}, need '' with "
-         f'kind={self.kind!r}: only a separate critic has weights of its own to start from'),
-        (self.vf_coef > 0, f'vf_coef={self.vf_coef}, need > 0'),
-        (self.clip >= 0, f'clip={self.clip}, need >= 0 (0: off)'),
-        (self.warmup_steps >= 0, f'warmup_steps={self.warmup_steps}, need >= 0'),
-        (0 < self.discount <= 1, f'discount={self.discount}, need > 0 and <= 1'),
-        (0 <= self.gae_lambda <= 1, f'gae_lambda={self.gae_lambda}, need 0 to 1'),
+      (self.kind in CRITIC_KINDS, f'kind={self.kind!r}, need one of {CRITIC_KINDS}'),
+      (
+        not self.source or self.kind == 'separate',
+        f"source={self.source!r}, need '' with "
+        f'kind={self.kind!r}: only a separate critic has weights of its own to start from',
+      ),
+      (self.vf_coef > 0, f'vf_coef={self.vf_coef}, need > 0'),
+      (self.clip >= 0, f'clip={self.clip}, need >= 0 (0: off)'),
+      (self.warmup_steps >= 0, f'warmup_steps={self.warmup_steps}, need >= 0'),
+      (0 < self.discount <= 1, f'discount={self.discount}, need > 0 and <= 1'),
+      (0 <= self.gae_lambda <= 1, f'gae_lambda={self.gae_lambda}, need 0 to 1'),
     )
     return [f'optim.{problem}' for problem in self.optim.validate()] + [
-        problem for good, problem in checks if not good]
+      problem for good, problem in checks if not good
+    ]
 
 
-DEMANDS = Demands('prompts', reference=with_kl, critic=lambda groups: groups['critic'].kind,
-                  critic_optim=lambda groups, of_stage: groups['critic'].optim)
+DEMANDS = Demands(
+  'prompts',
+  reference=with_kl,
+  critic=lambda groups: groups['critic'].kind,
+  critic_optim=lambda groups, of_stage: groups['critic'].optim,
+)
 
 
 def make(room: Room) -> Algorithm:
@@ -94,22 +104,32 @@ def make(room: Room) -> Algorithm:
       ends = [[n - 1] for n in batch.completion_lengths]
     on_tokens, seen, memory = token_rewards(batch, rewards, objective, memory)
     values = room.values(state, batch)
-    found = estimated(on_tokens + of_steps, values, batch.weights, ends, discount=config.discount,
-                      gae_lambda=config.gae_lambda)
+    found = estimated(
+      on_tokens + of_steps,
+      values,
+      batch.weights,
+      ends,
+      discount=config.discount,
+      gae_lambda=config.gae_lambda,
+    )
     advantages = whiten(found.advantages, batch.weights) if config.whiten else found.advantages
-    batch = batch._replace(advantages=np.asarray(advantages), old_values=values,
-                           returns=np.asarray(found.returns))
+    batch = batch._replace(
+      advantages=np.asarray(advantages), old_values=values, returns=np.asarray(found.returns)
+    )
     metrics |= seen | told(batch)
     batch, memory, seen = explore(room, step, batch, scored, memory)
     return Collected(batch, metrics | seen, memory)
 
   warm = room.first_step + config.warmup_steps
   return Algorithm(
-      collect, functools.partial(loss, objective=objective, config=config,
-                                 max_new_tokens=rollout.max_new_tokens),
-      temperature=rollout.temperature,
-      updates_per_batch=room.groups['update'].updates_per_batch,
-      trains=lambda step: ('policy', 'critic') if step >= warm else ('critic',))
+    collect,
+    functools.partial(
+      loss, objective=objective, config=config, max_new_tokens=rollout.max_new_tokens
+    ),
+    temperature=rollout.temperature,
+    updates_per_batch=room.groups['update'].updates_per_batch,
+    trains=lambda step: ('policy', 'critic') if step >= warm else ('critic',),
+  )
 
 
 def estimated(rewards, values, weights, ends, **settings) -> Estimated:
@@ -122,13 +142,17 @@ def estimated(rewards, values, weights, ends, **settings) -> Estimated:
   """
   if ends is None:
     return gae(rewards, values, weights, **settings)
-  firsts, sums = reasoning_steps.first_values(values, ends, weights), reasoning_steps.sums(rewards, ends, weights)
+  firsts, sums = (
+    reasoning_steps.first_values(values, ends, weights),
+    reasoning_steps.sums(rewards, ends, weights),
+  )
   J = few(max(map(len, ends)))
   wide = lambda rows: np.array([np.pad(row, (0, J - len(row))) for row in rows], np.float32)
   there = wide([np.ones(len(row)) for row in ends])
   found = gae(wide(sums), wide(firsts), there, **settings)
   spread = lambda of_steps: reasoning_steps.to_tokens(
-      [row[:len(places)] for row, places in zip(np.asarray(of_steps), ends)], ends, weights)
+    [row[: len(places)] for row, places in zip(np.asarray(of_steps), ends)], ends, weights
+  )
   return Estimated(spread(found.advantages), spread(found.returns))
 
 
@@ -138,16 +162,21 @@ def told(batch) -> dict[str, float]:
   values, returns = batch.old_values[here], batch.returns[here]
   spread = float(returns.var())
   explained = 1 - float((returns - values).var()) / spread if spread else 0.0
-  return {'critic/value_mean': float(values.mean()), 'critic/return_mean': float(returns.mean()),
-          'critic/explained_variance': explained}
+  return {
+    'critic/value_mean': float(values.mean()),
+    'critic/return_mean': float(returns.mean()),
+    'critic/explained_variance': explained,
+  }
 
 
 def loss(statistics, batch, *, objective, config: CriticConfig, max_new_tokens: int):
   """The policy objective plus vf_coef times the squared error of the values, clipped."""
-  terms, metrics = policy_objective(statistics, batch, config=objective,
-                                    max_new_tokens=max_new_tokens)
-  errors, clipped = value_loss(statistics.values, batch.old_values, batch.returns, batch.weights,
-                               clip=config.clip or None)
+  terms, metrics = policy_objective(
+    statistics, batch, config=objective, max_new_tokens=max_new_tokens
+  )
+  errors, clipped = value_loss(
+    statistics.values, batch.old_values, batch.returns, batch.weights, clip=config.clip or None
+  )
   terms['value'] = Term(config.vf_coef, over_tokens(errors, batch.weights))
   metrics['critic/clip_ratio'] = over_tokens(clipped.astype(jnp.float32), batch.weights)
   return terms, metrics

@@ -4,10 +4,11 @@ A row's log-probs under a policy that does not move are the same in every epoch.
 one .npz file for a set of rows, with a fingerprint of rows and policy: a continued run reads them
 again, and what does not fit is made anew.
 """
+
 import hashlib
 import pathlib
 import zipfile
-from typing import Callable
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -21,8 +22,15 @@ FOLDER = 'reference_logprobs'  # in the workdir
 ROWS = 256  # scored at once: of similar length, so that little is padding
 
 
-def cached(score: Callable, model, examples: list[Example], make: Callable[[list], Batch], *,
-           folder=None, name: str = '') -> list[np.ndarray]:
+def cached(
+  score: Callable,
+  model,
+  examples: list[Example],
+  make: Callable[[list], Batch],
+  *,
+  folder=None,
+  name: str = '',
+) -> list[np.ndarray]:
   """Returns `logprobs(...)`, from folder/reference_logprobs/name.npz if it fits; else writes it.
 
   Args:
@@ -54,7 +62,7 @@ def logprobs(score, model, examples, make) -> list[np.ndarray]:
   order = np.argsort([-_length(example) for example in examples], kind='stable')
   found: list[list[np.ndarray]] = [[] for _ in examples]
   for start in range(0, len(order), ROWS):
-    some = order[start:start + ROWS]
+    some = order[start : start + ROWS]
     batch = make([examples[i] for i in some])
     values = score(model, batch)
     for group, lengths, row in zip(batch.group, batch.completion_lengths, values):
@@ -66,7 +74,7 @@ def padded(rows: list[np.ndarray], width: int) -> np.ndarray:
   """Returns f32[B, width], the rows with 0 behind them."""
   array = np.zeros((len(rows), width), np.float32)
   for number, row in enumerate(rows):
-    array[number, :len(row)] = row
+    array[number, : len(row)] = row
   return array
 
 
@@ -115,5 +123,9 @@ def _read(path, mark):
 
 def _write(path, mark, rows):
   with atomic.replacing(path) as partial, open(partial, 'wb') as file:
-    np.savez(file, fingerprint=mark, logprobs=np.concatenate(rows),
-             lengths=np.array([len(row) for row in rows], np.int64))
+    np.savez(
+      file,
+      fingerprint=mark,
+      logprobs=np.concatenate(rows),
+      lengths=np.array([len(row) for row in rows], np.int64),
+    )

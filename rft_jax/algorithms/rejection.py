@@ -14,6 +14,7 @@ One rule serves a family that differs in what is kept and who samples:
 There is no advantage and no ratio: a wrong answer teaches nothing. Log-probs are of the
 distribution that was sampled, logits divided by rollout.temperature.
 """
+
 import dataclasses
 
 import numpy as np
@@ -30,6 +31,7 @@ SAMPLERS = ('policy', 'reference')
 @dataclasses.dataclass(slots=True, kw_only=True)
 class RejectionConfig:
   """Which samples are kept to learn from."""
+
   per_prompt: int = 1  # at most so many of a prompt, the best first; 0: all that are good enough
   threshold: float | None = None  # the least grade that is good enough; None: any
   distinct: bool = True  # the same text counts once
@@ -40,14 +42,21 @@ class RejectionConfig:
 
   def validate(self) -> list[str]:
     checks = (
-        (self.per_prompt >= 0, f'per_prompt={self.per_prompt}, need >= 0 (0: all good enough)'),
-        (self.per_prompt or self.threshold is not None,
-         'per_prompt=0 and threshold=None keep everything, and a policy learns nothing from all of '
-         'its own samples; need per_prompt >= 1 (1: best of n) or a threshold'),
-        (not self.tied or self.threshold is None, f'tied=True with threshold={self.threshold}, '
-         'need one of them: the threshold says already what is good enough'),
-        (self.samples_from in SAMPLERS,
-         f'samples_from={self.samples_from!r}, need one of {SAMPLERS}'),
+      (self.per_prompt >= 0, f'per_prompt={self.per_prompt}, need >= 0 (0: all good enough)'),
+      (
+        self.per_prompt or self.threshold is not None,
+        'per_prompt=0 and threshold=None keep everything, and a policy learns nothing from all of '
+        'its own samples; need per_prompt >= 1 (1: best of n) or a threshold',
+      ),
+      (
+        not self.tied or self.threshold is None,
+        f'tied=True with threshold={self.threshold}, '
+        'need one of them: the threshold says already what is good enough',
+      ),
+      (
+        self.samples_from in SAMPLERS,
+        f'samples_from={self.samples_from!r}, need one of {SAMPLERS}',
+      ),
     )
     return [problem for good, problem in checks if not good]
 
@@ -56,13 +65,18 @@ def problems(groups) -> list[str]:
   """Returns what of other groups does not go with this algorithm."""
   config, G = groups['rejection'], groups['rollout'].samples_per_prompt
   if config.threshold is None and config.per_prompt >= G:
-    return [f'rejection.per_prompt={config.per_prompt} of rollout.samples_per_prompt={G} without a '
-            'threshold keeps every sample; need fewer, more samples, or rejection.threshold']
+    return [
+      f'rejection.per_prompt={config.per_prompt} of rollout.samples_per_prompt={G} without a '
+      'threshold keeps every sample; need fewer, more samples, or rejection.threshold'
+    ]
   return []
 
 
-DEMANDS = Demands('prompts', problems=problems, reference=lambda groups: (
-    groups['rejection'].samples_from == 'reference'))
+DEMANDS = Demands(
+  'prompts',
+  problems=problems,
+  reference=lambda groups: groups['rejection'].samples_from == 'reference',
+)
 
 
 def make(room: Room) -> Algorithm:
@@ -80,8 +94,12 @@ def make(room: Room) -> Algorithm:
     batch = batching.from_groups(kept, np.zeros(sum(map(len, kept))))
     return Collected(batch._replace(advantages=None, sampler_logprobs=None), seen, memory)
 
-  return Algorithm(collect, sft.loss, temperature=room.groups['rollout'].temperature,
-                   updates_per_batch=room.groups['update'].updates_per_batch)
+  return Algorithm(
+    collect,
+    sft.loss,
+    temperature=room.groups['rollout'].temperature,
+    updates_per_batch=room.groups['update'].updates_per_batch,
+  )
 
 
 def keep(group: list[Episode], config: RejectionConfig) -> list[Episode]:
@@ -96,14 +114,16 @@ def keep(group: list[Episode], config: RejectionConfig) -> list[Episode]:
     for episode in ranked:
       first.setdefault(episode.text, episode)
     ranked = list(first.values())
-  return ranked[:config.per_prompt or None]
+  return ranked[: config.per_prompt or None]
 
 
 def _counts(graded, kept):
   """Returns what was kept of the samples that could be graded."""
   samples, rewards = sum(map(len, graded)), [e.grade.reward for group in kept for e in group]
-  counts = {'rejection/kept_share': len(rewards) / max(samples, 1),
-            'rejection/prompts_without': sum(not group for group in kept) / max(len(kept), 1)}
+  counts = {
+    'rejection/kept_share': len(rewards) / max(samples, 1),
+    'rejection/prompts_without': sum(not group for group in kept) / max(len(kept), 1),
+  }
   if rewards:
     counts['rejection/kept_reward'] = float(np.mean(rewards))
   return counts

@@ -8,6 +8,7 @@ The score of an answer is what the head says once its last token, the end of the
 read. A value stands at the state before a token; so every completion gets one place more, in which
 that state is, and whose id nothing reads.
 """
+
 import dataclasses
 import functools
 import math
@@ -27,6 +28,7 @@ from rft_jax.types import Example
 @dataclasses.dataclass(slots=True, kw_only=True)
 class RewardModelConfig:
   """The stage that makes a reward model of the policy; its optim trains trunk and head alike."""
+
   pairs_per_step: int = 32
   # By how much the better answer should win; a row with a number `margin` has its own.
   margin: float = 0.0
@@ -35,9 +37,9 @@ class RewardModelConfig:
 
   def validate(self) -> list[str]:
     checks = (
-        (self.pairs_per_step >= 1, f'pairs_per_step={self.pairs_per_step}, need >= 1'),
-        (math.isfinite(self.margin), f'margin={self.margin}, need a finite number'),
-        (0 <= self.centring < math.inf, f'centring={self.centring}, need >= 0 (0: off)'),
+      (self.pairs_per_step >= 1, f'pairs_per_step={self.pairs_per_step}, need >= 1'),
+      (math.isfinite(self.margin), f'margin={self.margin}, need a finite number'),
+      (0 <= self.centring < math.inf, f'centring={self.centring}, need >= 0 (0: off)'),
     )
     return [problem for good, problem in checks if not good]
 
@@ -60,21 +62,25 @@ def make(room: Room) -> Algorithm:
     batch = batching.with_last_places(batching.from_pairs([room.examples[n] for n in places]))
     batch = batch._replace(margins=np.repeat(margins[places], 2))
     tokens = int(batch.prompt_lengths.sum() + (batch.completion_lengths - 1).sum())
-    return Collected(batch, {'step_tokens': tokens,
-                             'epoch': (start + count) / len(room.examples)})
+    return Collected(batch, {'step_tokens': tokens, 'epoch': (start + count) / len(room.examples)})
 
-  return Algorithm(collect, functools.partial(loss, centring=config.centring), answers=False,
-                   trains=lambda step: ('policy', 'critic'),
-                   held_out=held_out(room.validation, room.values))
+  return Algorithm(
+    collect,
+    functools.partial(loss, centring=config.centring),
+    answers=False,
+    trains=lambda step: ('policy', 'critic'),
+    held_out=held_out(room.validation, room.values),
+  )
 
 
 def margins_of(examples: list[Example], default: float) -> np.ndarray:
   """Returns the margin of each pair, f32[N]: that of its row, or the default."""
   given = [example.item.row.get('margin', default) for example in examples]
-  wrong = [f'{example.item.source}: margin={margin!r}, need a finite number'
-           for example, margin in zip(examples, given)
-           if isinstance(margin, bool) or not isinstance(margin, (int, float)) or
-           not math.isfinite(margin)]
+  wrong = [
+    f'{example.item.source}: margin={margin!r}, need a finite number'
+    for example, margin in zip(examples, given)
+    if isinstance(margin, bool) or not isinstance(margin, (int, float)) or not math.isfinite(margin)
+  ]
   if wrong:
     raise ValueError('\n'.join(['reward_model: margins, or leave the field out:', *wrong]))
   return np.array(given, np.float32)
@@ -100,12 +106,12 @@ def loss(statistics, batch, *, centring: float):
   prompt = jnp.repeat(jnp.arange(P), preferred[0].size)
   right = (better > worse) + 0.5 * (better == worse)
   metrics = {
-      'accuracy': over_pairs(right, present),
-      'margin': over_pairs(better - worse, present),
-      'mean_reward': over_pairs(scores, there.astype(jnp.float32)),
-      # Of a microbatch, as TRL's are of a device's batch; their mean over the step is logged.
-      'min_reward': Weighted(jnp.where(there, scores, jnp.inf).min(), jnp.float32(1)),
-      'max_reward': Weighted(jnp.where(there, scores, -jnp.inf).max(), jnp.float32(1)),
+    'accuracy': over_pairs(right, present),
+    'margin': over_pairs(better - worse, present),
+    'mean_reward': over_pairs(scores, there.astype(jnp.float32)),
+    # Of a microbatch, as TRL's are of a device's batch; their mean over the step is logged.
+    'min_reward': Weighted(jnp.where(there, scores, jnp.inf).min(), jnp.float32(1)),
+    'max_reward': Weighted(jnp.where(there, scores, -jnp.inf).max(), jnp.float32(1)),
   }
   return {'bradley_terry': Term(1.0, over_prompts(losses, present, prompt, P))}, metrics
 
@@ -132,7 +138,9 @@ def held_out(examples: list[Example], values):
     rows = reference_logprobs.logprobs(values, state, examples, make_batch)
     scores = np.array([row[-1] for row in rows], np.float64).reshape(-1, 2)
     margins = scores[:, 0] - scores[:, 1]
-    return {'preference/accuracy': (margins > 0) + 0.5 * (margins == 0),
-            'preference/margin': margins}
+    return {
+      'preference/accuracy': (margins > 0) + 0.5 * (margins == 0),
+      'preference/margin': margins,
+    }
 
   return measure

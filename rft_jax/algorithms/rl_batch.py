@@ -1,4 +1,5 @@
 """What reinforced algorithms do before and beside their advantages: sample, grade, score."""
+
 import functools
 from typing import NamedTuple
 
@@ -22,6 +23,7 @@ def with_kl(groups) -> bool:
 
 class Gathered(NamedTuple):
   """What a step has sampled and can learn from."""
+
   groups: list[list[Episode]]  # graded whole; may be empty
   metrics: dict[str, float]
   memory: dict  # the next one
@@ -44,24 +46,35 @@ def gather(room: Room, state, step: int, sampler=None) -> Gathered:
   sampled, graded = [], []
   for _ in range(1 + config.refill_rounds):
     rows = order.rows_at(room.seed, start, P, len(room.examples))
-    sampled.append(room.rollout(state.policy if sampler is None else sampler,
-                                [room.examples[row] for row in rows],
-                                list(range(start, start + P)), step))
+    sampled.append(
+      room.rollout(
+        state.policy if sampler is None else sampler,
+        [room.examples[row] for row in rows],
+        list(range(start, start + P)),
+        step,
+      )
+    )
     start += P
-    graded += [group for group in sampled[-1].groups
-               if all(episode.grade.reward is not None for episode in group)]
+    graded += [
+      group
+      for group in sampled[-1].groups
+      if all(episode.grade.reward is not None for episode in group)
+    ]
     if config.refill_rounds and len(_with_signal(graded)) >= P:
       break
   everything = rollout.joined(sampled)
   room.keep(step, everything)
   metrics = dict(everything.metrics, epoch=start / len(room.examples))
-  groups, memory, seen = noisy_grades.apply(graded, room.groups['robust'],
-                                      {**state.memory, 'position': start}, step + 1)
+  groups, memory, seen = noisy_grades.apply(
+    graded, room.groups['robust'], {**state.memory, 'position': start}, step + 1
+  )
   metrics |= seen
   if config.refill_rounds:
     groups = _with_signal(groups)[:P]
-    metrics |= {'dynamic_sampling/prompts': float(len(everything.groups)),
-                'dynamic_sampling/used': float(len(groups))}
+    metrics |= {
+      'dynamic_sampling/prompts': float(len(everything.groups)),
+      'dynamic_sampling/used': float(len(groups)),
+    }
   return Gathered(groups, metrics, memory)
 
 
@@ -71,7 +84,8 @@ def rewards_of(groups: list[list[Episode]], config, max_new_tokens: int) -> np.n
   if not config.overlong_buffer:
     return rewards
   return rewards + config.overlong_penalty * reward_shaping.soft_overlong(
-      lengths_of(groups), limit=max_new_tokens, buffer=config.overlong_buffer)
+    lengths_of(groups), limit=max_new_tokens, buffer=config.overlong_buffer
+  )
 
 
 def lengths_of(groups: list[list[Episode]]) -> np.ndarray:
@@ -86,8 +100,7 @@ def with_logprobs(room: Room, state, batch: Batch):
   """
   config, scored = room.groups['objective'], None
   if config.kl_coef:
-    batch = batch._replace(
-        reference_logprobs=room.score(room.reference(state), batch).logprobs)
+    batch = batch._replace(reference_logprobs=room.score(room.reference(state), batch).logprobs)
   if config.aggregation == 'prompt_mean':
     batch = batch._replace(group_tokens=masked.tokens_of_groups(batch.weights, batch.group))
   several = room.groups['update'].updates_per_batch > 1
@@ -102,11 +115,12 @@ def with_policy_objective(room: Room, collect) -> Algorithm:
   """Returns the Algorithm of collect, which gives advantages, and of policy_objective, its loss."""
   config, rollout = room.groups['objective'], room.groups['rollout']
   return Algorithm(
-      collect, functools.partial(policy_objective, config=config,
-                                 max_new_tokens=rollout.max_new_tokens),
-      temperature=rollout.temperature,
-      updates_per_batch=room.groups['update'].updates_per_batch,
-      zero_advantages_teach_nothing=config.zero_advantages_teach_nothing)
+    collect,
+    functools.partial(policy_objective, config=config, max_new_tokens=rollout.max_new_tokens),
+    temperature=rollout.temperature,
+    updates_per_batch=room.groups['update'].updates_per_batch,
+    zero_advantages_teach_nothing=config.zero_advantages_teach_nothing,
+  )
 
 
 def explore(room: Room, step: int, batch: Batch, scored, memory):
@@ -132,14 +146,22 @@ def token_rewards(batch: Batch, rewards, config, memory) -> tuple[np.ndarray, di
   if not config.kl_in_reward:
     return np.asarray(on_tokens), {}, memory
   coefficient = memory.get('kl_coef', config.kl_coef)
-  on_tokens = gae.subtract_kl(on_tokens, batch.old_logprobs, batch.reference_logprobs,
-                                  batch.weights, coefficient=coefficient)
+  on_tokens = gae.subtract_kl(
+    on_tokens, batch.old_logprobs, batch.reference_logprobs, batch.weights, coefficient=coefficient
+  )
   difference = np.where(batch.weights > 0, batch.old_logprobs - batch.reference_logprobs, 0.0)
   measured = float(difference.sum(1).mean())
   if config.kl_target:
-    memory = {**memory, 'kl_coef': gae.adapt_kl_coefficient(
-        coefficient, measured, target=config.kl_target, samples=len(batch.group),
-        horizon=config.kl_horizon)}
+    memory = {
+      **memory,
+      'kl_coef': gae.adapt_kl_coefficient(
+        coefficient,
+        measured,
+        target=config.kl_target,
+        samples=len(batch.group),
+        horizon=config.kl_horizon,
+      ),
+    }
   return np.asarray(on_tokens), {'kl_per_completion': measured, 'kl_coef': coefficient}, memory
 
 

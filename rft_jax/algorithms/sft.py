@@ -1,4 +1,5 @@
 """Supervised fine-tuning: the loss is on the answer only. The warm-up of ReFT."""
+
 import dataclasses
 
 from rft_jax.algorithms.base import Algorithm, Collected, Demands, Room
@@ -9,6 +10,7 @@ from rft_jax.objectives.masked import Term, over_tokens
 @dataclasses.dataclass(slots=True, kw_only=True)
 class SftConfig:
   """The supervised stages."""
+
   # A template over the row, such as '{{ item.solution }}'; empty: the row's last, assistant turn.
   target: str = ''
   rows_per_step: int = 64
@@ -29,8 +31,9 @@ def make(room: Room) -> Algorithm:
     rows = order.rows_at(room.seed, start, config.rows_per_step, len(room.examples))
     batch = batching.from_examples([room.examples[row] for row in rows])
     tokens = int(batch.prompt_lengths.sum() + batch.completion_lengths.sum())
-    return Collected(batch, {'step_tokens': tokens, 'epoch':
-                             (start + config.rows_per_step) / len(room.examples)})
+    return Collected(
+      batch, {'step_tokens': tokens, 'epoch': (start + config.rows_per_step) / len(room.examples)}
+    )
 
   return Algorithm(collect, loss)
 
@@ -38,5 +41,6 @@ def make(room: Room) -> Algorithm:
 def loss(statistics, batch):
   """Negative log-likelihood of the target tokens, averaged over all tokens of the step."""
   terms = {'nll': Term(1.0, over_tokens(-statistics.logprobs, batch.weights))}
-  return terms, {'mean_token_accuracy': over_tokens(statistics.greedy.astype('float32'),
-                                                    batch.weights)}
+  return terms, {
+    'mean_token_accuracy': over_tokens(statistics.greedy.astype('float32'), batch.weights)
+  }

@@ -1,11 +1,26 @@
 """From examples and episodes to a Batch."""
+
 import numpy as np
 
 from rft_jax.types import Batch, Episode, Example
 
-ROW_FIELDS = ('weights', 'advantages', 'old_logprobs', 'reference_logprobs', 'sampler_logprobs',
-              'group_tokens', 'steps', 'grades', 'margins', 'policy_weights', 'held',
-              'entropy_coef', 'old_values', 'returns', 'reference_point')
+ROW_FIELDS = (
+  'weights',
+  'advantages',
+  'old_logprobs',
+  'reference_logprobs',
+  'sampler_logprobs',
+  'group_tokens',
+  'steps',
+  'grades',
+  'margins',
+  'policy_weights',
+  'held',
+  'entropy_coef',
+  'old_values',
+  'returns',
+  'reference_point',
+)
 
 
 def from_examples(examples: list[Example]) -> Batch:
@@ -13,8 +28,14 @@ def from_examples(examples: list[Example]) -> Batch:
   targets = [example.target_ids for example in examples]
   completions, lengths = _pad(targets)
   prompts, prompt_lengths = _pad([example.prompt_ids for example in examples])
-  return Batch(prompts, prompt_lengths, completions, lengths,
-               np.arange(len(examples), dtype=np.int32), _inside(completions, lengths))
+  return Batch(
+    prompts,
+    prompt_lengths,
+    completions,
+    lengths,
+    np.arange(len(examples), dtype=np.int32),
+    _inside(completions, lengths),
+  )
 
 
 def from_pairs(examples: list[Example]) -> Batch:
@@ -26,9 +47,15 @@ def from_pairs(examples: list[Example]) -> Batch:
   completions, lengths = _pad(answers)
   prompts, prompt_lengths = _pad([example.prompt_ids for example in examples])
   N = len(examples)
-  return Batch(prompts, prompt_lengths, completions, lengths,
-               np.repeat(np.arange(N, dtype=np.int32), 2), _inside(completions, lengths),
-               grades=np.tile(np.array([1, 0], np.float32), N))
+  return Batch(
+    prompts,
+    prompt_lengths,
+    completions,
+    lengths,
+    np.repeat(np.arange(N, dtype=np.int32), 2),
+    _inside(completions, lengths),
+    grades=np.tile(np.array([1, 0], np.float32), N),
+  )
 
 
 def from_answers(answers: dict[tuple[int, ...], list]) -> Batch:
@@ -56,8 +83,16 @@ def from_groups(groups: list[list[Episode]], advantages=None, *, width: int = 0)
   group = np.repeat(np.arange(len(groups), dtype=np.int32), [len(g) for g in groups])
   if advantages is not None:
     advantages = np.asarray(advantages, np.float32).reshape(-1, 1) * weights
-  return Batch(prompts, prompt_lengths, completions, lengths, group, weights, advantages,
-               sampler_logprobs=sampler)
+  return Batch(
+    prompts,
+    prompt_lengths,
+    completions,
+    lengths,
+    group,
+    weights,
+    advantages,
+    sampler_logprobs=sampler,
+  )
 
 
 def with_last_places(batch: Batch) -> Batch:
@@ -69,8 +104,9 @@ def with_last_places(batch: Batch) -> Batch:
   lengths = batch.completion_lengths + 1
   completions = np.pad(batch.completions, ((0, 0), (0, 1)))
   last = np.arange(completions.shape[1]) == lengths[:, None] - 1
-  return batch._replace(completions=completions, completion_lengths=lengths,
-                        weights=last.astype(np.float32))
+  return batch._replace(
+    completions=completions, completion_lengths=lengths, weights=last.astype(np.float32)
+  )
 
 
 def split(batch: Batch, parts: int) -> list[Batch]:
@@ -89,11 +125,16 @@ def select(batch: Batch, groups) -> Batch:
   """Returns the Batch of some groups, by number, in that order."""
   rows = [np.flatnonzero(batch.group == group) for group in groups]
   order = np.concatenate(rows)
-  fields = {name: None if getattr(batch, name) is None else getattr(batch, name)[order]
-            for name in ('completions', 'completion_lengths', *ROW_FIELDS)}
-  return Batch(prompts=batch.prompts[groups], prompt_lengths=batch.prompt_lengths[groups],
-               group=np.repeat(np.arange(len(groups), dtype=np.int32), [len(r) for r in rows]),
-               **fields)
+  fields = {
+    name: None if getattr(batch, name) is None else getattr(batch, name)[order]
+    for name in ('completions', 'completion_lengths', *ROW_FIELDS)
+  }
+  return Batch(
+    prompts=batch.prompts[groups],
+    prompt_lengths=batch.prompt_lengths[groups],
+    group=np.repeat(np.arange(len(groups), dtype=np.int32), [len(r) for r in rows]),
+    **fields,
+  )
 
 
 def _pad(lists, dtype=np.int32, width=1):
@@ -101,7 +142,7 @@ def _pad(lists, dtype=np.int32, width=1):
   lengths = np.array([len(values) for values in lists], np.int32)
   array = np.zeros((len(lists), max(int(lengths.max()), width, 1)), dtype)
   for row, values in enumerate(lists):
-    array[row, :len(values)] = values
+    array[row, : len(values)] = values
   return array, lengths
 
 

@@ -4,6 +4,7 @@ A chat is rendered once and encoded once, without special tokens of the tokenize
 template writes is what the model sees, so no BOS is ever doubled. Sampled ids are decoded for
 graders and people, and never encoded again.
 """
+
 import bisect
 import collections
 import dataclasses
@@ -21,6 +22,7 @@ _PROBE = 'a probe of 7 words, nothing more'
 @dataclasses.dataclass(slots=True, kw_only=True)
 class ChatConfig:
   """How conversations become text. Slots: a misspelt field is an error, not a new field."""
+
   # The markers round the reasoning, ('<think>', '</think>') for most models: graders see what
   # follows the second. None: the whole completion is the answer.
   reasoning: tuple | None = None
@@ -32,23 +34,32 @@ class ChatConfig:
     """Returns every problem as 'field=value, need ...'; [] if there is none."""
     markers = self.reasoning
     good_markers = markers is None or (
-        isinstance(markers, (tuple, list)) and len(markers) == 2 and
-        all(isinstance(marker, str) and marker.strip() for marker in markers) and
-        markers[0] != markers[1])
+      isinstance(markers, (tuple, list))
+      and len(markers) == 2
+      and all(isinstance(marker, str) and marker.strip() for marker in markers)
+      and markers[0] != markers[1]
+    )
     checks = (
-        (good_markers,
-         f"reasoning={markers!r}, need None or two different texts: ('<think>', '</think>')"),
-        (isinstance(self.template_kwargs, dict),
-         f'template_kwargs={self.template_kwargs!r}, need a dict of template variables'),
-        (self.template in ('', 'default') or pathlib.Path(self.template).is_file(),
-         f"template={self.template!r}, need '', 'default' or the path of a Jinja file"),
-        (templates.is_date(self.date), f'date={self.date!r}, need YYYY-MM-DD'),
+      (
+        good_markers,
+        f"reasoning={markers!r}, need None or two different texts: ('<think>', '</think>')",
+      ),
+      (
+        isinstance(self.template_kwargs, dict),
+        f'template_kwargs={self.template_kwargs!r}, need a dict of template variables',
+      ),
+      (
+        self.template in ('', 'default') or pathlib.Path(self.template).is_file(),
+        f"template={self.template!r}, need '', 'default' or the path of a Jinja file",
+      ),
+      (templates.is_date(self.date), f'date={self.date!r}, need YYYY-MM-DD'),
     )
     return [problem for good, problem in checks if not good]
 
 
 class Answer(NamedTuple):
   """A completion taken apart."""
+
   reasoning: str | None  # None without markers
   output_text: str | None  # what graders see; None: the reasoning never ended
   reasoning_tokens: int  # up to and with the end marker, or all if there is none
@@ -61,6 +72,7 @@ class RenderError(ValueError):
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Chat:
   """A tokenizer with its chat template. Built by `make`; nothing in it changes."""
+
   tokenizer: Any  # a transformers fast tokenizer
   template: str  # Jinja
   template_name: str  # where the template comes from, for messages to people
@@ -109,7 +121,7 @@ class Chat:
     transcript = self._render([*messages, answer], tools, generation=False)
     if not transcript.startswith(prompt):
       raise RenderError(self._prefix_message(prompt, transcript))
-    return prompt, transcript[len(prompt):]
+    return prompt, transcript[len(prompt) :]
 
   def supervised_ids(self, messages, tools=None, target=None) -> tuple[list[int], list[int]]:
     """Returns (prompt ids, completion ids) of an answer to learn; see `supervised_text`.
@@ -131,18 +143,21 @@ class Chat:
     end = next((i for i, token in enumerate(ids) if token in self.stop_ids), None)
     if end is None:  # white space that the template sets between turns is nobody's answer
       return [*self._continue(prompt, prompt_ids, rest.rstrip()), self.eos_id]
-    behind = [token for token in ids[end + 1:] if token not in self.stop_ids]
+    behind = [token for token in ids[end + 1 :] if token not in self.stop_ids]
     if self.decode(behind).strip():
-      raise RenderError(f'the answer contains {self.tokenizer.decode(ids[end])!r}, which ends a '
-                        'turn; take it out of the text')
-    return ids[:end + 1]
+      raise RenderError(
+        f'the answer contains {self.tokenizer.decode(ids[end])!r}, which ends a '
+        'turn; take it out of the text'
+      )
+    return ids[: end + 1]
 
   def encode(self, texts: list[str]) -> list[list[int]]:
     """Returns the ids of each text, which holds its BOS itself if there is one."""
     if not texts:
       return []
-    return self.tokenizer(texts, add_special_tokens=False, return_attention_mask=False,
-                          verbose=False)['input_ids']
+    return self.tokenizer(
+      texts, add_special_tokens=False, return_attention_mask=False, verbose=False
+    )['input_ids']
 
   def decode(self, ids: list[int]) -> str:
     """Returns the text of ids, for graders and people.
@@ -150,13 +165,19 @@ class Chat:
     Special tokens are left out, the markers of the reasoning are kept even if they are special;
     bytes that are no UTF-8 become U+FFFD.
     """
-    return self.tokenizer.decode([token for token in ids if token not in self.hidden_ids],
-                                 skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    return self.tokenizer.decode(
+      [token for token in ids if token not in self.hidden_ids],
+      skip_special_tokens=False,
+      clean_up_tokenization_spaces=False,
+    )
 
   def control_tokens(self, text: str) -> list[str]:
     """Returns the special tokens that text spells: encoding would make them real ones."""
-    return [token for token in self.tokenizer.convert_ids_to_tokens(sorted(self.hidden_ids))
-            if token in text]
+    return [
+      token
+      for token in self.tokenizer.convert_ids_to_tokens(sorted(self.hidden_ids))
+      if token in text
+    ]
 
   def answer(self, text: str, ids: list[int]) -> Answer:
     """Takes a completion apart at the first end marker of the reasoning.
@@ -177,8 +198,7 @@ class Chat:
     if not marker:
       return Answer(reasoning, None, sum(token not in self.stop_ids for token in ids))
     # The shortest run of tokens whose text holds the marker, which may span several of them.
-    last = bisect.bisect_left(range(len(ids)), True,
-                              key=lambda i: end in self.decode(ids[:i + 1]))
+    last = bisect.bisect_left(range(len(ids)), True, key=lambda i: end in self.decode(ids[: i + 1]))
     return Answer(reasoning, after.lstrip(), last + 1)
 
   def fingerprint(self) -> str:
@@ -193,8 +213,8 @@ class Chat:
     """
     if self.adds_space:
       joint = self.encode([prompt + rest])[0]
-      if joint[:len(prompt_ids)] == prompt_ids:
-        return joint[len(prompt_ids):]
+      if joint[: len(prompt_ids)] == prompt_ids:
+        return joint[len(prompt_ids) :]
     return self.encode([rest])[0]
 
   def _render(self, messages, tools, *, generation):
@@ -206,20 +226,27 @@ class Chat:
       for piece in (*self._pieces(message['content']), *calls):
         wanted[piece] += 1
         if text.count(piece) < wanted[piece]:
-          raise RenderError(f'{self.template_name} leaves out messages[{index}] '
-                            f'({message["role"]}): {_shortened(piece)!r} is not in the prompt')
+          raise RenderError(
+            f'{self.template_name} leaves out messages[{index}] '
+            f'({message["role"]}): {_shortened(piece)!r} is not in the prompt'
+          )
     for index, tool in enumerate(tools or ()):
       if tool['function']['name'] not in text:
-        raise RenderError(f'{self.template_name} leaves out tools[{index}] '
-                          f'({tool["function"]["name"]})')
+        raise RenderError(
+          f'{self.template_name} leaves out tools[{index}] ({tool["function"]["name"]})'
+        )
     return text
 
   def _apply(self, messages, tools=None, *, generation):
     try:
-      return self.tokenizer.apply_chat_template(messages, tools=tools or None,
-                                                chat_template=self.template, tokenize=False,
-                                                add_generation_prompt=generation,
-                                                **self.template_kwargs)
+      return self.tokenizer.apply_chat_template(
+        messages,
+        tools=tools or None,
+        chat_template=self.template,
+        tokenize=False,
+        add_generation_prompt=generation,
+        **self.template_kwargs,
+      )
     except Exception as error:  # a template is foreign code: it may raise anything
       raise RenderError(f'{self.template_name} fails on this row: {error}') from error
 
@@ -234,11 +261,15 @@ class Chat:
     same = len(os.path.commonprefix([prompt, transcript]))
     hint = ''
     if self.reasoning and self.generation_prompt.rstrip().endswith(self.reasoning[0]):
-      hint = (f'. The generation prompt already opens the reasoning: begin the answer with '
-              f'{self.reasoning[0]!r} and a new line, as the template does')
-    return (f'{self.template_name}: the prompt is not a literal prefix of the transcript; the '
-            f'prompt goes on with {_shortened(prompt[same:])!r}, the transcript with '
-            f'{_shortened(transcript[same:])!r}{hint}')
+      hint = (
+        f'. The generation prompt already opens the reasoning: begin the answer with '
+        f'{self.reasoning[0]!r} and a new line, as the template does'
+      )
+    return (
+      f'{self.template_name}: the prompt is not a literal prefix of the transcript; the '
+      f'prompt goes on with {_shortened(prompt[same:])!r}, the transcript with '
+      f'{_shortened(transcript[same:])!r}{hint}'
+    )
 
 
 def make(source_dir: str | pathlib.Path, config: ChatConfig) -> Chat:
@@ -258,25 +289,41 @@ def make(source_dir: str | pathlib.Path, config: ChatConfig) -> Chat:
   special |= set(tokenizer.all_special_ids)
   vocabulary = tokenizer.get_vocab()
   markers = tuple(config.reasoning) if config.reasoning else None
-  chat = Chat(tokenizer=tokenizer, template=templates.at_date(template, config.date),
-              template_name=name, template_kwargs=dict(config.template_kwargs),
-              reasoning=markers, roles={}, generation_prompt='', stop_ids=(), eos_id=-1,
-              vocabulary_size=max(vocabulary.values()) + 1,
-              adds_space=tokenizers.adds_space(tokenizer),
-              hidden_ids=frozenset(special - {vocabulary.get(marker) for marker in markers or ()}),
-              tokenizer_sha256=tokenizers.sha256(tokenizer, source))
+  chat = Chat(
+    tokenizer=tokenizer,
+    template=templates.at_date(template, config.date),
+    template_name=name,
+    template_kwargs=dict(config.template_kwargs),
+    reasoning=markers,
+    roles={},
+    generation_prompt='',
+    stop_ids=(),
+    eos_id=-1,
+    vocabulary_size=max(vocabulary.values()) + 1,
+    adds_space=tokenizers.adds_space(tokenizer),
+    hidden_ids=frozenset(special - {vocabulary.get(marker) for marker in markers or ()}),
+    tokenizer_sha256=tokenizers.sha256(tokenizer, source),
+  )
   stop_ids = _stop_ids(chat, source, special)
   if not stop_ids:
-    raise ValueError(f'{source}: no end-of-sequence token; name one as eos_token in '
-                     'tokenizer_config.json or as eos_token_id in generation_config.json')
+    raise ValueError(
+      f'{source}: no end-of-sequence token; name one as eos_token in '
+      'tokenizer_config.json or as eos_token_id in generation_config.json'
+    )
   eos_id = tokenizer.eos_token_id
-  chat = dataclasses.replace(chat, roles=_roles(chat), stop_ids=stop_ids,
-                             eos_id=stop_ids[0] if eos_id is None else eos_id,
-                             generation_prompt=_generation_prompt(chat))
+  chat = dataclasses.replace(
+    chat,
+    roles=_roles(chat),
+    stop_ids=stop_ids,
+    eos_id=stop_ids[0] if eos_id is None else eos_id,
+    generation_prompt=_generation_prompt(chat),
+  )
   if markers and markers[1] in chat.generation_prompt.rpartition(markers[0])[2]:
-    raise ValueError(f'chat.reasoning={markers} but {name} with template_kwargs='
-                     f'{chat.template_kwargs} closes the reasoning inside the prompt: set '
-                     'chat.reasoning=None, or let the template think (enable_thinking=True)')
+    raise ValueError(
+      f'chat.reasoning={markers} but {name} with template_kwargs='
+      f'{chat.template_kwargs} closes the reasoning inside the prompt: set '
+      'chat.reasoning=None, or let the template think (enable_thinking=True)'
+    )
   return chat
 
 
@@ -292,8 +339,9 @@ def _roles(chat):
 
   known = {role for role in ('developer', 'system') if rendered(role)}
   other = {'developer': 'system', 'system': 'developer'}
-  return {role: role if role in known or other[role] not in known else other[role]
-          for role in other}
+  return {
+    role: role if role in known or other[role] not in known else other[role] for role in other
+  }
 
 
 def _generation_prompt(chat):

@@ -2,6 +2,7 @@
 
 Each reader returns (rows, problems): rows are (line, object) pairs, counted from 1.
 """
+
 import datetime
 import decimal
 import json
@@ -17,8 +18,15 @@ def _read_jsonl(path):
   data = path.read_bytes()
   if data.startswith(b'\xef\xbb\xbf'):
     data = data[3:]
-    problems.append(Problem('E_JSON', 1, '', 'a byte order mark before the first row',
-                            'save the file as UTF-8 without BOM'))
+    problems.append(
+      Problem(
+        'E_JSON',
+        1,
+        '',
+        'a byte order mark before the first row',
+        'save the file as UTF-8 without BOM',
+      )
+    )
   lines = data.split(b'\n')
   for line, text in enumerate(lines[:-1] if not lines[-1] else lines, 1):
     if not text.strip():
@@ -43,14 +51,22 @@ def _read_json(path):
     if isinstance(value, dict):
       rows.append((number, value))
     else:
-      problems.append(Problem('E_JSON', number, '', f'the row is {template.kind(value)}',
-                              'every element of the array must be an object'))
+      problems.append(
+        Problem(
+          'E_JSON',
+          number,
+          '',
+          f'the row is {template.kind(value)}',
+          'every element of the array must be an object',
+        )
+      )
   return rows, problems
 
 
 def _read_parquet(path):
   """Reads one file, or all of a directory by name; rows are numbered through."""
   import pyarrow.parquet  # only for those who have Parquet
+
   values = []
   for part in sorted(path.glob('*.parquet')) if path.is_dir() else [path]:
     try:
@@ -62,6 +78,7 @@ def _read_parquet(path):
 
 def read_hub(name, split):
   import datasets  # slow to import
+
   return _columns_to_rows(datasets.load_dataset(name, split=split))
 
 

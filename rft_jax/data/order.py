@@ -1,4 +1,5 @@
 """In which order rows are visited: a pure function of (seed, position), resumed by one integer."""
+
 import functools
 
 import numpy as np

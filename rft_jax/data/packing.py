@@ -4,6 +4,7 @@ A row of the device's arrays holds several completions of one prompt, one behind
 which sees the prompt and itself alone. So long and short completions of a group share rows, and
 little is computed that nobody asked for.
 """
+
 from typing import NamedTuple
 
 import numpy as np
@@ -26,6 +27,7 @@ class Microbatch(NamedTuple):
   group that needs more rows than R stands there several times, each time with some of its
   completions.
   """
+
   batch: Batch
   packed: Array  # i32[P * R, W], the rows of a prompt next to each other
   begins: Array  # i32[P * R, W], where the completion of each token begins
@@ -64,13 +66,17 @@ def plan(batch: Batch, *, tokens: int, shards: int = 1) -> list[tuple[Microbatch
   pieces = []
   for groups in _classes(batch, members):
     lengths = [batch.completion_lengths[members[group]] for group in groups]
-    shape = _shape(few(int(batch.prompt_lengths[groups].max())), lengths,
-                   whole_groups=batch.grades is not None)
-    parts = [(group, members[group][part], places) for group, of in zip(groups, lengths)
-             for part, places in _parts(of, shape)]
+    shape = _shape(
+      few(int(batch.prompt_lengths[groups].max())), lengths, whole_groups=batch.grades is not None
+    )
+    parts = [
+      (group, members[group][part], places)
+      for group, of in zip(groups, lengths)
+      for part, places in _parts(of, shape)
+    ]
     most = shards * (1 << (max(tokens // shape.size // shards, 1).bit_length() - 1))
     for start in range(0, len(parts), most):
-      some = parts[start:start + most]
+      some = parts[start : start + most]
       half = most // 2 if most >= 2 * shards else most
       count = half if len(some) <= half else most
       pieces.append(_microbatch(batch, some, count, G, T, shape))
@@ -151,11 +157,11 @@ def _microbatch(batch, parts, P, G, T, shape):
   begins = np.broadcast_to(np.arange(W, dtype=np.int32), (P, R, W)).copy()  # padding sees itself
   places = np.zeros((P, G, T), np.int32)
   for number, (_, members, where) in enumerate(parts):
-    rows[number, :len(members)] = members
+    rows[number, : len(members)] = members
     for g, (member, (row, column)) in enumerate(zip(members, where)):
       n = batch.completion_lengths[member]
-      packed[number, row, column:column + n] = batch.completions[member, :n]
-      begins[number, row, column:column + n] = column
+      packed[number, row, column : column + n] = batch.completions[member, :n]
+      begins[number, row, column : column + n] = column
       places[number, g, :n] = row * W + column + np.arange(n)
   rows = rows.reshape(-1)
 
@@ -164,19 +170,24 @@ def _microbatch(batch, parts, P, G, T, shape):
       return None
     out = np.zeros((P * G,) + ((T,) if array.ndim == 2 else ()), array.dtype)
     if array.ndim == 2:
-      out[rows >= 0, :array.shape[1]] = array[rows[rows >= 0], :T]
+      out[rows >= 0, : array.shape[1]] = array[rows[rows >= 0], :T]
     else:
       out[rows >= 0] = array[rows[rows >= 0]]
     return out
 
   groups = [group for group, _, _ in parts]
   prompts = np.zeros((P, S), np.int32)
-  prompts[:len(groups), :batch.prompts.shape[1]] = batch.prompts[groups, :S]
+  prompts[: len(groups), : batch.prompts.shape[1]] = batch.prompts[groups, :S]
   prompt_lengths = np.ones(P, np.int32)  # an empty prompt has one token, whatever it is
-  prompt_lengths[:len(groups)] = batch.prompt_lengths[groups]
-  piece = Batch(prompts, prompt_lengths, completions_of(batch.completions),
-                completions_of(batch.completion_lengths),
-                np.repeat(np.arange(P, dtype=np.int32), G),
-                **{name: completions_of(getattr(batch, name)) for name in ROW_FIELDS})
-  return Microbatch(piece, packed.reshape(P * R, W), begins.reshape(P * R, W),
-                    places.reshape(P, G * T)), rows
+  prompt_lengths[: len(groups)] = batch.prompt_lengths[groups]
+  piece = Batch(
+    prompts,
+    prompt_lengths,
+    completions_of(batch.completions),
+    completions_of(batch.completion_lengths),
+    np.repeat(np.arange(P, dtype=np.int32), G),
+    **{name: completions_of(getattr(batch, name)) for name in ROW_FIELDS},
+  )
+  return Microbatch(
+    piece, packed.reshape(P * R, W), begins.reshape(P * R, W), places.reshape(P, G * T)
+  ), rows

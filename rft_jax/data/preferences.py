@@ -1,4 +1,5 @@
 """Rows that hold preferences: checked, and put into one form of those in preference_forms."""
+
 import collections
 
 from rft_jax.data.preference_formats import FORMS, OURS, Broken, form_of, is_text, same, turn
@@ -29,21 +30,40 @@ def read(items: list[Item], kind: str) -> tuple[list[Item], list[Problem]]:
     if form is None:
       problems.append(_unknown(item, kind))
     elif form.name != usual:
-      problems.append(Problem('E_PREFERENCE_MIXED', line_of(item), form.prompt,
-                              f'the row is in the form "{form.name}", most are "{usual}"',
-                              'write all rows of a file in one form'))
+      problems.append(
+        Problem(
+          'E_PREFERENCE_MIXED',
+          line_of(item),
+          form.prompt,
+          f'the row is in the form "{form.name}", most are "{usual}"',
+          'write all rows of a file in one form',
+        )
+      )
     elif kind == 'pairs' and form.kind == 'answers':
-      problems.append(Problem('E_PREFERENCE_FORM', line_of(item), 'label',
-                              'single answers with a label, where pairs are learnt from',
-                              'use the algorithm kto, or give chosen and rejected'))
+      problems.append(
+        Problem(
+          'E_PREFERENCE_FORM',
+          line_of(item),
+          'label',
+          'single answers with a label, where pairs are learnt from',
+          'use the algorithm kto, or give chosen and rejected',
+        )
+      )
     else:
       rows, found = _row(item, form)
       made += _apart(rows) if kind == 'answers' and form.kind == 'pairs' else rows
       problems += found
   form = next(form for form in FORMS if form.name == usual)
   if form not in OURS and made:
-    problems.append(Problem('W_PREFERENCE_FORM', 0, '', f'the rows are read as "{usual}"',
-                            'give messages, chosen and rejected if they mean something else'))
+    problems.append(
+      Problem(
+        'W_PREFERENCE_FORM',
+        0,
+        '',
+        f'the rows are read as "{usual}"',
+        'give messages, chosen and rejected if they mean something else',
+      )
+    )
   return made, problems
 
 
@@ -65,8 +85,9 @@ def renamed(problems: list[Problem], items: list[Item]) -> list[Problem]:
   if form is None or form.prompt == 'messages':
     return problems
   of = lambda text: text.replace('messages', form.prompt, 1)
-  return [problem._replace(path=of(problem.path), message=of(problem.message))
-          for problem in problems]
+  return [
+    problem._replace(path=of(problem.path), message=of(problem.message)) for problem in problems
+  ]
 
 
 def contradictions(items: list[Item]) -> list[Problem]:
@@ -80,12 +101,21 @@ def contradictions(items: list[Item]) -> list[Problem]:
     key = prompt, *(text_of(row[side].get('content')) for side in _PAIR)
     turned = prompt, key[2], key[1]
     if key in seen:
-      found.append(Problem('W_PREFERENCE_TWICE', line, 'chosen', f'the pair of line {seen[key]}',
-                           'keep one of them'))
+      found.append(
+        Problem(
+          'W_PREFERENCE_TWICE', line, 'chosen', f'the pair of line {seen[key]}', 'keep one of them'
+        )
+      )
     elif turned in seen:
-      found.append(Problem('W_PREFERENCE_CONTRADICTED', line, 'chosen',
-                           f'the pair of line {seen[turned]}, the other way round',
-                           'keep the one that is meant, or set label_smoothing'))
+      found.append(
+        Problem(
+          'W_PREFERENCE_CONTRADICTED',
+          line,
+          'chosen',
+          f'the pair of line {seen[turned]}, the other way round',
+          'keep the one that is meant, or set label_smoothing',
+        )
+      )
     seen.setdefault(key, line)
   return found
 
@@ -109,12 +139,25 @@ def _row(item, form):
   if form.kind == 'answers':
     answers['label'] = row['label']
     if not isinstance(row['label'], bool):
-      problems.append(Problem('E_PREFERENCE_LABEL', line, 'label',
-                              f'label is {template.kind(row["label"])}',
-                              'need true (a good answer) or false'))
+      problems.append(
+        Problem(
+          'E_PREFERENCE_LABEL',
+          line,
+          'label',
+          f'label is {template.kind(row["label"])}',
+          'need true (a good answer) or false',
+        )
+      )
   elif not problems and same(answers['chosen'], answers['rejected']):
-    problems.append(Problem('E_PREFERENCE_SAME', line, 'rejected', 'chosen and rejected are the '
-                            'same', 'nothing can be learnt from the pair: take it out'))
+    problems.append(
+      Problem(
+        'E_PREFERENCE_SAME',
+        line,
+        'rejected',
+        'chosen and rejected are the same',
+        'nothing can be learnt from the pair: take it out',
+      )
+    )
   if problems:
     return [], problems
   rest = {key: value for key, value in row.items() if key not in form.keys}
@@ -142,7 +185,7 @@ def _answer(value, key, prompt):
       turns = turns[start:]
     if len(turns) != 1:
       raise Broken(key, f'{key} has {len(turns)} messages behind the prompt, need 1', _ANSWER)
-    message, = turns
+    (message,) = turns
   if message.get('role') != 'assistant':
     raise Broken(key, f'{key} is from {message.get("role")!r}, not assistant', _ANSWER)
   content = message.get('content')
@@ -158,14 +201,24 @@ def _apart(items):
   made = []
   for item in items:
     rest = {key: value for key, value in item.row.items() if key not in _PAIR}
-    made += [item._replace(row={**rest, 'completion': item.row[side], 'label': side == 'chosen'})
-             for side in _PAIR]
+    made += [
+      item._replace(row={**rest, 'completion': item.row[side], 'label': side == 'chosen'})
+      for side in _PAIR
+    ]
   return made
 
 
 def _unknown(item, kind):
   keys = ', '.join(list(item.row)[:8]) or 'none'
-  need = ('messages, chosen and rejected' if kind == 'pairs' else
-          'messages, completion and label, or messages, chosen and rejected')
-  return Problem('E_PREFERENCE_FORM', line_of(item), '', f'no preference; keys: {keys}',
-                 f'give {need}, or another form that rft_jax/data/preference_forms.py lists')
+  need = (
+    'messages, chosen and rejected'
+    if kind == 'pairs'
+    else 'messages, completion and label, or messages, chosen and rejected'
+  )
+  return Problem(
+    'E_PREFERENCE_FORM',
+    line_of(item),
+    '',
+    f'no preference; keys: {keys}',
+    f'give {need}, or another form that rft_jax/data/preference_forms.py lists',
+  )

@@ -3,6 +3,7 @@
 A row is OpenAI's: `messages`, optional `tools`, and any other keys; all of it is `item` for
 graders. Nothing is trained on before every row of both files has been looked at.
 """
+
 import dataclasses
 import hashlib
 import json
@@ -14,13 +15,16 @@ from rft_jax.data.validate import Problem
 from rft_jax.graders import template
 from rft_jax.types import Example, Item
 
-_WAY_OUT = ('need a .jsonl, .json or .parquet file, a directory of .parquet files, or hub:name or '
-            'hub:name:split; `make demo` writes cases to runs/rare_disease_demo/data/')
+_WAY_OUT = (
+  'need a .jsonl, .json or .parquet file, a directory of .parquet files, or hub:name or '
+  'hub:name:split; `make demo` writes cases to runs/rare_disease_demo/data/'
+)
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
 class DataConfig:
   """Which cases are trained on and which are held out. Slots: no field by misspelling."""
+
   train: str = ''  # required: a file, a directory of Parquet files, hub:name or hub:name:split
   validation: str = ''  # required: the same, of cases that are never trained on
   max_prompt_tokens: int = 2048  # of the rendered prompt
@@ -29,22 +33,32 @@ class DataConfig:
 
   def validate(self) -> list[str]:
     """Returns every problem as 'field=value, need ...'; [] if there is none."""
-    problems = [f'{name}={source!r}, {_WAY_OUT}'
-                for name, source in (('train', self.train), ('validation', self.validation))
-                if not _is_source(source)]
+    problems = [
+      f'{name}={source!r}, {_WAY_OUT}'
+      for name, source in (('train', self.train), ('validation', self.validation))
+      if not _is_source(source)
+    ]
     if self.max_prompt_tokens < 1:
       problems.append(f'max_prompt_tokens={self.max_prompt_tokens}, need >= 1')
     if self.max_completion_tokens < 0:
-      problems.append(f'max_completion_tokens={self.max_completion_tokens}, need >= 0 '
-                      '(0: no limit)')
+      problems.append(
+        f'max_completion_tokens={self.max_completion_tokens}, need >= 0 (0: no limit)'
+      )
     if self.overlong not in ('error', 'drop'):
       problems.append(f"overlong={self.overlong!r}, need 'error' or 'drop'")
     return problems
 
 
-def load(config: DataConfig, *, chat: Chat, item_fields=frozenset(), kind: str = 'prompts',
-         held_out: str = '', target_template: str = '',
-         graded: bool = True) -> tuple[list[Example], list[Example], list[str]]:
+def load(
+  config: DataConfig,
+  *,
+  chat: Chat,
+  item_fields=frozenset(),
+  kind: str = 'prompts',
+  held_out: str = '',
+  target_template: str = '',
+  graded: bool = True,
+) -> tuple[list[Example], list[Example], list[str]]:
   """Returns (train, validation, warnings) with every row rendered and encoded.
 
   Args:
@@ -66,10 +80,11 @@ def load(config: DataConfig, *, chat: Chat, item_fields=frozenset(), kind: str =
   wrong = template.problems(target_template)
   if wrong:
     raise ValueError('\n'.join(['sft.target:', *(f'  {one}' for one in wrong)]))
-  kinds = {'train': kind,
-           'validation': held_out or ('prompts' if target_template else kind)}
-  fields = {'train': frozenset(item_fields if graded else ()) | template.fields(target_template),
-            'validation': frozenset(item_fields)}
+  kinds = {'train': kind, 'validation': held_out or ('prompts' if target_template else kind)}
+  fields = {
+    'train': frozenset(item_fields if graded else ()) | template.fields(target_template),
+    'validation': frozenset(item_fields),
+  }
   sources = {'train': config.train, 'validation': config.validation}
   items, found = {}, {}
   for split, source in sources.items():
@@ -78,23 +93,25 @@ def load(config: DataConfig, *, chat: Chat, item_fields=frozenset(), kind: str =
     if measured and kinds[split] in preferences.KINDS:
       kinds[split] = preferences.held_out_kind(items[split], kinds[split])
     supervised = kind == 'targets' and (kinds[split] == 'targets' or bool(target_template))
-    items[split], problems = _checked(items[split], kinds[split], supervised,
-                                      bool(target_template))
+    items[split], problems = _checked(items[split], kinds[split], supervised, bool(target_template))
     found[split] += problems
-  types = validate.kinds(items['train'] + items['validation'],
-                         fields['train'] | fields['validation'])
+  types = validate.kinds(
+    items['train'] + items['validation'], fields['train'] | fields['validation']
+  )
   examples = {}
   for split in sources:
     found[split] += validate.item_fields(items[split], fields[split], types)
     sound = _without(items[split], found[split])
     found[split] += _suspicions(sound, fields[split], kinds[split])
     examples[split], problems = _examples(
-        sound, config, chat, kinds[split], target_template if split == 'train' else '')
+      sound, config, chat, kinds[split], target_template if split == 'train' else ''
+    )
     found[split] += problems
     if not examples[split] and not any(problem.blocks for problem in found[split]):
       found[split].append(Problem('E_COUNT_MIN', 0, '', 'no rows are left', 'need at least one'))
-  found['validation'] += validate.overlap(_without(items['train'], found['train']),
-                                          _without(items['validation'], found['validation']))
+  found['validation'] += validate.overlap(
+    _without(items['train'], found['train']), _without(items['validation'], found['validation'])
+  )
   errors, warnings = [], []
   for split, source in sources.items():
     name = f'data.{split}={source}'
@@ -125,8 +142,9 @@ def _suspicions(items, fields, kind):
   if kind not in preferences.KINDS:
     return found
   # A prompt may well have several pairs, and those of an answer stand next to each other.
-  return [problem for problem in found if problem.code != 'W_DUPLICATE_PROMPT'
-          ] + preferences.contradictions(items)
+  return [
+    problem for problem in found if problem.code != 'W_DUPLICATE_PROMPT'
+  ] + preferences.contradictions(items)
 
 
 def _examples(items, config, chat, kind, target_template):
@@ -139,8 +157,15 @@ def _examples(items, config, chat, kind, target_template):
     except RenderError as error:
       problems.append(_unrendered(item, error))
     except template.Fault as fault:
-      problems.append(Problem('E_ITEM_FIELD_MISSING', validate.line_of(item), 'sft.target',
-                              str(fault.errors), 'a target is made of the fields of item alone'))
+      problems.append(
+        Problem(
+          'E_ITEM_FIELD_MISSING',
+          validate.line_of(item),
+          'sft.target',
+          str(fault.errors),
+          'a target is made of the fields of item alone',
+        )
+      )
     problems += _control_tokens(item, chat)
   prompts = chat.encode([prompt for prompt, _ in texts])
   examples = []
@@ -157,9 +182,15 @@ def _examples(items, config, chat, kind, target_template):
     if 0 < config.max_completion_tokens < longest:
       problems.append(_overlong(item, 'completion', longest, config))
     else:
-      examples.append(Example(item, prompt_ids, answers[0] if answers else None,
-                              rejected_ids=answers[1] if len(answers) > 1 else None,
-                              desirable=item.row['label'] if kind == 'answers' else None))
+      examples.append(
+        Example(
+          item,
+          prompt_ids,
+          answers[0] if answers else None,
+          rejected_ids=answers[1] if len(answers) > 1 else None,
+          desirable=item.row['label'] if kind == 'answers' else None,
+        )
+      )
   return examples, problems
 
 
@@ -182,9 +213,14 @@ def _texts(row, chat, kind, target_template):
 
 
 def _unrendered(item, error):
-  return Problem('E_MESSAGE_NOT_RENDERED', validate.line_of(item), 'messages', str(error),
-                 'change the messages, or set chat.template to a template that renders them '
-                 "('default' for a plain one)")
+  return Problem(
+    'E_MESSAGE_NOT_RENDERED',
+    validate.line_of(item),
+    'messages',
+    str(error),
+    'change the messages, or set chat.template to a template that renders them '
+    "('default' for a plain one)",
+  )
 
 
 def _control_tokens(item, chat):
@@ -192,9 +228,15 @@ def _control_tokens(item, chat):
   for index, message in enumerate(item.row['messages']):
     tokens = chat.control_tokens(validate.text_of(message.get('content')))
     if tokens:
-      found.append(Problem('W_CONTROL_TOKEN', validate.line_of(item), f'messages[{index}].content',
-                           f'messages[{index}] spells {tokens[0]!r}, a token with a meaning',
-                           'the model reads it as that token: take it out unless meant'))
+      found.append(
+        Problem(
+          'W_CONTROL_TOKEN',
+          validate.line_of(item),
+          f'messages[{index}].content',
+          f'messages[{index}] spells {tokens[0]!r}, a token with a meaning',
+          'the model reads it as that token: take it out unless meant',
+        )
+      )
   return found
 
 
@@ -203,10 +245,20 @@ def _overlong(item, what, tokens, config):
   told = f'{tokens} {what} tokens, more than {getattr(config, limit)}'
   path = 'messages' if what == 'prompt' else ''
   if config.overlong == 'drop':
-    return Problem(f'W_{what.upper()}_DROPPED', validate.line_of(item), path, told,
-                   'left out, as data.overlong=drop asks')
-  return Problem(f'E_{what.upper()}_TOO_LONG', validate.line_of(item), path, told,
-                 f'shorten them, raise data.{limit}, or set data.overlong=drop')
+    return Problem(
+      f'W_{what.upper()}_DROPPED',
+      validate.line_of(item),
+      path,
+      told,
+      'left out, as data.overlong=drop asks',
+    )
+  return Problem(
+    f'E_{what.upper()}_TOO_LONG',
+    validate.line_of(item),
+    path,
+    told,
+    f'shorten them, raise data.{limit}, or set data.overlong=drop',
+  )
 
 
 def read(source: str, *, split: str = 'train') -> tuple[list[Item], list[Problem]]:
@@ -230,8 +282,15 @@ def read(source: str, *, split: str = 'train') -> tuple[list[Item], list[Problem
       suffix = '.parquet' if path.is_dir() else path.suffix
       title, (found, problems) = path.name, file_formats.READERS[suffix](path)
   except Exception as error:  # damaged files and hubs out of reach raise whatever they like
-    return [], [Problem('E_FILE', 0, '', f'{type(error).__name__}: {error}',
-                        'check that the data set is complete and can be read')]
+    return [], [
+      Problem(
+        'E_FILE',
+        0,
+        '',
+        f'{type(error).__name__}: {error}',
+        'check that the data set is complete and can be read',
+      )
+    ]
   items = [Item(row, f'{title}:{line}') for line, row in found]
   if not items and not problems:
     problems.append(Problem('E_COUNT_MIN', 0, '', 'there are no rows', 'need at least one'))

@@ -1,4 +1,5 @@
 """Chat templates: which one a tokenizer uses, our defaults, and how messages are put for one."""
+
 import datetime
 import json
 import pathlib
@@ -6,17 +7,19 @@ import re
 
 # The stated default for a tokenizer that brings no template. If it knows ChatML's two tokens:
 CHATML_TEMPLATE = (
-    "{% for message in messages %}"
-    "<|im_start|>{{ 'system' if message.role == 'developer' else message.role }}{{ '\\n' }}"
-    "{{ message.content }}<|im_end|>{{ '\\n' }}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant{{ '\\n' }}{% endif %}")
+  '{% for message in messages %}'
+  "<|im_start|>{{ 'system' if message.role == 'developer' else message.role }}{{ '\\n' }}"
+  "{{ message.content }}<|im_end|>{{ '\\n' }}"
+  '{% endfor %}'
+  "{% if add_generation_prompt %}<|im_start|>assistant{{ '\\n' }}{% endif %}"
+)
 # Otherwise text without roles: BOS if there is one, then each content on a line of its own. An
 # answer ends in EOS. Base models see an ordinary document.
 PLAIN_TEMPLATE = (
-    "{{ bos_token }}{% for message in messages %}"
-    "{{ message.content }}{% if message.role == 'assistant' %}{{ eos_token }}{% endif %}{{ '\\n' }}"
-    "{% endfor %}")
+  '{{ bos_token }}{% for message in messages %}'
+  "{{ message.content }}{% if message.role == 'assistant' %}{{ eos_token }}{% endif %}{{ '\\n' }}"
+  '{% endfor %}'
+)
 
 
 def choose(tokenizer, source: pathlib.Path, name: str) -> tuple[str, str]:
@@ -34,8 +37,9 @@ def choose(tokenizer, source: pathlib.Path, name: str) -> tuple[str, str]:
   if own and not name:
     if isinstance(own, dict):
       if 'default' not in own:
-        raise ValueError(f'{source}: chat templates {sorted(own)}, none named default; set '
-                         'chat.template to a file')
+        raise ValueError(
+          f'{source}: chat templates {sorted(own)}, none named default; set chat.template to a file'
+        )
       own = own['default']
     return own, f'the chat template of {source.name}'
   if {'<|im_start|>', '<|im_end|>'} <= set(tokenizer.get_vocab()):
@@ -46,8 +50,9 @@ def choose(tokenizer, source: pathlib.Path, name: str) -> tuple[str, str]:
 def at_date(template: str, date: str) -> str:
   """Returns the template with its calls of strftime_now replaced by their value on that day."""
   day = datetime.date.fromisoformat(date)
-  return re.sub(r'strftime_now\(\s*(["\'])(.*?)\1\s*\)',
-                lambda call: repr(day.strftime(call[2])), template)
+  return re.sub(
+    r'strftime_now\(\s*(["\'])(.*?)\1\s*\)', lambda call: repr(day.strftime(call[2])), template
+  )
 
 
 def is_date(text: str) -> bool:

@@ -1,4 +1,5 @@
 """The tokenizer of a Hugging Face directory, through transformers and without torch."""
+
 import hashlib
 import json
 import pathlib
@@ -11,23 +12,31 @@ def load(source: pathlib.Path):
     ValueError: it is no directory, or transformers finds no tokenizer in it that it can load.
   """
   if not source.is_dir():
-    raise ValueError(f'{source}: not a directory; need a Hugging Face directory with a '
-                     'tokenizer.json')
+    raise ValueError(
+      f'{source}: not a directory; need a Hugging Face directory with a tokenizer.json'
+    )
   import transformers  # slow to import, and not needed by those who only want the nouns
+
   # tokenizer.json is the tokenizer. AutoTokenizer builds another one for some model types (for
   # qwen2 a pre-tokenizer and special tokens of its own), so it serves only where there is none.
-  reader = (transformers.PreTrainedTokenizerFast if (source / 'tokenizer.json').is_file() else
-            transformers.AutoTokenizer)
+  reader = (
+    transformers.PreTrainedTokenizerFast
+    if (source / 'tokenizer.json').is_file()
+    else transformers.AutoTokenizer
+  )
   try:
     tokenizer = reader.from_pretrained(source)
   except Exception as error:  # transformers raises OSError, ValueError, KeyError and others
     found = ', '.join(sorted(path.name for path in source.iterdir())) or 'nothing'
     reason = str(error).strip().splitlines()[0]
-    raise ValueError(f'{source}: no tokenizer that transformers can load ({reason}); need a '
-                     f'tokenizer.json and tokenizer_config.json, found {found}') from error
+    raise ValueError(
+      f'{source}: no tokenizer that transformers can load ({reason}); need a '
+      f'tokenizer.json and tokenizer_config.json, found {found}'
+    ) from error
   if not tokenizer.is_fast:
-    raise ValueError(f'{source}: {type(tokenizer).__name__} is not a fast tokenizer; need a '
-                     'tokenizer.json')
+    raise ValueError(
+      f'{source}: {type(tokenizer).__name__} is not a fast tokenizer; need a tokenizer.json'
+    )
   return tokenizer
 
 
@@ -45,14 +54,20 @@ def differences(ours, theirs) -> list[str]:
   """
   first, second = ours.get_vocab(), theirs.get_vocab()
   tell = lambda token_id: 'none' if token_id is None else token_id
-  found = [f'{name} is {tell(getattr(ours, name))} in the first, {tell(getattr(theirs, name))} in '
-           'the second' for name in ('bos_token_id', 'eos_token_id', 'unk_token_id')
-           if getattr(ours, name) != getattr(theirs, name)]
-  unlike = [token for token in first.keys() | second.keys()
-            if first.get(token) != second.get(token)]
+  found = [
+    f'{name} is {tell(getattr(ours, name))} in the first, {tell(getattr(theirs, name))} in '
+    'the second'
+    for name in ('bos_token_id', 'eos_token_id', 'unk_token_id')
+    if getattr(ours, name) != getattr(theirs, name)
+  ]
+  unlike = [
+    token for token in first.keys() | second.keys() if first.get(token) != second.get(token)
+  ]
   rank = lambda token: (min(v[token] for v in (first, second) if token in v), token)
-  return found + [f'{token!r} is {tell(first.get(token))} in the first, '
-                  f'{tell(second.get(token))} in the second' for token in sorted(unlike, key=rank)]
+  return found + [
+    f'{token!r} is {tell(first.get(token))} in the first, {tell(second.get(token))} in the second'
+    for token in sorted(unlike, key=rank)
+  ]
 
 
 def eos_ids(tokenizer, source: pathlib.Path) -> set[int]:

@@ -2,6 +2,7 @@
 
 A pass reads every token of a sequence once; an update is three, forward and twice as much backward.
 """
+
 import time
 
 import jax.numpy as jnp
@@ -28,15 +29,18 @@ def estimate(config, chat, policy, sampled, seconds, *, rows: int, mesh) -> dict
   stages, total = {}, 0.0
   for number, (stage, kind) in enumerate(zip(config.stages, config.learns_from())):
     each = _of_step(config, stage.algorithm, kind, forward, samples)
-    stages[f'stages[{number}] ({stage.algorithm})'] = {
-        'steps': stage.steps, 'seconds_a_step': each}
+    stages[f'stages[{number}] ({stage.algorithm})'] = {'steps': stage.steps, 'seconds_a_step': each}
     total += stage.steps * each
   every, steps = config.evaluate.every, config.total_steps()
   ends = {0, *(span.end for span in config.spans())}
   evaluations = len(ends | set(range(0, steps + 1, every) if every else ()))
   each = rows * (1 + config.evaluate.samples_per_prompt) * sampling
-  return {'stages': stages, 'evaluations': evaluations, 'seconds_an_evaluation': each,
-          'hours': (total + evaluations * each) / 3600}
+  return {
+    'stages': stages,
+    'evaluations': evaluations,
+    'seconds_an_evaluation': each,
+    'hours': (total + evaluations * each) / 3600,
+  }
 
 
 def passes(config, algorithm: str) -> float:
@@ -45,8 +49,9 @@ def passes(config, algorithm: str) -> float:
   if algorithm == 'rejection':
     kept = config.rejection.per_prompt / config.rollout.samples_per_prompt
     return 3 * min(1.0, kept if config.rejection.threshold is None else 1.0)
-  scored = (config.update.updates_per_batch > 1 or objective.kl_in_reward or
-            objective.entropy.needs_scores)
+  scored = (
+    config.update.updates_per_batch > 1 or objective.kl_in_reward or objective.entropy.needs_scores
+  )
   critic = {'separate': 3 + 1, 'head': 1}[config.critic.kind] if algorithm == 'ppo' else 0
   teacher = 1 + (not scored) if algorithm == 'distillation' else 0
   return 3 + (objective.kl_coef > 0) + scored + critic + teacher
@@ -83,16 +88,18 @@ def _resampled(credit, chat, groups) -> float:
   split, episodes = splitter(chat, credit), [episode for group in groups for episode in group]
   parts = [split(episode.sample.tokens) for episode in episodes]
   # As much is taken to follow a state as the first sample that was in it has said from there.
-  rest = sum(parts[b].ends[-1] - parts[b].ends[j]
-             for b, j in set(first_in_state(episodes, parts).values()))
+  rest = sum(
+    parts[b].ends[-1] - parts[b].ends[j] for b, j in set(first_in_state(episodes, parts).values())
+  )
   return credit.resamples * rest / max(sum(len(one.sample.tokens) for one in episodes), 1)
 
 
 def _forward(config, policy, groups, mesh) -> float:
   """Returns the seconds of one pass over the groups."""
   batch = batching.from_groups(groups, np.zeros((len(groups), len(groups[0]))))
-  score = lambda: score_batch(policy, batch, config.update, mesh=mesh,
-                              temperature=jnp.float32(config.rollout.temperature))
+  score = lambda: score_batch(
+    policy, batch, config.update, mesh=mesh, temperature=jnp.float32(config.rollout.temperature)
+  )
   score()  # compiles
   began = time.monotonic()
   score()

@@ -4,6 +4,7 @@ The policy that reinforcement would start from answers some rows several times. 
 them: does the grade vary within the samples of a row (else there is nothing to learn), does it
 come at all, is it fair to whom it should be, and what will the run cost.
 """
+
 import collections
 import dataclasses
 import math
@@ -27,12 +28,14 @@ FREE = {'type': 'string_check', 'name': 'free', 'operation': 'eq', 'input': '', 
 
 class Finding(NamedTuple):
   """One thing found. 'no-go' stops, 'warning' is to be thought about, 'fine' is for the record."""
+
   verdict: str
   text: str
 
 
 class Examination(NamedTuple):
   """What was found, for people in findings, and the numbers behind it."""
+
   findings: list[Finding]
   values: dict[str, Any]
 
@@ -43,21 +46,36 @@ class Examination(NamedTuple):
   def json(self) -> dict[str, Any]:
     """Returns what doctor.json holds."""
     of = lambda verdict: [one.text for one in self.findings if one.verdict == verdict]
-    return {'verdict': 'go' if self.go else 'no-go', 'reasons': of('no-go'),
-            'warnings': of('warning'), 'fine': of('fine'), **self.values}
+    return {
+      'verdict': 'go' if self.go else 'no-go',
+      'reasons': of('no-go'),
+      'warnings': of('warning'),
+      'fine': of('fine'),
+      **self.values,
+    }
 
   def text(self) -> str:
     """Returns the findings, gravest first, and the verdict below them."""
     marks = {'no-go': 'NO-GO', 'warning': 'warn ', 'fine': 'ok   '}
-    lines = [f'{marks[verdict]}  {one.text}' for verdict in marks for one in self.findings
-             if one.verdict == verdict]
+    lines = [
+      f'{marks[verdict]}  {one.text}'
+      for verdict in marks
+      for one in self.findings
+      if one.verdict == verdict
+    ]
     return '\n'.join([*lines, '', f'verdict: {"go" if self.go else "no-go"}'])
 
 
 def refused(reasons: str) -> Examination:
   """Returns the examination of what could not even be built."""
-  return Examination([Finding('no-go', line.strip()) for line in reasons.splitlines()
-                      if line.strip() and line.strip() != 'data:'], {})
+  return Examination(
+    [
+      Finding('no-go', line.strip())
+      for line in reasons.splitlines()
+      if line.strip() and line.strip() != 'data:'
+    ],
+    {},
+  )
 
 
 def examine(config: Config, rooms, policy) -> Examination:
@@ -72,12 +90,14 @@ def examine(config: Config, rooms, policy) -> Examination:
   episodes = sampled.episodes()
   cases = _cases(config, rooms, examples, sampled.groups)
   found, values = [Finding('warning', text) for text in rooms.warnings], {'policy': {}}
-  for part in (_grades(sampled.groups, settings, config.evaluate.pass_threshold),
-               _faults(episodes, config.rollout),
-               _tokens(episodes, config.rollout),
-               _leakage(rooms, _train(config, rooms)),
-               _games(rooms, cases, episodes, config.rollout),
-               _cost(config, rooms, policy, sampled, seconds)):
+  for part in (
+    _grades(sampled.groups, settings, config.evaluate.pass_threshold),
+    _faults(episodes, config.rollout),
+    _tokens(episodes, config.rollout),
+    _leakage(rooms, _train(config, rooms)),
+    _games(rooms, cases, episodes, config.rollout),
+    _cost(config, rooms, policy, sampled, seconds),
+  ):
     found += part[0]
     values |= part[1]
   values['policy'] = sampled.metrics
@@ -102,10 +122,16 @@ def _some(examples, count, seed):
 def _sample(config, rooms, policy, examples):
   """Returns (Rollout, seconds of a rollout in which nothing is compiled any more)."""
   settings = dataclasses.replace(
-      config.rollout, samples_per_prompt=config.doctor.samples_per_prompt, max_grader_faults=1.0)
+    config.rollout, samples_per_prompt=config.doctor.samples_per_prompt, max_grader_faults=1.0
+  )
   run = lambda grader: rollout.make(
-      rooms.chat, grader, settings, seed=config.seed ^ STREAM, mesh=rooms.mesh,
-      response_format=rooms.response_format)(policy, examples, list(range(len(examples))), 0)
+    rooms.chat,
+    grader,
+    settings,
+    seed=config.seed ^ STREAM,
+    mesh=rooms.mesh,
+    response_format=rooms.response_format,
+  )(policy, examples, list(range(len(examples))), 0)
   run(graders.make(FREE))  # compiles; judges and servers are not asked twice
   began = time.monotonic()
   return run(rooms.grader), time.monotonic() - began
@@ -113,10 +139,13 @@ def _sample(config, rooms, policy, examples):
 
 def _grades(groups, settings: DoctorConfig, threshold):
   """Variance within rows, pass@k, and the spread over rows."""
-  rewards = np.array([[math.nan if e.grade.reward is None else e.grade.reward for e in group]
-                      for group in groups])
-  rows = [{'row': group[0].item.source, 'mean': _number(np.mean(row)), 'std': _number(np.std(row))}
-          for group, row in zip(groups, rewards)]
+  rewards = np.array(
+    [[math.nan if e.grade.reward is None else e.grade.reward for e in group] for group in groups]
+  )
+  rows = [
+    {'row': group[0].item.source, 'mean': _number(np.mean(row)), 'std': _number(np.std(row))}
+    for group, row in zip(groups, rewards)
+  ]
   graded = rewards[~np.isnan(rewards).any(1)]
   values = {'rows': rows}
   if not len(graded):
@@ -125,12 +154,18 @@ def _grades(groups, settings: DoctorConfig, threshold):
   still = float(np.mean(graded.max(1) == graded.min(1)))
   mean, top = float(graded.mean()), float(graded.max())
   passed = (graded >= threshold).sum(1)
-  values |= {'reward_mean': mean, 'reward_max': top, 'frac_reward_zero_std': still,
-             'pass@1': float(np.mean([pass_at_k(G, c, 1) for c in passed])),
-             f'pass@{G}': float(np.mean([pass_at_k(G, c, G) for c in passed]))}
-  what = (f'mean grade {mean:.3f}, best {top:.3f}; {still:.0%} of {len(graded)} rows have the same '
-          f'grade in all {G} samples; pass@1 {values["pass@1"]:.3f}, pass@{G} '
-          f'{values[f"pass@{G}"]:.3f} (from {threshold:g})')
+  values |= {
+    'reward_mean': mean,
+    'reward_max': top,
+    'frac_reward_zero_std': still,
+    'pass@1': float(np.mean([pass_at_k(G, c, 1) for c in passed])),
+    f'pass@{G}': float(np.mean([pass_at_k(G, c, G) for c in passed])),
+  }
+  what = (
+    f'mean grade {mean:.3f}, best {top:.3f}; {still:.0%} of {len(graded)} rows have the same '
+    f'grade in all {G} samples; pass@1 {values["pass@1"]:.3f}, pass@{G} '
+    f'{values[f"pass@{G}"]:.3f} (from {threshold:g})'
+  )
   return [_of_variance(still, what, graded, settings, threshold)], values
 
 
@@ -138,12 +173,17 @@ def _of_variance(still, what, graded, settings, threshold):
   if still < 0.5:
     return Finding('fine', what)
   if still < settings.max_still_rows:
-    return Finding('warning', f'little reward variance: {what}. Only rows whose samples differ '
-                   'teach anything: more samples a row help')
+    return Finding(
+      'warning',
+      f'little reward variance: {what}. Only rows whose samples differ '
+      'teach anything: more samples a row help',
+    )
   low = graded.min()
   if low < threshold and np.mean(graded == low) > 0.5:
-    why = (f'Too hard: most samples get {low:g}. Warm up on worked answers (a supervised stage '
-           'before), take easier rows, or grade in more steps')
+    why = (
+      f'Too hard: most samples get {low:g}. Warm up on worked answers (a supervised stage '
+      'before), take easier rows, or grade in more steps'
+    )
   else:
     why = f'Too easy: most samples get {graded.max():g}. Take harder rows'
   return Finding('no-go', f'no reward variance: {what}. {why}')
@@ -152,31 +192,53 @@ def _of_variance(still, what, graded, settings, threshold):
 def _faults(episodes: list[Episode], config):
   """Errors by kind, and whether the grader, rather than the policy, makes them."""
   n = len(episodes)
-  errors = collections.Counter(key for e in episodes for key, value in e.grade.errors.items()
-                               if value is True)
+  errors = collections.Counter(
+    key for e in episodes for key, value in e.grade.errors.items() if value is True
+  )
   values = {'errors': {key: count / n for key, count in errors.items()}}
   found = []
   faults = [e for e in episodes if e.grade.reward is None]
   if len(faults) > config.max_grader_faults * n:
-    found.append(Finding('no-go', f'the grader fails on {len(faults) / n:.0%} of the samples: '
-                         f'{faults[0].item.source}: {_shown(faults[0].grade.errors)}'))
-  raised = [e.grade.errors['python_grader_runtime_error_details'] for e in episodes
-            if 'python_grader_runtime_error_details' in e.grade.errors]
+    found.append(
+      Finding(
+        'no-go',
+        f'the grader fails on {len(faults) / n:.0%} of the samples: '
+        f'{faults[0].item.source}: {_shown(faults[0].grade.errors)}',
+      )
+    )
+  raised = [
+    e.grade.errors['python_grader_runtime_error_details']
+    for e in episodes
+    if 'python_grader_runtime_error_details' in e.grade.errors
+  ]
   last = collections.Counter(text.strip().split('\n')[-1] for text in raised).most_common(1)
   if last and last[0][1] > n / 2:
-    found.append(Finding('no-go', f'the grader raises in {last[0][1] / n:.0%} of the samples: '
-                         f'{last[0][0]}. A field that rows lack, or an answer that it does not '
-                         'expect: mend the grader'))
+    found.append(
+      Finding(
+        'no-go',
+        f'the grader raises in {last[0][1] / n:.0%} of the samples: '
+        f'{last[0][0]}. A field that rows lack, or an answer that it does not '
+        'expect: mend the grader',
+      )
+    )
   for key, way_out in (
-      ('sample_parse_error', 'warm up on answers in the right form, or show one in the prompt'),
-      ('unresponsive_reward_error', 'no end of the reasoning: raise rollout.max_new_tokens, or '
-       'check chat.reasoning'),
-      ('invalid_variable_error', 'answers lack what the grader reads')):
+    ('sample_parse_error', 'warm up on answers in the right form, or show one in the prompt'),
+    (
+      'unresponsive_reward_error',
+      'no end of the reasoning: raise rollout.max_new_tokens, or check chat.reasoning',
+    ),
+    ('invalid_variable_error', 'answers lack what the grader reads'),
+  ):
     if errors[key] > n / 2 and not faults:
       found.append(Finding('warning', f'{key} in {errors[key] / n:.0%} of the samples: {way_out}'))
   if not found:
-    found.append(Finding('fine', 'faults: ' + (', '.join(
-        f'{key} {count / n:.1%}' for key, count in errors.items()) or 'none')))
+    found.append(
+      Finding(
+        'fine',
+        'faults: '
+        + (', '.join(f'{key} {count / n:.1%}' for key, count in errors.items()) or 'none'),
+      )
+    )
   return found, values
 
 
@@ -188,8 +250,10 @@ def _tokens(episodes, config):
   lengths = np.array([len(e.sample.tokens) for e in episodes])
   cut = float(np.mean([e.sample.stop_reason == 'length' for e in episodes]))
   values = {'tokens_mean': float(lengths.mean()), 'truncated': cut}
-  text = (f'{lengths.mean():.0f} tokens a sample, {cut:.0%} cut off at rollout.max_new_tokens='
-          f'{config.max_new_tokens}')
+  text = (
+    f'{lengths.mean():.0f} tokens a sample, {cut:.0%} cut off at rollout.max_new_tokens='
+    f'{config.max_new_tokens}'
+  )
   return [Finding('warning' if cut > 0.3 else 'fine', text)], values
 
 
@@ -200,10 +264,16 @@ def _leakage(rooms, train):
   """Held-out rows that are trained on."""
   seen = {validate.prompt_key(example.item) for example in train}
   shared = sum(validate.prompt_key(example.item) in seen for example in rooms.validation)
-  values = {'train_rows': len(train), 'validation_rows': len(rooms.validation),
-            'prompts_in_both': shared, 'distinct_prompts': len(seen)}
-  text = (f'{shared} of {len(rooms.validation)} held-out prompts are trained on; {len(train)} rows '
-          f'to learn from have {len(seen)} different prompts')
+  values = {
+    'train_rows': len(train),
+    'validation_rows': len(rooms.validation),
+    'prompts_in_both': shared,
+    'distinct_prompts': len(seen),
+  }
+  text = (
+    f'{shared} of {len(rooms.validation)} held-out prompts are trained on; {len(train)} rows '
+    f'to learn from have {len(seen)} different prompts'
+  )
   share = shared / max(len(rooms.validation), 1)
   return [Finding('no-go' if share > 0.1 else 'warning' if shared else 'fine', text)], values
 
@@ -212,8 +282,11 @@ def _cases(config, rooms, examples, groups) -> list[reward_hacking.Case]:
   """Returns the rows with the best answer that is known of each: its target's or a sample's."""
   cases = []
   for example, group in zip(examples, groups):
-    known = [(e.grade.reward, e.output_text) for e in group if e.grade.reward is not None
-             and e.output_text and not e.grade.errors]
+    known = [
+      (e.grade.reward, e.output_text)
+      for e in group
+      if e.grade.reward is not None and e.output_text and not e.grade.errors
+    ]
     answer = max(known)[1] if known else None
     if answer is None and config.sft.target:
       text = graders.template.render(config.sft.target, item=example.item.row, sample={})
@@ -243,15 +316,29 @@ def _games(rooms, cases, episodes, config):
       continue
     text = f'{name} gets {mean:.3f} on average, the policy {policy:.3f}'
     if mean > half:
-      found.append(Finding('no-go' if within else 'warning', (
-          f'the grader can be gamed: {text}, half marks are {half:.3f}. ' + (
-              'Let it ask for one answer, cap the list, or balance the rows' if within else
-              f'At {tokens} tokens it does not fit into rollout.max_new_tokens yet'))))
+      found.append(
+        Finding(
+          'no-go' if within else 'warning',
+          (
+            f'the grader can be gamed: {text}, half marks are {half:.3f}. '
+            + (
+              'Let it ask for one answer, cap the list, or balance the rows'
+              if within
+              else f'At {tokens} tokens it does not fit into rollout.max_new_tokens yet'
+            )
+          ),
+        )
+      )
     elif within:
       found.append(Finding('warning', f'{text}: the policy may settle for that'))
   if not found:
-    found.append(Finding('fine', f'{len(means)} answers that know nothing of their case get at '
-                         f'most {max(possible, default=low):.3f}'))
+    found.append(
+      Finding(
+        'fine',
+        f'{len(means)} answers that know nothing of their case get at '
+        f'most {max(possible, default=low):.3f}',
+      )
+    )
   return found, {'constant_answers': values}
 
 
@@ -261,8 +348,9 @@ def _top(field: str) -> str:
 
 def _mean_grade(rooms, cases, texts) -> float | None:
   made = [graders.make_sample(text, rooms.response_format) for text in texts]
-  grades = graders.grade_many(rooms.grader, [
-      (case.item, sample) for case, (sample, errors) in zip(cases, made) if not errors])
+  grades = graders.grade_many(
+    rooms.grader, [(case.item, sample) for case, (sample, errors) in zip(cases, made) if not errors]
+  )
   unread = sum(bool(errors) for _, errors in made)
   rewards = [grade.reward for grade in grades if grade.reward is not None]
   rewards += [rooms.grader.ungradable_reward] * unread
@@ -274,11 +362,17 @@ def _mean_grade(rooms, cases, texts) -> float | None:
 
 def _cost(config, rooms, policy, sampled, seconds):
   """Steps and hours."""
-  found = cost.estimate(config, rooms.chat, policy, sampled, seconds, rows=len(rooms.validation),
-                        mesh=rooms.mesh)
-  return [Finding('fine', f'about {_duration(3600 * found["hours"])} here for '
-                  f'{config.total_steps()} steps and {found["evaluations"]} evaluations, '
-                  'compilation not counted')], {'cost': found}
+  found = cost.estimate(
+    config, rooms.chat, policy, sampled, seconds, rows=len(rooms.validation), mesh=rooms.mesh
+  )
+  return [
+    Finding(
+      'fine',
+      f'about {_duration(3600 * found["hours"])} here for '
+      f'{config.total_steps()} steps and {found["evaluations"]} evaluations, '
+      'compilation not counted',
+    )
+  ], {'cost': found}
 
 
 def _duration(seconds) -> str:

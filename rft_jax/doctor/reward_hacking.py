@@ -4,6 +4,7 @@ Reinforcement finds whatever the grader pays for. So before training the grader 
 answer, the prompt itself, the most frequent answer, that of another case, all answers at once,
 and a very long one. None of them may come near what a good answer gets.
 """
+
 import collections
 import json
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ MOST_FIELDS = 8  # of a row that are tried as its answer
 
 class Case(NamedTuple):
   """What is known of one row without the policy."""
+
   item: dict[str, Any]  # the row
   prompt: str  # its last user message
   answer: str | None  # a decent answer in the form that the grader reads; None: unknown
@@ -30,8 +32,10 @@ def answers(cases: list[Case], fields: frozenset[str] | None) -> dict[str, list[
   everywhere = lambda text: [text] * len(cases)
   made = {'an empty answer': everywhere(''), 'the prompt echoed': [case.prompt for case in cases]}
   columns = _columns(cases, fields)
-  offered = {field: _by_frequency(text for texts in column for text in texts)
-             for field, column in columns.items()}
+  offered = {
+    field: _by_frequency(text for texts in column for text in texts)
+    for field, column in columns.items()
+  }
   for field, column in columns.items():
     options = offered[field]
     made[f'the most frequent item.{field}'] = everywhere(options[0])
@@ -53,11 +57,16 @@ def answers(cases: list[Case], fields: frozenset[str] | None) -> dict[str, list[
 
 def _columns(cases, fields) -> dict[str, list[list[str]]]:
   """Returns {field: the texts that it holds in each case} of fields that could be the answer."""
-  names = _by_frequency(key for case in cases for key in case.item
-                        if key not in ('messages', 'tools') and (fields is None or key in fields))
+  names = _by_frequency(
+    key
+    for case in cases
+    for key in case.item
+    if key not in ('messages', 'tools') and (fields is None or key in fields)
+  )
   columns = {name: [_texts(case.item.get(name)) for case in cases] for name in names}
-  short = lambda column: any(column) and all(
-      len(text) <= FIELD_LENGTH for texts in column for text in texts)
+  short = lambda column: (
+    any(column) and all(len(text) <= FIELD_LENGTH for texts in column for text in texts)
+  )
   differing = lambda column: len({tuple(texts) for texts in column}) < len(cases) or len(cases) < 3
   # A value that no two rows share, in many rows, is a name of the row and not its answer; it is
   # tried all the same if nothing else is there.
@@ -82,7 +91,7 @@ def _of_another(column: list[str]) -> list[str]:
   """Returns for each place the next value down the column that differs from its own."""
   found = []
   for place, own in enumerate(column):
-    others = (other for other in column[place + 1:] + column[:place] if other and other != own)
+    others = (other for other in column[place + 1 :] + column[:place] if other and other != own)
     found.append(next(others, ''))
   return found
 
@@ -97,8 +106,10 @@ def _stuffed(answer: str, known: list[str], options: list[str]) -> str | None:
   try:
     value = json.loads(answer)
   except ValueError:
-    place = next((option for option in sorted(options, key=len, reverse=True)
-                  if option and option in answer), None)
+    place = next(
+      (option for option in sorted(options, key=len, reverse=True) if option and option in answer),
+      None,
+    )
     return place and answer.replace(place, ', '.join(options))
   arrays = [array for text in known for array in _arrays(text)]
   everything = _by_frequency([*(one for array in arrays for one in array), *options])

@@ -7,6 +7,7 @@
 
 A new type is one file with its class, and one line in GRADERS.
 """
+
 import dataclasses
 import pathlib
 from typing import Any, NamedTuple
@@ -34,41 +35,70 @@ from rft_jax.graders.template import did_you_mean
 from rft_jax.graders.text_similarity import TextSimilarity
 from rft_jax.types import Grade
 
-__all__ = ['GRADERS', 'Grader', 'JudgeConfig', 'Judges', 'Listed', 'SandboxConfig', 'describe',
-           'grade', 'grade_many', 'grader_fault', 'isolation_level', 'listed', 'make',
-           'make_sample', 'policy_fault', 'response_format_problems']
+__all__ = [
+  'GRADERS',
+  'Grader',
+  'JudgeConfig',
+  'Judges',
+  'Listed',
+  'SandboxConfig',
+  'describe',
+  'grade',
+  'grade_many',
+  'grader_fault',
+  'isolation_level',
+  'listed',
+  'make',
+  'make_sample',
+  'policy_fault',
+  'response_format_problems',
+]
 
 
 class Listed(NamedTuple):
   """One grader, as OpenAI's metrics event lists it."""
+
   name: str
   type: str
   model: str | None  # of a judge
 
 
 GRADERS = {
-    'code': Code,
-    'endpoint': Endpoint,
-    'json_schema': JsonSchema,
-    'label_model': LabelModel,
-    'length': Length,
-    'math': Math,
-    'multi': Multi,
-    'python': Python,
-    'rank': Rank,
-    'repetition': Repetition,
-    'reward_model': RewardModel,
-    'score_model': ScoreModel,
-    'string_check': StringCheck,
-    'text_similarity': TextSimilarity,
+  'code': Code,
+  'endpoint': Endpoint,
+  'json_schema': JsonSchema,
+  'label_model': LabelModel,
+  'length': Length,
+  'math': Math,
+  'multi': Multi,
+  'python': Python,
+  'rank': Rank,
+  'repetition': Repetition,
+  'reward_model': RewardModel,
+  'score_model': ScoreModel,
+  'string_check': StringCheck,
+  'text_similarity': TextSimilarity,
 }
-API_TYPES = ('string_check', 'text_similarity', 'score_model', 'label_model', 'python', 'multi',
-             'endpoint')  # of OpenAI's API; the others are our own
+API_TYPES = (
+  'string_check',
+  'text_similarity',
+  'score_model',
+  'label_model',
+  'python',
+  'multi',
+  'endpoint',
+)  # of OpenAI's API; the others are our own
 
 
-def make(grader: dict[str, Any] | str | pathlib.Path, *, ungradable_reward: float = 0.0,
-         sandbox: SandboxConfig | None = None, response_format: dict[str, Any] | None = None,
-         judges: Judges | None = None, reward_models: dict[str, Any] | None = None) -> Grader:
+def make(
+  grader: dict[str, Any] | str | pathlib.Path,
+  *,
+  ungradable_reward: float = 0.0,
+  sandbox: SandboxConfig | None = None,
+  response_format: dict[str, Any] | None = None,
+  judges: Judges | None = None,
+  reward_models: dict[str, Any] | None = None,
+) -> Grader:
   """Returns the grader that the API's JSON describes.
 
   Args:
@@ -86,15 +116,21 @@ def make(grader: dict[str, Any] | str | pathlib.Path, *, ungradable_reward: floa
     RuntimeError: the worker of a python or math grader cannot be started on this machine.
   """
   given, name = base.read(grader)
-  return _PartMaker({
-      'ungradable_reward': ungradable_reward, 'sandbox': sandbox or SandboxConfig(),
-      'response_format': response_format, 'judges': judges, 'reward_models': reward_models,
-  })(given, name)
+  return _PartMaker(
+    {
+      'ungradable_reward': ungradable_reward,
+      'sandbox': sandbox or SandboxConfig(),
+      'response_format': response_format,
+      'judges': judges,
+      'reward_models': reward_models,
+    }
+  )(given, name)
 
 
 @dataclasses.dataclass(frozen=True)
 class _PartMaker:
   """Makes graders with the settings of one run; make_part of the graders that hold others."""
+
   settings: dict[str, Any]
 
   def __call__(self, grader: dict[str, Any], name: str = '') -> Grader:
@@ -120,12 +156,17 @@ class _PartMaker:
 def describe(grader: Grader) -> dict[str, Any]:
   """Returns the JSON of a grader in its normal form: named, spelt as the API spells it."""
   kinds = {cls: kind for kind, cls in GRADERS.items()}
-  values = {field.name: getattr(grader, field.name) for field in dataclasses.fields(grader)
-            if field.init and field.name not in base.SETTINGS}
+  values = {
+    field.name: getattr(grader, field.name)
+    for field in dataclasses.fields(grader)
+    if field.init and field.name not in base.SETTINGS
+  }
   if hasattr(grader, 'parts'):
     values['graders'] = {key: describe(part) for key, part in grader.parts.items()}
-  return {'type': kinds[type(grader)],
-          **{key: value for key, value in values.items() if value is not None}}
+  return {
+    'type': kinds[type(grader)],
+    **{key: value for key, value in values.items() if value is not None},
+  }
 
 
 def listed(grader: Grader) -> list[Listed]:
@@ -135,8 +176,13 @@ def listed(grader: Grader) -> list[Listed]:
   return [Listed(name, part['type'], part.get('model')) for name, part in parts.items()]
 
 
-def grade(grader: dict[str, Any] | str | pathlib.Path | Grader, *, item: dict[str, Any],
-          sample: dict[str, Any], **settings) -> Grade:
+def grade(
+  grader: dict[str, Any] | str | pathlib.Path | Grader,
+  *,
+  item: dict[str, Any],
+  sample: dict[str, Any],
+  **settings,
+) -> Grade:
   """Returns the Grade of one answer, tried once.
 
   Args:
@@ -158,8 +204,9 @@ def grade(grader: dict[str, Any] | str | pathlib.Path | Grader, *, item: dict[st
     made.close()
 
 
-def grade_many(grader: Grader, pairs: list[tuple[dict[str, Any], dict[str, Any]]], *,
-               retries: int = 1) -> list[Grade]:
+def grade_many(
+  grader: Grader, pairs: list[tuple[dict[str, Any], dict[str, Any]]], *, retries: int = 1
+) -> list[Grade]:
   """Returns the Grade of each (item, sample), in order; never raises because of one of them.
 
   Those with a grader fault (reward None) are tried again up to retries times, and then left so.

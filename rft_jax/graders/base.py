@@ -4,6 +4,7 @@ A grader is a frozen dataclass whose fields are those of the API's JSON, plus th
 this run that it asks for (SETTINGS). To add one: write its class in a file of its own, and name
 it in GRADERS in this folder's __init__.py.
 """
+
 import collections
 import dataclasses
 import hashlib
@@ -18,12 +19,12 @@ from rft_jax.types import Grade
 # Fields of a grader's class that come from the run and not from the grader's JSON. A class has
 # those that it needs; make() fills them.
 SETTINGS = (
-    'ungradable_reward',  # float, what policy_fault pays
-    'sandbox',  # SandboxConfig
-    'response_format',  # the API's JSON, or None
-    'judges',  # answers a judge's prompt: judges.Judges
-    'reward_models',  # callables by name, each [(prompt messages, answer)] -> [float]
-    'make_part',  # makes a grader inside a grader, with the settings of this run: PartMaker
+  'ungradable_reward',  # float, what policy_fault pays
+  'sandbox',  # SandboxConfig
+  'response_format',  # the API's JSON, or None
+  'judges',  # answers a judge's prompt: judges.Judges
+  'reward_models',  # callables by name, each [(prompt messages, answer)] -> [float]
+  'make_part',  # makes a grader inside a grader, with the settings of this run: PartMaker
 )
 
 
@@ -42,11 +43,11 @@ class Grader(Protocol):
   A grader that holds others, or asks a judge, also has `tallies: dict[str, Tally]`, by the names
   of those graders, or its own.
   """
+
   name: str
   ungradable_reward: float  # what policy_fault pays
 
-  def __call__(self, item: dict[str, Any], sample: dict[str, Any]) -> Grade:
-    ...
+  def __call__(self, item: dict[str, Any], sample: dict[str, Any]) -> Grade: ...
 
   def item_fields(self) -> frozenset[str] | None:
     """Returns the paths of item that it surely reads ('answer', 'genes[0]'); None if unknown."""
@@ -106,8 +107,9 @@ def _try_one(grader: Grader, item, sample) -> Grade:
   try:
     return grader(item, sample)
   except Exception as error:  # one row must not end a run; the fault is counted and shown
-    return grader_fault(grader, {'other_error': True,
-                                 'other_error_details': f'{type(error).__name__}: {error}'})
+    return grader_fault(
+      grader, {'other_error': True, 'other_error_details': f'{type(error).__name__}: {error}'}
+    )
 
 
 def policy_fault(grader, errors: dict[str, bool | str]) -> Grade:
@@ -127,15 +129,24 @@ def faulty(grader, fault: template.Fault) -> Grade:
 
 def sandbox_fault(grader, kind: str, details: str) -> Grade:
   """Returns the Grade where a process failed around the answer: time-out, memory, killed, ..."""
-  return grader_fault(grader, {'python_grader_server_error': True,
-                               'python_grader_server_error_type': kind,
-                               'python_grader_server_error_details': details})
+  return grader_fault(
+    grader,
+    {
+      'python_grader_server_error': True,
+      'python_grader_server_error_type': kind,
+      'python_grader_server_error_details': details,
+    },
+  )
 
 
 def template_problems(given: dict[str, Any], fields) -> list[str]:
   """Returns what is wrong with those of the fields that are given, each a template."""
-  return [f'{field}: {problem}' for field in fields if field in given
-          for problem in template.problems(given[field])]
+  return [
+    f'{field}: {problem}'
+    for field in fields
+    if field in given
+    for problem in template.problems(given[field])
+  ]
 
 
 def raise_problems(name: str, problems: list[str]) -> None:
@@ -175,21 +186,27 @@ def read(grader: dict[str, Any] | str | pathlib.Path) -> tuple[dict[str, Any], s
 def split(cls, grader: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
   """Returns (the fields of cls that grader gives, problems with the names of its fields)."""
   known = {
-      field.name: field
-      for field in dataclasses.fields(cls)
-      if field.init and field.name not in SETTINGS
+    field.name: field
+    for field in dataclasses.fields(cls)
+    if field.init and field.name not in SETTINGS
   }
   problems = [
-      f'unknown field {key!r}{template.did_you_mean(key, known)}, need only '
-      f'{", ".join(["type", *known])}' for key in grader if key != 'type' and key not in known
+    f'unknown field {key!r}{template.did_you_mean(key, known)}, need only '
+    f'{", ".join(["type", *known])}'
+    for key in grader
+    if key != 'type' and key not in known
   ]
   given = {key: value for key, value in grader.items() if key in known}
   given['name'] = given.get('name') or generated_name(grader)
   if not isinstance(given['name'], str):
     problems.append(f'name={given["name"]!r}, need a string')
   problems.extend(
-      f'field {key!r} is missing' for key, field in known.items() if key not in given and
-      field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING)
+    f'field {key!r} is missing'
+    for key, field in known.items()
+    if key not in given
+    and field.default is dataclasses.MISSING
+    and field.default_factory is dataclasses.MISSING
+  )
   return given, problems
 
 

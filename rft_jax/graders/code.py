@@ -1,4 +1,5 @@
 """The `code` grader: the answer is a program, run in a sandbox against the tests of its row."""
+
 import dataclasses
 import json
 import re
@@ -10,8 +11,9 @@ from rft_jax.graders.sandbox.process import Outcome
 from rft_jax.types import Grade
 
 SCORES = ('fraction', 'all')
-_FENCE = re.compile(r'^[ \t]*(?:```|~~~)([^\n`]*)\n(.*?)^[ \t]*(?:```|~~~)[ \t]*$',
-                    re.MULTILINE | re.DOTALL)
+_FENCE = re.compile(
+  r'^[ \t]*(?:```|~~~)([^\n`]*)\n(.*?)^[ \t]*(?:```|~~~)[ \t]*$', re.MULTILINE | re.DOTALL
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -42,6 +44,7 @@ class Code:
     ValueError: at construction, listing every problem.
     RuntimeError: at construction, if no worker can be started here.
   """
+
   name: str
   input: str = '{{ sample.output_text }}'
   tests: str
@@ -100,26 +103,32 @@ class Code:
   def _call(self, item, sample) -> list[bytes]:
     """Returns what the process of the answer is given, and that of the tests; in JSON."""
     answer, tests, entry_point, setup = template.render_all(
-        [self.input, self.tests, self.entry_point, self.setup], item=item, sample=sample)
+      [self.input, self.tests, self.entry_point, self.setup], item=item, sample=sample
+    )
     sources = _sources(tests)
     given = {'setup': setup, 'entry_point': entry_point.strip()}
-    return [json.dumps({**given, 'program': extract(answer)}).encode(),
-            json.dumps({**given, 'tests': [tests] if sources is None else sources,
-                        'split': sources is None}).encode()]
+    return [
+      json.dumps({**given, 'program': extract(answer)}).encode(),
+      json.dumps(
+        {**given, 'tests': [tests] if sources is None else sources, 'split': sources is None}
+      ).encode(),
+    ]
 
   def _grade(self, outcome: Outcome) -> Grade:
     if outcome.kind == 'score':
       score = outcome.score if self.score == 'fraction' else float(outcome.score == 1.0)
       return Grade(score, {self.name: score}, {})
     if outcome.kind == 'tests_broken':
-      return base.grader_fault(self, {'other_error': True, 'other_error_details':
-                                      f'tests: {outcome.details}'})
+      return base.grader_fault(
+        self, {'other_error': True, 'other_error_details': f'tests: {outcome.details}'}
+      )
     return base.sandbox_fault(self, outcome.kind, outcome.details)
 
   def item_fields(self) -> frozenset[str]:
     """Returns the paths of item that the templates read."""
-    return frozenset().union(*map(template.fields, (self.input, self.tests, self.entry_point,
-                                                    self.setup)))
+    return frozenset().union(
+      *map(template.fields, (self.input, self.tests, self.entry_point, self.setup))
+    )
 
   def close(self) -> None:
     """Kills the workers."""
@@ -129,8 +138,11 @@ class Code:
 def extract(text: str) -> str:
   """Returns the program in an answer: its last block fenced as python, else its last, else all."""
   blocks = _FENCE.findall(text)
-  python = [body for language, body in blocks
-            if language.strip().lower().split(' ')[0] in ('python', 'py', 'python3')]
+  python = [
+    body
+    for language, body in blocks
+    if language.strip().lower().split(' ')[0] in ('python', 'py', 'python3')
+  ]
   return (python or [body for _, body in blocks] or [text])[-1]
 
 

@@ -1,4 +1,5 @@
 """The `endpoint` grader: an answer is sent to a URL of the user's, which answers with its score."""
+
 import concurrent.futures
 import dataclasses
 import functools
@@ -47,6 +48,7 @@ class Endpoint:
   Raises:
     ValueError: at construction, listing every problem: no such variable, a URL that is none.
   """
+
   name: str
   url: str
   headers: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -62,12 +64,26 @@ class Endpoint:
 
   def __post_init__(self):
     base.raise_problems(self.name, self.problems(vars(self)))
-    object.__setattr__(self, '_sent_headers', {
-        'Content-Type': 'application/json', 'Accept': 'application/json', 'User-Agent': 'rft_jax',
-        **{name: _resolved(value) for name, value in self.headers.items()}})
-    object.__setattr__(self, '_secrets', frozenset(
-        os.environ[name] for value in self.headers.values() for name in _VARIABLE.findall(value)
-        if os.environ[name]))
+    object.__setattr__(
+      self,
+      '_sent_headers',
+      {
+        'Content-Type': 'application/json',
+        'Accept': 'application/json',
+        'User-Agent': 'rft_jax',
+        **{name: _resolved(value) for name, value in self.headers.items()},
+      },
+    )
+    object.__setattr__(
+      self,
+      '_secrets',
+      frozenset(
+        os.environ[name]
+        for value in self.headers.values()
+        for name in _VARIABLE.findall(value)
+        if os.environ[name]
+      ),
+    )
     object.__setattr__(self, '_pace', _Pace(self.rate_limit))
 
   @staticmethod
@@ -75,14 +91,17 @@ class Endpoint:
     """Returns what is wrong with those fields that are given; [] if nothing."""
     found = _url_problems(given['url']) if 'url' in given else []
     found.extend(_header_problems(given.get('headers', {})))
-    for field, least, whole, need in (('rate_limit', 0, False, 'a number > 0'),
-                                      ('timeout_seconds', 0, False, 'a number > 0'),
-                                      ('retries', -1, True, 'a whole number >= 0'),
-                                      ('concurrency', 0, True, 'a whole number >= 1')):
+    for field, least, whole, need in (
+      ('rate_limit', 0, False, 'a number > 0'),
+      ('timeout_seconds', 0, False, 'a number > 0'),
+      ('retries', -1, True, 'a whole number >= 0'),
+      ('concurrency', 0, True, 'a whole number >= 1'),
+    ):
       value = given.get(field)
       kinds = (int,) if whole else (int, float)
-      if value is not None and (isinstance(value, bool) or not isinstance(value, kinds) or
-                                not least < value < math.inf):
+      if value is not None and (
+        isinstance(value, bool) or not isinstance(value, kinds) or not least < value < math.inf
+      ):
         found.append(f'{field}={value!r}, need {need}')
     return found + base.threshold_problems(given)
 
@@ -90,8 +109,13 @@ class Endpoint:
     try:
       body = _body(item, sample)
     except ValueError as error:
-      return base.grader_fault(self, {'endpoint_grader_internal_error': True,
-                                      'endpoint_grader_internal_error_details': str(error)})
+      return base.grader_fault(
+        self,
+        {
+          'endpoint_grader_internal_error': True,
+          'endpoint_grader_internal_error_details': str(error),
+        },
+      )
     for tried in range(self.retries + 1):
       self._pace.wait()
       try:
@@ -106,21 +130,24 @@ class Endpoint:
     details += f' (tried {tried + 1} times)' if tried else ''
     for secret in self._secrets:  # a server may well tell what it was sent
       details = details.replace(secret, '***')
-    return base.grader_fault(self, {'endpoint_grader_server_error': True,
-                                    'endpoint_grader_server_error_details': details})
+    return base.grader_fault(
+      self, {'endpoint_grader_server_error': True, 'endpoint_grader_server_error_details': details}
+    )
 
   def many(self, pairs: list[tuple[dict[str, Any], dict[str, Any]]]) -> list[Grade]:
     """Returns the Grade of each (item, sample), in order, `concurrency` calls under way at once."""
     if not pairs:
       return []
-    with concurrent.futures.ThreadPoolExecutor(min(self.concurrency, len(pairs)),
-                                               'endpoint') as threads:
+    with concurrent.futures.ThreadPoolExecutor(
+      min(self.concurrency, len(pairs)), 'endpoint'
+    ) as threads:
       return list(threads.map(lambda pair: self(*pair), pairs))
 
   def _ask(self, body: bytes) -> float:
     import http.client
     import urllib.error
     import urllib.request
+
     request = urllib.request.Request(self.url, body, self._sent_headers, method='POST')
     deadline = time.monotonic() + self.timeout_seconds
     try:
@@ -130,8 +157,9 @@ class Endpoint:
       with error:
         raise _status_failure(error) from None
     except TimeoutError:
-      raise _Failure(f'no answer in {self.timeout_seconds:g} s (timeout_seconds)',
-                     again=True) from None
+      raise _Failure(
+        f'no answer in {self.timeout_seconds:g} s (timeout_seconds)', again=True
+      ) from None
     except (OSError, http.client.HTTPException) as error:
       reason = getattr(error, 'reason', error)
       if isinstance(reason, TimeoutError):
@@ -167,7 +195,6 @@ def _opener():
   import urllib.request
 
   class Stay(urllib.request.HTTPRedirectHandler):
-
     def redirect_request(self, *_):
       return None
 
@@ -177,8 +204,9 @@ def _opener():
 def _body(item, sample) -> bytes:
   """Returns what is sent for one answer; raises ValueError where that cannot be."""
   try:
-    body = json.dumps({'sample': sample, 'item': item, 'trace_id': uuid.uuid4().hex},
-                      allow_nan=False).encode()
+    body = json.dumps(
+      {'sample': sample, 'item': item, 'trace_id': uuid.uuid4().hex}, allow_nan=False
+    ).encode()
   except (TypeError, ValueError, RecursionError) as error:
     raise ValueError(f'item or sample is not JSON: {error}') from None
   if len(body) > LIMIT:
@@ -217,14 +245,18 @@ def _score(body: bytes) -> float:
 
 def _status_failure(error) -> _Failure:
   if 300 <= error.code < 400:
-    return _Failure(f'HTTP {error.code}, a redirect to {error.headers.get("Location")!r}, which is '
-                    'not followed; give the final address as url', again=False)
+    return _Failure(
+      f'HTTP {error.code}, a redirect to {error.headers.get("Location")!r}, which is '
+      'not followed; give the final address as url',
+      again=False,
+    )
   try:
     shown = error.read(200).decode('utf-8', 'replace')
   except OSError:  # the connection broke behind the status line
     shown = ''
-  return _Failure(f'HTTP {error.code} {error.reason}: {shown!r}',
-                  again=error.code >= 500 or error.code in RETRIED)
+  return _Failure(
+    f'HTTP {error.code} {error.reason}: {shown!r}', again=error.code >= 500 or error.code in RETRIED
+  )
 
 
 def _resolved(value: str) -> str:
@@ -241,8 +273,10 @@ def _url_problems(url: Any) -> list[str]:
   if not good:
     return [f'url={url!r}, need an address such as https://host/path']
   if parts.username or parts.password:
-    return ['url holds a password, which would be written into the run; put it into headers as '
-            '{"Authorization": "Bearer ${MY_KEY}"}, with MY_KEY in the environment']
+    return [
+      'url holds a password, which would be written into the run; put it into headers as '
+      '{"Authorization": "Bearer ${MY_KEY}"}, with MY_KEY in the environment'
+    ]
   return []
 
 
@@ -257,9 +291,12 @@ def _header_problems(headers: Any) -> list[str]:
     elif not isinstance(value, str):
       found.append(f'headers.{name} is {template.kind(value)}, need a string')
     elif absent := [word for word in _VARIABLE.findall(value) if word not in os.environ]:
-      found.append(f'headers.{name}: no environment variable {", ".join(absent)}; set it before '
-                   'the start (export NAME=...), its value is written nowhere')
+      found.append(
+        f'headers.{name}: no environment variable {", ".join(absent)}; set it before '
+        'the start (export NAME=...), its value is written nowhere'
+      )
     elif not re.fullmatch(r'[\t\x20-\x7e\xa0-\xff]*', _resolved(value)):
-      found.append(f'headers.{name}: the value holds a line break or another character that no '
-                   'header may hold')
+      found.append(
+        f'headers.{name}: the value holds a line break or another character that no header may hold'
+      )
   return found

@@ -9,6 +9,7 @@
 So -2^2 is -4, 2^-1 is 0.5 and 2^3^2 is 2^9. A name is a grader's; it may not be a function's.
 Everything is a float; log is the natural logarithm.
 """
+
 import dataclasses
 import math
 import re
@@ -17,20 +18,22 @@ from typing import NamedTuple
 from rft_jax.graders.template import did_you_mean
 
 FUNCTIONS = {  # name: (function, takes any number of arguments)
-    'min': (min, True),
-    'max': (max, True),
-    'abs': (abs, False),
-    'floor': (math.floor, False),
-    'ceil': (math.ceil, False),
-    'exp': (math.exp, False),
-    'sqrt': (math.sqrt, False),
-    'log': (math.log, False),
+  'min': (min, True),
+  'max': (max, True),
+  'abs': (abs, False),
+  'floor': (math.floor, False),
+  'ceil': (math.ceil, False),
+  'exp': (math.exp, False),
+  'sqrt': (math.sqrt, False),
+  'log': (math.log, False),
 }
 LONGEST = 10_000  # characters
 DEEPEST = 50  # brackets, signs and powers inside each other: parsing and evaluating recurse
 
-_TOKEN = re.compile(r'\s*(?:(?P<number>(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)|'
-                    r'(?P<name>[^\W\d]\w*)|(?P<symbol>\*\*|[-+*/^(),])|(?P<other>\S))')
+_TOKEN = re.compile(
+  r'\s*(?:(?P<number>(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)|'
+  r'(?P<name>[^\W\d]\w*)|(?P<symbol>\*\*|[-+*/^(),])|(?P<other>\S))'
+)
 
 
 class FormulaError(ValueError):
@@ -51,6 +54,7 @@ class Negative(NamedTuple):
 
 class Chain(NamedTuple):
   """Operators of the same rank, applied from left to right."""
+
   first: 'Node'
   rest: tuple[tuple[str, 'Node'], ...]  # '+' or '-', or else '*' or '/', each with its right side
 
@@ -92,8 +96,10 @@ def parse(text: str, names) -> Node:
 def name_problem(name) -> str | None:
   """Returns why a formula could not name a grader so, None if it could."""
   if not isinstance(name, str) or not re.fullmatch(r'[^\W\d]\w*', name):
-    return (f'{name!r} cannot be named in a formula: need letters, digits and _, with no digit '
-            'first; rename it')
+    return (
+      f'{name!r} cannot be named in a formula: need letters, digits and _, with no digit '
+      'first; rename it'
+    )
   return f'{name!r} is a function of formulas; rename it' if name in FUNCTIONS else None
 
 
@@ -129,8 +135,12 @@ def evaluate(node: Node, values: dict[str, float]) -> float:
 
 
 def _operate(symbol: str, left: float, right: float) -> float:
-  operation = {'+': lambda a, b: a + b, '-': lambda a, b: a - b, '*': lambda a, b: a * b,
-               '/': lambda a, b: a / b}[symbol]
+  operation = {
+    '+': lambda a, b: a + b,
+    '-': lambda a, b: a - b,
+    '*': lambda a, b: a * b,
+    '/': lambda a, b: a / b,
+  }[symbol]
   return _finite(operation, symbol, left, right)
 
 
@@ -148,8 +158,11 @@ def _finite(operation, shown: str, *given: float) -> float:
   else:
     reason = ''
   if not math.isfinite(result):
-    arguments = f' {shown} '.join(map(repr, given)) if shown in '+-*/^' else (
-        f'{shown}({", ".join(map(repr, given))})')
+    arguments = (
+      f' {shown} '.join(map(repr, given))
+      if shown in '+-*/^'
+      else (f'{shown}({", ".join(map(repr, given))})')
+    )
     raise FormulaError(f'{arguments} has no finite value{reason}')
   return result
 
@@ -167,19 +180,24 @@ class _Token(NamedTuple):
 
 
 def _tokens(text: str) -> list[_Token]:
-  found = [_Token(match.lastgroup, match[match.lastgroup], match.start(match.lastgroup) + 1)
-           for match in _TOKEN.finditer(text)]
+  found = [
+    _Token(match.lastgroup, match[match.lastgroup], match.start(match.lastgroup) + 1)
+    for match in _TOKEN.finditer(text)
+  ]
   for token in found:
     if token.kind == 'other':
-      raise FormulaError(f'{token.text!r} at character {token.position} has no place in a formula; '
-                         'need only names of graders, numbers, + - * / ^, parentheses and '
-                         f'{", ".join(FUNCTIONS)}')
+      raise FormulaError(
+        f'{token.text!r} at character {token.position} has no place in a formula; '
+        'need only names of graders, numbers, + - * / ^, parentheses and '
+        f'{", ".join(FUNCTIONS)}'
+      )
   return [*found, _Token('end', '', len(text) + 1)]
 
 
 @dataclasses.dataclass
 class _Parser:
   """Reads tokens from left to right, one method for each line of the grammar."""
+
   tokens: list[_Token]
   names: tuple[str, ...]
   place: int = 0
@@ -249,23 +267,29 @@ class _Parser:
     if token.text in self.names:
       return Name(token.text)
     if token.text in FUNCTIONS:
-      raise FormulaError(f'{token.text!r} at character {token.position} is a function, need '
-                         f'{token.text}(...)')
-    raise FormulaError(f'{token.text!r} at character {token.position} is no grader'
-                       f'{did_you_mean(token.text, self.names)}; there are '
-                       f'{", ".join(self.names) or "none"}')
+      raise FormulaError(
+        f'{token.text!r} at character {token.position} is a function, need {token.text}(...)'
+      )
+    raise FormulaError(
+      f'{token.text!r} at character {token.position} is no grader'
+      f'{did_you_mean(token.text, self.names)}; there are '
+      f'{", ".join(self.names) or "none"}'
+    )
 
   def _call(self, token: _Token) -> Call:
     if token.text not in FUNCTIONS:
-      raise FormulaError(f'{token.text!r} at character {token.position} is no function'
-                         f'{did_you_mean(token.text, FUNCTIONS)}; there are '
-                         f'{", ".join(FUNCTIONS)}')
+      raise FormulaError(
+        f'{token.text!r} at character {token.position} is no function'
+        f'{did_you_mean(token.text, FUNCTIONS)}; there are '
+        f'{", ".join(FUNCTIONS)}'
+      )
     arguments = [self.formula()]
     while self.take(','):
       arguments.append(self.formula())
     if not self.take(')'):
       raise self.unexpected(f"',' or the ')' of {token.text} at character {token.position}")
     if len(arguments) != 1 and not FUNCTIONS[token.text][1]:
-      raise FormulaError(f'{token.text} at character {token.position} has {len(arguments)} '
-                         'arguments, need 1')
+      raise FormulaError(
+        f'{token.text} at character {token.position} has {len(arguments)} arguments, need 1'
+      )
     return Call(token.text, tuple(arguments))

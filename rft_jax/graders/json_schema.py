@@ -1,4 +1,5 @@
 """The `json_schema` grader: is the answer JSON, and valid under a schema?"""
+
 import dataclasses
 from typing import Any
 
@@ -23,6 +24,7 @@ class JsonSchema:
     ValueError: at construction, listing every problem: neither schema nor response_format, or
       one that is no JSON Schema.
   """
+
   name: str
   schema: dict[str, Any] | None = None
   pass_threshold: float | None = None  # for the share that passes; the reward ignores it
@@ -41,8 +43,10 @@ class JsonSchema:
     elif schema is not None:
       found = [f'schema: {problem}' for problem in samples.schema_problems(schema)]
     elif response_format is None or response_format == {'type': 'text'}:
-      found = [f'schema is missing and the response_format of the run is {response_format}: need '
-               'one of them to hold answers against']
+      found = [
+        f'schema is missing and the response_format of the run is {response_format}: need '
+        'one of them to hold answers against'
+      ]
     else:
       found = samples.response_format_problems(response_format)
     return found + base.threshold_problems(given)

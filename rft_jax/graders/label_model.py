@@ -1,4 +1,5 @@
 """The `label_model` grader: a judge that chooses a label."""
+
 import dataclasses
 import functools
 from typing import Any
@@ -25,6 +26,7 @@ class LabelModel:
   Raises:
     ValueError: at construction, listing every problem: a bad template, no key, unknown labels.
   """
+
   name: str
   model: str
   input: list[dict[str, Any]]
@@ -51,9 +53,11 @@ class LabelModel:
         return found
     labels = given.get('labels')
     found.extend(
-        f'passing_labels: {label!r} is not among labels{template.did_you_mean(label, labels)}; '
-        f'they are {", ".join(labels)}'
-        for label in given.get('passing_labels', ()) if labels is not None and label not in labels)
+      f'passing_labels: {label!r} is not among labels{template.did_you_mean(label, labels)}; '
+      f'they are {", ".join(labels)}'
+      for label in given.get('passing_labels', ())
+      if labels is not None and label not in labels
+    )
     return found
 
   def __call__(self, item: dict[str, Any], sample: dict[str, Any]) -> Grade:
@@ -63,10 +67,13 @@ class LabelModel:
     """Returns the Grade of each (item, sample), in order, many asked for at once."""
     names = ', '.join(f'"{label}"' for label in self.labels)
     return grading.grade(
-        self, pairs, form=grading.form(f'one of {names}'),
-        schema=grading.verdict_schema({'type': 'string', 'enum': list(self.labels)}),
-        read=functools.partial(_label, tuple(self.labels)),
-        score=lambda label: float(label in self.passing_labels))
+      self,
+      pairs,
+      form=grading.form(f'one of {names}'),
+      schema=grading.verdict_schema({'type': 'string', 'enum': list(self.labels)}),
+      read=functools.partial(_label, tuple(self.labels)),
+      score=lambda label: float(label in self.passing_labels),
+    )
 
   def item_fields(self) -> frozenset[str]:
     """Returns the paths of item that the messages read."""
@@ -78,9 +85,12 @@ class LabelModel:
 
 
 def _are_labels(value: Any) -> bool:
-  return (isinstance(value, (list, tuple)) and len(value) > 0 and
-          all(isinstance(label, str) and label for label in value) and
-          len(set(value)) == len(value))
+  return (
+    isinstance(value, (list, tuple))
+    and len(value) > 0
+    and all(isinstance(label, str) and label for label in value)
+    and len(set(value)) == len(value)
+  )
 
 
 def _label(labels: tuple[str, ...], text: str) -> str:

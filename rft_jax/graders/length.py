@@ -1,4 +1,5 @@
 """The `length` grader: full value for a text that is short enough, less for a longer one."""
+
 import dataclasses
 from typing import Any
 
@@ -26,6 +27,7 @@ class Length:
   Raises:
     ValueError: at construction, listing every problem.
   """
+
   name: str
   input: str
   unit: str
@@ -46,10 +48,14 @@ class Length:
     if not isinstance(unit, str) or unit not in UNITS:
       hint = template.did_you_mean(unit, UNITS)
       found.append(f'unit={unit!r}{hint}, need one of {", ".join(UNITS)}')
-    limits = {field: given[field] for field in ('minimum', 'soft_limit', 'hard_limit')
-              if field in given}
-    wrong = [f'{field}={value!r}, need an integer >= 0' for field, value in limits.items()
-             if type(value) is not int or value < 0]
+    limits = {
+      field: given[field] for field in ('minimum', 'soft_limit', 'hard_limit') if field in given
+    }
+    wrong = [
+      f'{field}={value!r}, need an integer >= 0'
+      for field, value in limits.items()
+      if type(value) is not int or value < 0
+    ]
     if not wrong and len(limits) > 1:
       ordered = limits.get('minimum', 0) <= limits.get('soft_limit', limits.get('minimum', 0))
       if not ordered or limits.get('soft_limit', -1) >= limits.get('hard_limit', float('inf')):

@@ -1,4 +1,5 @@
 """The `multi` grader: several graders, and a formula that makes one score of theirs."""
+
 import concurrent.futures
 import dataclasses
 import re
@@ -30,6 +31,7 @@ class Multi:
     ValueError: at construction, listing every problem, those of the graders with their path:
       graders.gene.operation.
   """
+
   name: str
   graders: dict[str, dict[str, Any]] | list[dict[str, Any]]
   calculate_output: str
@@ -46,8 +48,9 @@ class Multi:
     object.__setattr__(self, 'graders', given)
     object.__setattr__(self, '_tree', formula.parse(self.calculate_output, given))
     object.__setattr__(self, 'parts', self._made(given))
-    object.__setattr__(self, 'tallies', {
-        key: _own_tally(part) or base.Tally() for key, part in self.parts.items()})
+    object.__setattr__(
+      self, 'tallies', {key: _own_tally(part) or base.Tally() for key, part in self.parts.items()}
+    )
 
   def _made(self, given) -> dict[str, base.Grader]:
     made, problems = {}, []
@@ -108,8 +111,9 @@ class Multi:
       name = self.parts[key].name
       scores[key] = None if grade.components.get(name, 0.0) is None else grade.reward
       components[key] = scores[key]
-      components.update({f'{key}/{other}': value for other, value in grade.components.items()
-                         if other != name})
+      components.update(
+        {f'{key}/{other}': value for other, value in grade.components.items() if other != name}
+      )
       _merge(errors, key, grade.errors)
     if any(grade.reward is None for grade in grades.values()):
       return Grade(None, components, errors)
@@ -118,8 +122,14 @@ class Multi:
     try:
       reward = formula.evaluate(self._tree, scores)
     except formula.FormulaError as error:
-      _merge(errors, '', {'formula_parse_error': True,
-                          'formula_parse_error_details': f'{self.calculate_output}: {error}'})
+      _merge(
+        errors,
+        '',
+        {
+          'formula_parse_error': True,
+          'formula_parse_error_details': f'{self.calculate_output}: {error}',
+        },
+      )
       return Grade(None, components, errors)
     return Grade(reward, components, errors)
 
@@ -134,8 +144,9 @@ class Multi:
   @property
   def isolation(self) -> str | None:
     """The level at which parts run code; None: no part does."""
-    return next((level for part in self.parts.values()
-                 if (level := getattr(part, 'isolation', None))), None)
+    return next(
+      (level for part in self.parts.values() if (level := getattr(part, 'isolation', None))), None
+    )
 
   @property
   def waits_for_all(self) -> bool:
@@ -151,8 +162,10 @@ class Multi:
 def _by_key(graders: Any) -> tuple[dict[str, dict[str, Any]], list[str]]:
   """Returns ({key: grader's JSON, named}, problems); what is no grader is left out."""
   if isinstance(graders, (list, tuple)):
-    keyed = [(grader.get('name') if isinstance(grader, dict) else None, f'graders[{n}]', grader)
-             for n, grader in enumerate(graders)]
+    keyed = [
+      (grader.get('name') if isinstance(grader, dict) else None, f'graders[{n}]', grader)
+      for n, grader in enumerate(graders)
+    ]
   elif isinstance(graders, dict):
     keyed = [(key, f'graders.{key}', grader) for key, grader in graders.items()]
   else:
@@ -175,14 +188,20 @@ def _by_key(graders: Any) -> tuple[dict[str, dict[str, Any]], list[str]]:
 
 
 def _part_problems(graders: dict[str, dict[str, Any]], make_part) -> list[str]:
-  found = [f'graders.{key}: a multi cannot stand inside a multi; put its graders beside the others '
-           'and its formula into this one' for key, grader in graders.items()
-           if grader.get('type') == 'multi']
+  found = [
+    f'graders.{key}: a multi cannot stand inside a multi; put its graders beside the others '
+    'and its formula into this one'
+    for key, grader in graders.items()
+    if grader.get('type') == 'multi'
+  ]
   if make_part is None:
     return [*found, 'make_part is None, need graders.make(...), which can make its graders']
   return found + [
-      f'graders.{key}{_joint(problem, grader)}{problem}' for key, grader in graders.items()
-      if grader.get('type') != 'multi' for problem in make_part.problems(grader)]
+    f'graders.{key}{_joint(problem, grader)}{problem}'
+    for key, grader in graders.items()
+    if grader.get('type') != 'multi'
+    for problem in make_part.problems(grader)
+  ]
 
 
 def _joint(problem: str, grader: dict[str, Any]) -> str:

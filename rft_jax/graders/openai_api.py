@@ -1,9 +1,11 @@
 """What OpenAI's graders/validate and graders/run answer, for one answer or a file of them."""
+
 import collections
 import json
 import pathlib
 import time
-from typing import Any, Iterator
+from collections.abc import Iterator
+from typing import Any
 
 from rft_jax import graders
 from rft_jax.graders import template
@@ -12,22 +14,22 @@ from rft_jax.types import Grade
 
 # Every key of metadata.errors, with what it has where it was not raised.
 ERRORS = {
-    'formula_parse_error': False,
-    'sample_parse_error': False,
-    'sample_parse_error_details': None,
-    'truncated_observation_error': False,
-    'unresponsive_reward_error': False,
-    'invalid_variable_error': False,
-    'invalid_variable_error_details': None,
-    'other_error': False,
-    'python_grader_server_error': False,
-    'python_grader_server_error_type': None,
-    'python_grader_runtime_error': False,
-    'python_grader_runtime_error_details': None,
-    'model_grader_server_error': False,
-    'model_grader_refusal_error': False,
-    'model_grader_parse_error': False,
-    'model_grader_server_error_details': None,
+  'formula_parse_error': False,
+  'sample_parse_error': False,
+  'sample_parse_error_details': None,
+  'truncated_observation_error': False,
+  'unresponsive_reward_error': False,
+  'invalid_variable_error': False,
+  'invalid_variable_error_details': None,
+  'other_error': False,
+  'python_grader_server_error': False,
+  'python_grader_server_error_type': None,
+  'python_grader_runtime_error': False,
+  'python_grader_runtime_error_details': None,
+  'model_grader_server_error': False,
+  'model_grader_refusal_error': False,
+  'model_grader_parse_error': False,
+  'model_grader_server_error_details': None,
 }
 AT_ONCE = 256  # lines of a file that are graded together
 _WAY_OUT = 'need {"model_sample": "...", "item": {...}}'
@@ -38,8 +40,13 @@ def validate(grader: Grader) -> dict[str, Any]:
   return {'grader': graders.describe(grader)}
 
 
-def run(grader: Grader, model_sample: str, item: dict[str, Any] | None = None, *,
-        response_format: dict[str, Any] | None = None) -> dict[str, Any]:
+def run(
+  grader: Grader,
+  model_sample: str,
+  item: dict[str, Any] | None = None,
+  *,
+  response_format: dict[str, Any] | None = None,
+) -> dict[str, Any]:
   """Returns what graders/run does of one answer: reward, sub_rewards, metadata, token usage.
 
   reward is None after a grader fault, which is tried twice.
@@ -47,7 +54,7 @@ def run(grader: Grader, model_sample: str, item: dict[str, Any] | None = None, *
   for tally in getattr(grader, 'tallies', {}).values():
     tally.take()
   began = time.monotonic()
-  grade, = _grades(grader, [(model_sample, item or {})], response_format)
+  (grade,) = _grades(grader, [(model_sample, item or {})], response_format)
   usage = _usage(grader)
   return _response(grader, grade, time.monotonic() - began, usage)
 
@@ -63,7 +70,7 @@ def run_file(grader: Grader, path, *, response_format=None) -> Iterator[dict[str
   """
   lines = read(path)
   for start in range(0, len(lines), AT_ONCE):
-    some = lines[start:start + AT_ONCE]
+    some = lines[start : start + AT_ONCE]
     began = time.monotonic()
     grades = _grades(grader, some, response_format)
     seconds = (time.monotonic() - began) / len(some)
@@ -79,15 +86,17 @@ def summary(grader: Grader, responses: list[dict[str, Any]]) -> dict[str, Any]:
     for name, score in one['sub_rewards'].items():
       if score is not None:
         columns[name].append(score)
-  errors = collections.Counter(key for one in responses
-                               for key, value in one['metadata']['errors'].items() if value is True)
+  errors = collections.Counter(
+    key for one in responses for key, value in one['metadata']['errors'].items() if value is True
+  )
   return {
-      'answers': len(responses), 'graded': len(rewards),
-      'reward_mean': sum(rewards) / len(rewards) if rewards else None,
-      'sub_rewards_mean': {name: sum(scores) / len(scores) for name, scores in columns.items()},
-      'errors': dict(errors),
-      'seconds': sum(one['metadata']['execution_time'] for one in responses),
-      'model_grader_token_usage_per_model': _usage(grader),
+    'answers': len(responses),
+    'graded': len(rewards),
+    'reward_mean': sum(rewards) / len(rewards) if rewards else None,
+    'sub_rewards_mean': {name: sum(scores) / len(scores) for name, scores in columns.items()},
+    'errors': dict(errors),
+    'seconds': sum(one['metadata']['execution_time'] for one in responses),
+    'model_grader_token_usage_per_model': _usage(grader),
   }
 
 
@@ -126,8 +135,11 @@ def _problem(row) -> str | None:
     near = template.did_you_mean(unknown[0], ('model_sample', 'item'))
     return f'unknown key {unknown[0]!r}{near}'
   if not isinstance(row.get('model_sample'), str):
-    return (f'model_sample is {template.kind(row["model_sample"])}' if 'model_sample' in row else
-            'model_sample is missing')
+    return (
+      f'model_sample is {template.kind(row["model_sample"])}'
+      if 'model_sample' in row
+      else 'model_sample is missing'
+    )
   if not isinstance(row.get('item') or {}, dict):
     return f'item is {template.kind(row["item"])}'
   return None
@@ -135,19 +147,26 @@ def _problem(row) -> str | None:
 
 def _grades(grader, lines, response_format) -> list[Grade]:
   made = [(graders.make_sample(text, response_format), item) for text, item in lines]
-  graded = iter(graders.grade_many(
-      grader, [(item, sample) for (sample, errors), item in made if not errors]))
-  return [Grade(grader.ungradable_reward, {}, errors) if errors else next(graded)
-          for (_, errors), _ in made]
+  graded = iter(
+    graders.grade_many(grader, [(item, sample) for (sample, errors), item in made if not errors])
+  )
+  return [
+    Grade(grader.ungradable_reward, {}, errors) if errors else next(graded)
+    for (_, errors), _ in made
+  ]
 
 
 def _usage(grader) -> dict[str, dict[str, int]]:
   """Takes the tallies; returns the tokens of each judge."""
   usage = collections.defaultdict(collections.Counter)
   for tally in getattr(grader, 'tallies', {}).values():
-    usage[tally.model].update({key.removeprefix('usage/'): count
-                               for key, count in tally.take().items()
-                               if key.startswith('usage/')})
+    usage[tally.model].update(
+      {
+        key.removeprefix('usage/'): count
+        for key, count in tally.take().items()
+        if key.startswith('usage/')
+      }
+    )
   return {model: dict(counts) for model, counts in usage.items() if model}
 
 
@@ -155,11 +174,16 @@ def _response(grader, grade: Grade, seconds, usage) -> dict[str, Any]:
   described = graders.describe(grader)
   model = described.get('model')
   return {
-      'reward': grade.reward,
-      'metadata': {
-          'name': grader.name, 'type': described['type'], 'errors': ERRORS | grade.errors,
-          'execution_time': seconds, 'scores': {}, 'token_usage': usage.get(model),
-          'sampled_model_name': model},
-      'sub_rewards': grade.components,
-      'model_grader_token_usage_per_model': usage,
+    'reward': grade.reward,
+    'metadata': {
+      'name': grader.name,
+      'type': described['type'],
+      'errors': ERRORS | grade.errors,
+      'execution_time': seconds,
+      'scores': {},
+      'token_usage': usage.get(model),
+      'sampled_model_name': model,
+    },
+    'sub_rewards': grade.components,
+    'model_grader_token_usage_per_model': usage,
   }

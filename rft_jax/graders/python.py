@@ -1,4 +1,5 @@
 """The `python` grader: a function grade(sample, item) of the user's, run in a sandbox."""
+
 import ast
 import dataclasses
 import difflib
@@ -36,6 +37,7 @@ class Python:
       has no grade with two positional arguments, or raises when loaded.
     RuntimeError: at construction, if no worker can be started here.
   """
+
   name: str
   source: str
   image_tag: str | None = None  # accepted and not used: the source sees the packages installed here
@@ -47,11 +49,15 @@ class Python:
   def __post_init__(self):
     base.raise_problems(self.name, self.problems(vars(self)))
     for module in _absent_imports(self.source):
-      warnings.warn(f'grader {self.name}: the source imports {module}, which is not installed '
-                    f'here; pip install it, or the calls that reach the import fail', stacklevel=3)
+      warnings.warn(
+        f'grader {self.name}: the source imports {module}, which is not installed '
+        f'here; pip install it, or the calls that reach the import fail',
+        stacklevel=3,
+      )
     try:
-      started = Sandbox({'mode': 'python', 'source': self.source,
-                         'filename': f'<grader {self.name}>'}, self.sandbox)
+      started = Sandbox(
+        {'mode': 'python', 'source': self.source, 'filename': f'<grader {self.name}>'}, self.sandbox
+      )
     except ValueError as error:
       raise ValueError(f'grader {self.name}:\n  source: {error}') from None
     object.__setattr__(self, '_sandbox', started)
@@ -64,8 +70,10 @@ class Python:
     if not isinstance(given.get('image_tag'), (str, type(None))):
       found.append(f'image_tag={given["image_tag"]!r}, need a string')
     if 'source' in given:
-      found.extend(f'source: {problem}'
-                   for problem in _source_problems(given['source'], sandbox.source_limit_kb))
+      found.extend(
+        f'source: {problem}'
+        for problem in _source_problems(given['source'], sandbox.source_limit_kb)
+      )
     return found + base.threshold_problems(given)
 
   @property
@@ -85,8 +93,9 @@ class Python:
         calls.append([json.dumps([sample, item]).encode()])
         places.append(place)
       except (TypeError, ValueError, RecursionError) as error:
-        grades[place] = base.grader_fault(self, {
-            'other_error': True, 'other_error_details': f'item or sample is not JSON: {error}'})
+        grades[place] = base.grader_fault(
+          self, {'other_error': True, 'other_error_details': f'item or sample is not JSON: {error}'}
+        )
     for place, outcome in zip(places, self._sandbox.run(calls)):
       grades[place] = self._grade(outcome)
     return grades
@@ -95,8 +104,13 @@ class Python:
     if outcome.kind == 'score':
       return Grade(outcome.score, {self.name: outcome.score}, {})
     if outcome.kind == 'raised':
-      return base.policy_fault(self, {'python_grader_runtime_error': True,
-                                      'python_grader_runtime_error_details': outcome.details})
+      return base.policy_fault(
+        self,
+        {
+          'python_grader_runtime_error': True,
+          'python_grader_runtime_error_details': outcome.details,
+        },
+      )
     return base.sandbox_fault(self, outcome.kind, outcome.details)
 
   def item_fields(self) -> None:
@@ -145,8 +159,9 @@ def _grade_problems(tree: ast.Module) -> list[str]:
     if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
       functions[node.name] = node
     elif isinstance(node, ast.Assign) and isinstance(node.value, ast.Lambda):
-      functions.update({target.id: node.value for target in node.targets
-                        if isinstance(target, ast.Name)})
+      functions.update(
+        {target.id: node.value for target in node.targets if isinstance(target, ast.Name)}
+      )
     else:
       bound.update(_bound_names(node))
   if 'grade' not in functions:
@@ -157,11 +172,16 @@ def _grade_problems(tree: ast.Module) -> list[str]:
   if isinstance(node, ast.AsyncFunctionDef):
     return [f'line {node.lineno}: grade is async, {NEED}']
   names = [argument.arg for argument in (*node.args.posonlyargs, *node.args.args)]
-  required = [argument.arg for argument, default in
-              zip(node.args.kwonlyargs, node.args.kw_defaults) if default is None]
+  required = [
+    argument.arg
+    for argument, default in zip(node.args.kwonlyargs, node.args.kw_defaults)
+    if default is None
+  ]
   if len(names) != 2 or node.args.vararg or required:
-    return [f'line {node.lineno}: grade takes ({ast.unparse(node.args)}), {NEED}: exactly two '
-            'positional arguments']
+    return [
+      f'line {node.lineno}: grade takes ({ast.unparse(node.args)}), {NEED}: exactly two '
+      'positional arguments'
+    ]
   if names == ['item', 'sample']:
     return [f'line {node.lineno}: grade takes (item, sample), {NEED}: the sample comes first']
   return []
@@ -180,8 +200,11 @@ def _bound_names(node) -> set[str]:
   if isinstance(node, (ast.Import, ast.ImportFrom)):
     return {alias.asname or alias.name for alias in node.names}
   if isinstance(node, (ast.Assign, ast.AnnAssign)):
-    return {name.id for name in ast.walk(node)
-            if isinstance(name, ast.Name) and isinstance(name.ctx, ast.Store)}
+    return {
+      name.id
+      for name in ast.walk(node)
+      if isinstance(name, ast.Name) and isinstance(name.ctx, ast.Store)
+    }
   return {node.name} if isinstance(node, ast.ClassDef) else set()
 
 

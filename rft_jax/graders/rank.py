@@ -1,4 +1,5 @@
 """The `rank` grader: where in a list of the answer's the right entry stands."""
+
 import dataclasses
 from typing import Any
 
@@ -7,9 +8,9 @@ from rft_jax.graders.sample import parse_json
 from rft_jax.types import Grade
 
 DECAYS = {
-    'reciprocal': lambda rank, base, longest: 1 / rank,
-    'geometric': lambda rank, base, longest: base**(rank - 1),
-    'linear': lambda rank, base, longest: 1 - (rank - 1) / longest,
+  'reciprocal': lambda rank, base, longest: 1 / rank,
+  'geometric': lambda rank, base, longest: base ** (rank - 1),
+  'linear': lambda rank, base, longest: 1 - (rank - 1) / longest,
 }
 
 
@@ -35,6 +36,7 @@ class Rank:
   Raises:
     ValueError: at construction, listing every problem.
   """
+
   name: str
   input: str  # renders to a JSON list
   reference: str  # renders to a name, or to a JSON list of names
@@ -72,12 +74,24 @@ class Rank:
       return base.faulty(self, fault)
     names = self._names(wanted)
     if not names:
-      return base.grader_fault(self, {'other_error': True, 'other_error_details': (
-          f'reference is {wanted!r:.200}, need a name, or a JSON list of names')})
+      return base.grader_fault(
+        self,
+        {
+          'other_error': True,
+          'other_error_details': (
+            f'reference is {wanted!r:.200}, need a name, or a JSON list of names'
+          ),
+        },
+      )
     entries = _json_list(given)
     if entries is None:
-      return base.policy_fault(self, {'sample_parse_error': True, 'sample_parse_error_details': (
-          f'input is {given!r:.200}, need a JSON list')})
+      return base.policy_fault(
+        self,
+        {
+          'sample_parse_error': True,
+          'sample_parse_error_details': (f'input is {given!r:.200}, need a JSON list'),
+        },
+      )
     score = self._score(entries, names)
     return Grade(score, {self.name: score}, {})
 

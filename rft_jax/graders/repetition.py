@@ -1,4 +1,5 @@
 """The `repetition` grader: full value for a text that never says the same twice."""
+
 import dataclasses
 from typing import Any
 
@@ -23,6 +24,7 @@ class Repetition:
   Raises:
     ValueError: at construction, listing every problem.
   """
+
   name: str
   input: str
   n: int = 4

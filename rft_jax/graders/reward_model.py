@@ -1,7 +1,9 @@
 """The `reward_model` grader: a model trained on preferences puts a number on an answer."""
+
 import dataclasses
 import math
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 from rft_jax.graders import base, template
 from rft_jax.graders.judges import prompt as judge_prompt
@@ -26,6 +28,7 @@ class RewardModel:
   Raises:
     ValueError: at construction, listing every problem: a model that the run does not hold.
   """
+
   name: str
   model: str
   input: list[dict[str, Any]] | None = None
@@ -68,14 +71,18 @@ class RewardModel:
   def _asked(self, item, sample) -> tuple[list[dict[str, Any]], str]:
     """Returns (prompt messages, answer) of one answer; raises template.Fault."""
     if self.input is not None:
-      texts = iter(template.render_all(judge_prompt.templates(self.input), item=item,
-                                       sample=sample))
-      *prompt, answer = [{'role': message['role'], 'content': judge_prompt.content(message, texts)}
-                         for message in self.input]
+      texts = iter(
+        template.render_all(judge_prompt.templates(self.input), item=item, sample=sample)
+      )
+      *prompt, answer = [
+        {'role': message['role'], 'content': judge_prompt.content(message, texts)}
+        for message in self.input
+      ]
       return prompt, answer['content']
     if not isinstance(item.get('messages'), list):
-      raise template.Fault(dict(zip(_KEYS, (True, 'item.messages: the row has none'))),
-                           of_policy=False)
+      raise template.Fault(
+        dict(zip(_KEYS, (True, 'item.messages: the row has none'))), of_policy=False
+      )
     return item['messages'], template.render('{{ sample.output_text }}', item=item, sample=sample)
 
   def _scores(self, asked) -> list:
@@ -94,9 +101,13 @@ class RewardModel:
     except (TypeError, ValueError, OverflowError):
       value = math.nan
     if not math.isfinite(value):
-      return base.grader_fault(self, {
+      return base.grader_fault(
+        self,
+        {
           'other_error': True,
-          'other_error_details': f'reward model {self.model}: {score}, need a finite number'})
+          'other_error_details': f'reward model {self.model}: {score}, need a finite number',
+        },
+      )
     return Grade(value, {self.name: value}, {})
 
   def item_fields(self) -> frozenset[str]:
@@ -123,9 +134,11 @@ def _model_problems(model: Any, known: dict[str, Callable]) -> list[str]:
   if isinstance(model, str) and model in known:
     return []
   has = f'it holds {", ".join(known)}' if known else 'it holds none'
-  return [f'model={model!r}{template.did_you_mean(model, known)}: no reward model of this run has '
-          f'that name, {has}; pass reward_models={{{model!r}: score}}, where score takes '
-          '[(prompt messages, answer)] and returns a list of floats']
+  return [
+    f'model={model!r}{template.did_you_mean(model, known)}: no reward model of this run has '
+    f'that name, {has}; pass reward_models={{{model!r}: score}}, where score takes '
+    '[(prompt messages, answer)] and returns a list of floats'
+  ]
 
 
 def _input_problems(messages: Any) -> list[str]:
@@ -135,6 +148,8 @@ def _input_problems(messages: Any) -> list[str]:
   if judge_prompt.kinds(messages) - set(judge_prompt.TEXTS):
     found.append('input: a reward model reads text alone, need no images or audio')
   if messages[-1]['role'] != 'assistant' or len(messages) < 2:
-    found.append(f'input: ends with the role {messages[-1]["role"]}, need a prompt and then a '
-                 'message of the role assistant: the answer')
+    found.append(
+      f'input: ends with the role {messages[-1]["role"]}, need a prompt and then a '
+      'message of the role assistant: the answer'
+    )
   return found

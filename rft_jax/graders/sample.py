@@ -6,6 +6,7 @@ Two spellings of a response_format are accepted: {'type': 'json_schema', 'json_s
 'schema'}} and the flat {'type': 'json_schema', 'name', 'schema'}; besides them json_object and
 text.
 """
+
 import functools
 import json
 from typing import Any
@@ -13,8 +14,9 @@ from typing import Any
 from rft_jax.graders import template
 
 
-def make_sample(output_text: str, response_format: dict[str, Any] | None = None,
-                **fields) -> tuple[dict[str, Any], dict[str, bool | str]]:
+def make_sample(
+  output_text: str, response_format: dict[str, Any] | None = None, **fields
+) -> tuple[dict[str, Any], dict[str, bool | str]]:
   """Returns (sample, errors) for one answer.
 
   Args:
@@ -61,20 +63,25 @@ def response_format_problems(response_format: Any) -> list[str]:
   kind = response_format.get('type')
   kinds = ('json_schema', 'json_object', 'text')
   if kind not in kinds:
-    return [f'response_format.type={kind!r}{template.did_you_mean(kind, kinds)}, '
-            f'need one of {", ".join(kinds)}']
+    return [
+      f'response_format.type={kind!r}{template.did_you_mean(kind, kinds)}, '
+      f'need one of {", ".join(kinds)}'
+    ]
   if kind != 'json_schema':
     return []
   schema = _schema(response_format)
   if not isinstance(schema, dict):
-    return ["response_format: no schema found, need {'type': 'json_schema', 'json_schema': "
-            "{'name': ..., 'schema': {...}}}, or 'schema' beside 'type'"]
+    return [
+      "response_format: no schema found, need {'type': 'json_schema', 'json_schema': "
+      "{'name': ..., 'schema': {...}}}, or 'schema' beside 'type'"
+    ]
   return [f'response_format: {problem}' for problem in schema_problems(schema)]
 
 
 def schema_problems(schema: dict[str, Any]) -> list[str]:
   """Returns what is wrong with a JSON Schema; [] if nothing."""
   import jsonschema  # here and below: it takes longer to import than all else in this folder
+
   try:
     jsonschema.Draft202012Validator.check_schema(schema)
   except jsonschema.SchemaError as error:
@@ -85,6 +92,7 @@ def schema_problems(schema: dict[str, Any]) -> list[str]:
 def schema_problem(value: Any, schema: dict[str, Any]) -> str | None:
   """Returns why value is not valid under schema; None if it is."""
   import jsonschema
+
   validator = _validator(json.dumps(schema, sort_keys=True))
   try:
     error = jsonschema.exceptions.best_match(validator.iter_errors(value))
@@ -123,8 +131,10 @@ def _refuse(constant: str):
 def _with_defaults(sample: dict[str, Any], value: Any) -> dict[str, Any]:
   text = sample['output_text']
   message = {'role': 'assistant', 'content': text}
-  made = {'choices': [{'index': 0, 'message': message, 'finish_reason': 'stop'}],
-          'output_tools': []}
+  made = {
+    'choices': [{'index': 0, 'message': message, 'finish_reason': 'stop'}],
+    'output_tools': [],
+  }
   if value is not None:
     made['output_json'] = value
   return {**made, **sample}
@@ -147,9 +157,11 @@ def _schema_problem(value: Any, response_format: dict[str, Any]) -> str | None:
 def _validator(schema: str):
   import jsonschema
   import jsonschema_specifications
+
   # The registry holds the metaschemas alone: a $ref is never fetched from the network.
   return jsonschema.Draft202012Validator(
-      json.loads(schema), registry=jsonschema_specifications.REGISTRY)
+    json.loads(schema), registry=jsonschema_specifications.REGISTRY
+  )
 
 
 def _reference_problems(node: Any, root: dict[str, Any]) -> list[str]:
@@ -160,7 +172,7 @@ def _reference_problems(node: Any, root: dict[str, Any]) -> list[str]:
     return []
   found = [problem for child in node.values() for problem in _reference_problems(child, root)]
   if isinstance(node.get('$dynamicRef'), str):
-    found.append(f"$dynamicRef {node['$dynamicRef']!r} is not followed here, use $ref")
+    found.append(f'$dynamicRef {node["$dynamicRef"]!r} is not followed here, use $ref')
   target = node.get('$ref')
   if isinstance(target, str) and not _leads_inside(target, root):
     found.append(f'$ref {target!r} leads nowhere inside the schema')

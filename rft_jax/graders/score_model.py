@@ -1,4 +1,5 @@
 """The `score_model` grader: a judge that gives a number."""
+
 import dataclasses
 import functools
 from typing import Any
@@ -26,6 +27,7 @@ class ScoreModel:
   Raises:
     ValueError: at construction, listing every problem: a bad template, no key, an unknown field.
   """
+
   name: str
   model: str
   input: list[dict[str, Any]]
@@ -61,9 +63,13 @@ class ScoreModel:
     """Returns the Grade of each (item, sample), in order, many asked for at once."""
     low, high = map(float, self.range)
     return grading.grade(
-        self, pairs, form=grading.form(f'a number from {low:g} to {high:g}'),
-        schema=grading.verdict_schema({'type': 'number'}), read=_number,
-        score=functools.partial(_clamped, low, high))
+      self,
+      pairs,
+      form=grading.form(f'a number from {low:g} to {high:g}'),
+      schema=grading.verdict_schema({'type': 'number'}),
+      read=_number,
+      score=functools.partial(_clamped, low, high),
+    )
 
   def item_fields(self) -> frozenset[str]:
     """Returns the paths of item that the messages read."""

@@ -1,4 +1,5 @@
 """The `string_check` grader: one comparison of two texts."""
+
 import dataclasses
 from typing import Any
 
@@ -6,10 +7,10 @@ from rft_jax.graders import base, template
 from rft_jax.types import Grade
 
 OPERATIONS = {
-    'eq': lambda given, wanted: given == wanted,
-    'ne': lambda given, wanted: given != wanted,
-    'like': lambda given, wanted: wanted in given,
-    'ilike': lambda given, wanted: wanted.lower() in given.lower(),
+  'eq': lambda given, wanted: given == wanted,
+  'ne': lambda given, wanted: given != wanted,
+  'like': lambda given, wanted: wanted in given,
+  'ilike': lambda given, wanted: wanted.lower() in given.lower(),
 }
 ALIASES = {'neq': 'ne'}  # a spelling that the API's prose uses and its schema does not
 
@@ -28,6 +29,7 @@ class StringCheck:
   Raises:
     ValueError: at construction, listing every problem: unknown operation, bad template.
   """
+
   name: str
   input: str
   reference: str

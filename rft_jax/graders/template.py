@@ -5,11 +5,13 @@ fields are the API's own (SAMPLE_FIELDS). Fields are reached by dots and element
 inside the braces do not matter. A string is put in verbatim, a scalar in JSON spelling (true,
 null, 1.5), an object or array as compact JSON with its non-ASCII characters kept.
 """
+
 import difflib
 import functools
 import json
 import re
-from typing import Any, Callable, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 SAMPLE_FIELDS = ('output_text', 'output_json', 'output_tools', 'choices', 'output_audio')
 
@@ -32,17 +34,24 @@ class Fault(Exception):
 
 class _Reference(NamedTuple):
   """What stands between two pairs of braces."""
+
   namespace: str  # 'item' or 'sample'
   path: tuple[str | int, ...]  # at least one field; then fields and indices
 
 
 class _Missing(NamedTuple):
   """Why a path leads nowhere, in words."""
+
   reason: str
 
 
-def render(template: str, *, item: dict[str, Any], sample: dict[str, Any],
-           quote: Callable[[str], str] | None = None) -> str:
+def render(
+  template: str,
+  *,
+  item: dict[str, Any],
+  sample: dict[str, Any],
+  quote: Callable[[str], str] | None = None,
+) -> str:
   """Returns template with every reference replaced by the value that it names.
 
   quote is applied to each value of sample: to mark what the answer says, in a judge's prompt.
@@ -58,11 +67,17 @@ def render(template: str, *, item: dict[str, Any], sample: dict[str, Any],
   if found:
     raise ValueError('\n'.join(found))
   items_first = sorted(
-      (part for part in parts if not isinstance(part, str)), key=lambda part: part.namespace)
+    (part for part in parts if not isinstance(part, str)), key=lambda part: part.namespace
+  )
   values = {reference: _value(reference, item, sample) for reference in items_first}
   if quote:
-    values.update({reference: quote(value) for reference, value in values.items()
-                   if reference.namespace == 'sample'})
+    values.update(
+      {
+        reference: quote(value)
+        for reference, value in values.items()
+        if reference.namespace == 'sample'
+      }
+    )
   return ''.join(part if isinstance(part, str) else values[part] for part in parts)
 
 
@@ -92,15 +107,17 @@ def problems(template: Any) -> list[str]:
 def fields(template: str) -> frozenset[str]:
   """Returns the paths of item that template reads, as written: {'answer', 'genes[0].name'}."""
   return frozenset(
-      _spelt(part.path)
-      for part in _parse(template)[0]
-      if not isinstance(part, str) and part.namespace == 'item')
+    _spelt(part.path)
+    for part in _parse(template)[0]
+    if not isinstance(part, str) and part.namespace == 'item'
+  )
 
 
 def reads_sample(template: str) -> bool:
   """Returns whether template reads anything of the answer."""
-  return any(not isinstance(part, str) and part.namespace == 'sample'
-             for part in _parse(template)[0])
+  return any(
+    not isinstance(part, str) and part.namespace == 'sample' for part in _parse(template)[0]
+  )
 
 
 def missing(item: dict[str, Any], paths: frozenset[str]) -> dict[str, str]:
@@ -114,12 +131,12 @@ def _parse(template: str) -> tuple[tuple[str | _Reference, ...], tuple[str, ...]
   """Returns (parts, problems); parts are texts and references in their order."""
   parts, found, position = [], [], 0
   while opening := _OPEN.search(template, position):
-    parts.append(template[position:opening.start()])
+    parts.append(template[position : opening.start()])
     end = template.find('}}', opening.end())
     if end < 0:
       found.append(f'the {{{{ at character {opening.start() + 1} is not closed by }}}}')
       return tuple(parts), tuple(found)
-    reference, problem = _reference(template[opening.end():end])
+    reference, problem = _reference(template[opening.end() : end])
     if problem:
       found.append(problem)
     else:
@@ -133,8 +150,10 @@ def _reference(inside: str) -> tuple[_Reference | None, str | None]:
   """Returns (reference, None) or (None, problem) for the text between two pairs of braces."""
   shown = '{{' + inside + '}}'
   if not _PATH.fullmatch(inside.strip()):
-    return None, (f'{shown} is no reference: need item.x or sample.x, with .field and [0] for '
-                  'what lies deeper, and no operators, filters or quotes')
+    return None, (
+      f'{shown} is no reference: need item.x or sample.x, with .field and [0] for '
+      'what lies deeper, and no operators, filters or quotes'
+    )
   namespace, *path = _steps(inside.strip())
   if namespace not in ('item', 'sample'):
     hint = did_you_mean(namespace, ('item', 'sample'))
@@ -145,8 +164,9 @@ def _reference(inside: str) -> tuple[_Reference | None, str | None]:
     return None, f'{shown} names no field, need {namespace}.something'
   if namespace == 'sample' and path[0] not in SAMPLE_FIELDS:
     near = did_you_mean(path[0], SAMPLE_FIELDS)
-    return None, (f'{shown}: no sample has a field {path[0]!r}{near}; '
-                  f'there are {", ".join(SAMPLE_FIELDS)}')
+    return None, (
+      f'{shown}: no sample has a field {path[0]!r}{near}; there are {", ".join(SAMPLE_FIELDS)}'
+    )
   if namespace == 'sample' and path[0] == 'output_text' and path[1:]:
     return None, f'{shown}: output_text is a string and has no parts; try sample.output_json'
   return _Reference(namespace, tuple(path)), None
@@ -200,8 +220,15 @@ def _spelt(path: tuple[str | int, ...]) -> str:
 
 def kind(value: Any) -> str:
   """Returns what JSON calls the type of value, with its article."""
-  names = {dict: 'an object', list: 'an array', str: 'a string', bool: 'a boolean',
-           int: 'a number', float: 'a number', type(None): 'null'}
+  names = {
+    dict: 'an object',
+    list: 'an array',
+    str: 'a string',
+    bool: 'a boolean',
+    int: 'a number',
+    float: 'a number',
+    type(None): 'null',
+  }
   return names.get(type(value), f'a {type(value).__name__}')
 
 

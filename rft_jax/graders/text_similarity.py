@@ -1,4 +1,5 @@
 """The `text_similarity` grader: how near one text is to another, by a named metric."""
+
 import dataclasses
 from collections.abc import Callable
 from typing import Any
@@ -8,13 +9,15 @@ from rft_jax.types import Grade
 
 VARIANTS = ('ratio', 'token_set_ratio')  # of fuzzy_match, besides the weighted one
 WORDNET_MISSING = (
-    "evaluation_metric='meteor' needs the WordNet data of nltk, which cannot be read here (and "
-    'nothing is downloaded during a run): python -m nltk.downloader wordnet, with NLTK_DATA set to '
-    'its folder if that is not a usual place; or choose another metric')
+  "evaluation_metric='meteor' needs the WordNet data of nltk, which cannot be read here (and "
+  'nothing is downloaded during a run): python -m nltk.downloader wordnet, with NLTK_DATA set to '
+  'its folder if that is not a usual place; or choose another metric'
+)
 NO_EMBEDDINGS = (
-    "evaluation_metric='cosine' needs an embedding model, and this version can load none, so there "
-    'is nothing to install (at OpenAI it is text-embedding-3-large, in evals only, never in '
-    'fine-tuning): choose another metric, or call a model of your own from a python grader')
+  "evaluation_metric='cosine' needs an embedding model, and this version can load none, so there "
+  'is nothing to install (at OpenAI it is text-embedding-3-large, in evals only, never in '
+  'fine-tuning): choose another metric, or call a model of your own from a python grader'
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,6 +44,7 @@ class TextSimilarity:
   Raises:
     ValueError: at construction, listing every problem: unknown metric, missing data, bad template.
   """
+
   name: str
   input: str
   reference: str
@@ -48,8 +52,9 @@ class TextSimilarity:
   variant: str | None = None  # of fuzzy_match; None: the weighted ratio
   pass_threshold: float | None = None  # for the share that passes; the reward ignores it
   ungradable_reward: float = 0.0
-  _similarity: Callable[[str, str], float] = dataclasses.field(init=False, repr=False,
-                                                               compare=False)
+  _similarity: Callable[[str, str], float] = dataclasses.field(
+    init=False, repr=False, compare=False
+  )
 
   def __post_init__(self):
     base.raise_problems(self.name, self.problems(vars(self)))
@@ -69,11 +74,15 @@ class TextSimilarity:
       found.append(WORDNET_MISSING)
     if variant is not None and variant not in VARIANTS:
       hint = template.did_you_mean(variant, VARIANTS)
-      found.append(f'variant={variant!r}{hint}, need one of {", ".join(VARIANTS)}, or none for '
-                   'the weighted ratio')
+      found.append(
+        f'variant={variant!r}{hint}, need one of {", ".join(VARIANTS)}, or none for '
+        'the weighted ratio'
+      )
     elif variant is not None and metric != 'fuzzy_match':
-      found.append(f'variant={variant!r} belongs to fuzzy_match alone, and evaluation_metric is '
-                   f'{metric!r}: leave it out')
+      found.append(
+        f'variant={variant!r} belongs to fuzzy_match alone, and evaluation_metric is '
+        f'{metric!r}: leave it out'
+      )
     return found + base.threshold_problems(given)
 
   def __call__(self, item: dict[str, Any], sample: dict[str, Any]) -> Grade:
@@ -99,38 +108,49 @@ def _similarity(metric: str, variant: str | None) -> Callable[[str, str], float]
 
 def _fuzzy_match(variant: str | None = None):
   from rapidfuzz import fuzz, utils
+
   ratio = getattr(fuzz, variant or 'WRatio')
   return lambda given, wanted: ratio(given, wanted, processor=utils.default_process) / 100
 
 
 def _bleu():
   from nltk.translate import bleu_score
+
   smoothing = bleu_score.SmoothingFunction().method1
   return lambda given, wanted: bleu_score.sentence_bleu(
-      [wanted.split()], given.split(), smoothing_function=smoothing)
+    [wanted.split()], given.split(), smoothing_function=smoothing
+  )
 
 
 def _gleu():
   from nltk.translate import gleu_score
+
   return lambda given, wanted: gleu_score.sentence_gleu([wanted.split()], given.split())
 
 
 def _meteor():
   from nltk.translate import meteor_score
+
   return lambda given, wanted: meteor_score.meteor_score([wanted.split()], given.split())
 
 
 def _rouge(kind: str):
   def load():
     from rouge_score import rouge_scorer
+
     scorer = rouge_scorer.RougeScorer([kind], use_stemmer=False)
     return lambda given, wanted: scorer.score(wanted, given)[kind].fmeasure
+
   return load
 
 
 METRICS = {
-    'fuzzy_match': _fuzzy_match, 'bleu': _bleu, 'gleu': _gleu, 'meteor': _meteor,
-    **{f'rouge_{n}': _rouge(f'rouge{n}') for n in range(1, 6)}, 'rouge_l': _rouge('rougeL'),
+  'fuzzy_match': _fuzzy_match,
+  'bleu': _bleu,
+  'gleu': _gleu,
+  'meteor': _meteor,
+  **{f'rouge_{n}': _rouge(f'rouge{n}') for n in range(1, 6)},
+  'rouge_l': _rouge('rougeL'),
 }
 
 
@@ -141,6 +161,7 @@ def _has_wordnet() -> bool:
   match in no other way, so it scores two equal texts without WordNet.
   """
   from nltk.corpus import wordnet
+
   try:
     return bool(wordnet.synsets('word'))
   except Exception:  # absent is a LookupError; what damaged files raise, nltk does not say

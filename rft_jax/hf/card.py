@@ -1,4 +1,5 @@
 """The model card (README.md) of an exported model: what is known, and what is not."""
+
 import datetime
 import json
 
@@ -6,33 +7,40 @@ import rft_jax
 
 # Key of `card`, and how the page names it. A key that is not given is told as not known.
 FACTS = {
-    'base_model': 'Base model',
-    'stages': 'Stages of training',
-    'data': 'Training data',
-    'data_sha256': 'SHA-256 of the training data',
-    'validation': 'Held-out data',
-    'grader': 'Grader',
-    'steps': 'Steps',
-    'step': 'Step of these weights',
-    'seed': 'Seed',
-    'date': 'Date',
-    'rft_jax': 'rft_jax version',
+  'base_model': 'Base model',
+  'stages': 'Stages of training',
+  'data': 'Training data',
+  'data_sha256': 'SHA-256 of the training data',
+  'validation': 'Held-out data',
+  'grader': 'Grader',
+  'steps': 'Steps',
+  'step': 'Step of these weights',
+  'seed': 'Seed',
+  'date': 'Date',
+  'rft_jax': 'rft_jax version',
 }
 MEASURED = ('before', 'after')  # {metric: number or {'mean', 'low', 'high'}}
 UNKNOWN = 'not known'
 _TASKS = {False: 'text-generation', True: 'text-classification'}
 _ABOUT = {
-    False: ('# A model fine-tuned with rft_jax', '',
-            'Weights changed by reinforcement fine-tuning; tokenizer, chat template and generation',
-            'settings are those of the base model.'),
-    True: ('# A reward model made with rft_jax', '',
-           'It reads a conversation and gives one number, the logit at its last token: the higher,',
-           'the more the last answer is to be preferred. Numbers are comparable within a prompt.'),
+  False: (
+    '# A model fine-tuned with rft_jax',
+    '',
+    'Weights changed by reinforcement fine-tuning; tokenizer, chat template and generation',
+    'settings are those of the base model.',
+  ),
+  True: (
+    '# A reward model made with rft_jax',
+    '',
+    'It reads a conversation and gives one number, the logit at its last token: the higher,',
+    'the more the last answer is to be preferred. Numbers are comparable within a prompt.',
+  ),
 }
 
 
-def model_card(card: dict, *, source: str, is_hub_id: bool, dtype: str,
-               reward_model: bool = False) -> str:
+def model_card(
+  card: dict, *, source: str, is_hub_id: bool, dtype: str, reward_model: bool = False
+) -> str:
   """Returns the text of README.md.
 
   Args:
@@ -43,23 +51,47 @@ def model_card(card: dict, *, source: str, is_hub_id: bool, dtype: str,
     dtype: of the weights on disk.
     reward_model: it scores answers, and writes none.
   """
-  card = {'base_model': source, 'date': datetime.date.today().isoformat(),
-          'rft_jax': rft_jax.__version__} | card
-  header = ['library_name: transformers', f'pipeline_tag: {_TASKS[reward_model]}', 'tags:',
-            '- rft_jax']
+  card = {
+    'base_model': source,
+    'date': datetime.date.today().isoformat(),
+    'rft_jax': rft_jax.__version__,
+  } | card
+  header = [
+    'library_name: transformers',
+    f'pipeline_tag: {_TASKS[reward_model]}',
+    'tags:',
+    '- rft_jax',
+  ]
   if is_hub_id:
     name, _, _ = source.partition('@')
     header.insert(0, f'base_model: {name}')
   extra = {key: key for key in card if key not in FACTS and key not in MEASURED}
   facts = [_fact(title, card.get(key)) for key, title in (FACTS | extra).items()]
-  return '\n'.join([
-      '---', *header, '---', '', *_ABOUT[reward_model], f'Stored as {dtype}.', '',
-      '## Before and after', '', *_measured(card), '',
-      '## How it was made', '', *facts, '',
-      '## Limits', '',
+  return '\n'.join(
+    [
+      '---',
+      *header,
+      '---',
+      '',
+      *_ABOUT[reward_model],
+      f'Stored as {dtype}.',
+      '',
+      '## Before and after',
+      '',
+      *_measured(card),
+      '',
+      '## How it was made',
+      '',
+      *facts,
+      '',
+      '## Limits',
+      '',
       'The figures above hold for the held-out data named here, and for nothing else. What the',
       'base model gets wrong or must not be used for holds for this model too. Licence: that of',
-      'the base model.', ''])
+      'the base model.',
+      '',
+    ]
+  )
 
 
 def _fact(title, value):
@@ -68,8 +100,9 @@ def _fact(title, value):
   if isinstance(value, (str, int, float)):
     return f'- {title}: {value}'
   block = json.dumps(value, indent=2, ensure_ascii=False, default=str)
-  return '\n'.join([f'- {title}:', '', '  ```json',
-                    *('  ' + line for line in block.split('\n')), '  ```'])
+  return '\n'.join(
+    [f'- {title}:', '', '  ```json', *('  ' + line for line in block.split('\n')), '  ```']
+  )
 
 
 def _measured(card):
@@ -77,10 +110,17 @@ def _measured(card):
   before, after = (card.get(key) or {} for key in MEASURED)
   if not before and not after:
     return [f'Held-out figures: {UNKNOWN}.']
-  rows = [f'| {metric} | {_figure(before.get(metric))} | {_figure(after.get(metric))} |'
-          for metric in dict.fromkeys([*before, *after])]
-  return ['Held-out data; in brackets the 95 % interval.', '',
-          '| metric | before | after |', '|---|---|---|', *rows]
+  rows = [
+    f'| {metric} | {_figure(before.get(metric))} | {_figure(after.get(metric))} |'
+    for metric in dict.fromkeys([*before, *after])
+  ]
+  return [
+    'Held-out data; in brackets the 95 % interval.',
+    '',
+    '| metric | before | after |',
+    '|---|---|---|',
+    *rows,
+  ]
 
 
 def _figure(value):

@@ -1,4 +1,5 @@
 """From a Decoder back to a Hugging Face directory that other programs load."""
+
 import contextlib
 import dataclasses
 import hashlib
@@ -19,15 +20,35 @@ from rft_jax.hf.card import model_card
 from rft_jax.hf.load import leaves, read_json, resolve, tokenizer_size
 
 MARKER = 'rft_jax.json'  # says that a directory is an export of ours, and which files we wrote
-COPIED = ('tokenizer.json', 'tokenizer_config.json', 'special_tokens_map.json',
-          'added_tokens.json', 'vocab.json', 'merges.txt', '*.model', 'chat_template.jinja',
-          'chat_template.json', 'generation_config.json', 'LICENSE*', 'NOTICE*')
+COPIED = (
+  'tokenizer.json',
+  'tokenizer_config.json',
+  'special_tokens_map.json',
+  'added_tokens.json',
+  'vocab.json',
+  'merges.txt',
+  '*.model',
+  'chat_template.jinja',
+  'chat_template.json',
+  'generation_config.json',
+  'LICENSE*',
+  'NOTICE*',
+)
 # What load() takes from elsewhere than config.json, or from its caller.
 NOT_IN_CONFIG_JSON = ('dtype', 'eos_ids', 'valid_vocab', 'pad_id')
 
 
-def export(model, config, *, to, source, card: dict | None = None, dtype: str = 'float32',
-           force: bool = False, shard_bytes: int = 5 * 10**9) -> pathlib.Path:
+def export(
+  model,
+  config,
+  *,
+  to,
+  source,
+  card: dict | None = None,
+  dtype: str = 'float32',
+  force: bool = False,
+  shard_bytes: int = 5 * 10**9,
+) -> pathlib.Path:
   """Writes a Hugging Face directory with the weights of model, and returns its path.
 
   config.json is the source's, with the dtype set to what is written; tokenizer files, chat
@@ -60,12 +81,14 @@ def export(model, config, *, to, source, card: dict | None = None, dtype: str = 
   def others(scratch):
     copy_others(directory, scratch)
     write_json(scratch / 'config.json', hf)
-    text = model_card(card or {}, source=str(source), is_hub_id=not pathlib.Path(source).is_dir(),
-                      dtype=dtype)
+    text = model_card(
+      card or {}, source=str(source), is_hub_id=not pathlib.Path(source).is_dir(), dtype=dtype
+    )
     (scratch / 'README.md').write_text(text, encoding='utf-8')
 
-  return write_directory(leaves_as_tensors(model, config), to, others, dtype=dtype, force=force,
-                         shard_bytes=shard_bytes)
+  return write_directory(
+    leaves_as_tensors(model, config), to, others, dtype=dtype, force=force, shard_bytes=shard_bytes
+  )
 
 
 def save_base(model, config, tokenizer, to, *, force: bool = False) -> pathlib.Path:
@@ -95,9 +118,14 @@ def save_base(model, config, tokenizer, to, *, force: bool = False) -> pathlib.P
     if ids > config.vocab_size:
       raise ValueError(f'save_base: the tokenizer has {ids} ids, vocab_size={config.vocab_size}')
     write_json(scratch / 'config.json', hf)
-    write_json(scratch / 'generation_config.json', {
-        key: hf.get(key) for key in ('bos_token_id', 'eos_token_id', 'pad_token_id')
-        if hf.get(key) is not None})
+    write_json(
+      scratch / 'generation_config.json',
+      {
+        key: hf.get(key)
+        for key in ('bos_token_id', 'eos_token_id', 'pad_token_id')
+        if hf.get(key) is not None
+      },
+    )
 
   return write_directory(leaves_as_tensors(model, config), to, others, force=force)
 
@@ -115,9 +143,13 @@ def write_directory(tensors, to, others, *, dtype='float32', force=False, shard_
   with _scratch(to) as scratch:
     others(scratch)
     weights.write(scratch, tensors, dtype=dtype, shard_bytes=shard_bytes)
-    write_json(scratch / MARKER, {
+    write_json(
+      scratch / MARKER,
+      {
         'rft_jax': rft_jax.__version__,
-        'files': {path.name: _sha256(path) for path in sorted(scratch.iterdir())}})
+        'files': {path.name: _sha256(path) for path in sorted(scratch.iterdir())},
+      },
+    )
     _put(scratch, to)
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices('rft_jax.hf.export')
@@ -139,15 +171,24 @@ def leaves_as_tensors(model, config, rules=None):
   """
   rules = rules or models.FAMILIES[config.model_type].weights(config)
   found = leaves(model)
-  lines = [f'leaf {name} {list(leaf.shape)} has no place in a {config.model_type} checkpoint; '
-           'merge adapters and drop heads first' for name, leaf in found.items()
-           if name not in rules]
-  lines += [f'the model has no leaf {name}, needed for {rule.name}'
-            for name, rule in rules.items() if name not in found]
+  lines = [
+    f'leaf {name} {list(leaf.shape)} has no place in a {config.model_type} checkpoint; '
+    'merge adapters and drop heads first'
+    for name, leaf in found.items()
+    if name not in rules
+  ]
+  lines += [
+    f'the model has no leaf {name}, needed for {rule.name}'
+    for name, rule in rules.items()
+    if name not in found
+  ]
   if lines:
     raise ValueError('\n'.join(['export:', *lines]))
-  return [tensor for name, rule in rules.items()
-          for tensor in weights.outputs(rule, found[name], config.layers, _to_host)]
+  return [
+    tensor
+    for name, rule in rules.items()
+    for tensor in weights.outputs(rule, found[name], config.layers, _to_host)
+  ]
 
 
 def _to_host(array) -> np.ndarray:
@@ -158,15 +199,24 @@ def _to_host(array) -> np.ndarray:
 
 def refuse_other_structure(config, described, directory):
   """Raises where config.json of the source describes another model than config."""
-  lines = [f'{field.name}: the model has {getattr(config, field.name)!r}, the source '
-           f'{getattr(described, field.name)!r}' for field in dataclasses.fields(config)
-           if field.name not in NOT_IN_CONFIG_JSON and
-           getattr(config, field.name) != getattr(described, field.name)]
+  lines = [
+    f'{field.name}: the model has {getattr(config, field.name)!r}, the source '
+    f'{getattr(described, field.name)!r}'
+    for field in dataclasses.fields(config)
+    if field.name not in NOT_IN_CONFIG_JSON
+    and getattr(config, field.name) != getattr(described, field.name)
+  ]
   if lines:
-    raise ValueError('\n'.join([
-        f'export: config.json of {directory} describes another model:', *lines,
-        'Give the source that the model was loaded from (for a model made from scratch: '
-        'save_base).']))
+    raise ValueError(
+      '\n'.join(
+        [
+          f'export: config.json of {directory} describes another model:',
+          *lines,
+          'Give the source that the model was loaded from (for a model made from scratch: '
+          'save_base).',
+        ]
+      )
+    )
 
 
 @contextlib.contextmanager
@@ -186,10 +236,14 @@ def _refuse_foreign(to, force):
     raise FileExistsError(f'{to}: a file; give the name of a directory')
   if force or not to.is_dir() or not any(to.iterdir()) or _is_untouched_export(to):
     return
-  why = ('an export with files added or changed since' if (to / MARKER).exists() else
-         'not an export of ours')
-  raise FileExistsError(f'{to}: not empty, and {why}; choose another directory, or force '
-                        '(which moves this one aside)')
+  why = (
+    'an export with files added or changed since'
+    if (to / MARKER).exists()
+    else 'not an export of ours'
+  )
+  raise FileExistsError(
+    f'{to}: not empty, and {why}; choose another directory, or force (which moves this one aside)'
+  )
 
 
 def _is_untouched_export(directory):

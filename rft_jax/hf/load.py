@@ -1,4 +1,5 @@
 """From a Hugging Face directory or hub id to a Decoder and its DecoderConfig."""
+
 import dataclasses
 import json
 import pathlib
@@ -28,22 +29,30 @@ def resolve(source) -> pathlib.Path:
   path = pathlib.Path(source).expanduser()
   if path.is_dir():
     return path
-  tried = f'{str(source)!r} is ' + ('a file, not a directory' if path.exists() else
-                                    'no directory here')
+  tried = f'{str(source)!r} is ' + (
+    'a file, not a directory' if path.exists() else 'no directory here'
+  )
   if path.exists() or not HUB_ID.fullmatch(str(source)):
-    raise FileNotFoundError(f'{tried}, and no hub id (owner/name); give a directory with '
-                            'config.json and model.safetensors')
+    raise FileNotFoundError(
+      f'{tried}, and no hub id (owner/name); give a directory with '
+      'config.json and model.safetensors'
+    )
   import huggingface_hub
+
   name, _, revision = str(source).partition('@')
   try:
-    return pathlib.Path(huggingface_hub.snapshot_download(
-        name, revision=revision or None, allow_patterns=WANTED, ignore_patterns=UNWANTED))
+    return pathlib.Path(
+      huggingface_hub.snapshot_download(
+        name, revision=revision or None, allow_patterns=WANTED, ignore_patterns=UNWANTED
+      )
+    )
   except Exception as error:  # the hub client's errors have no common base below Exception
     reason = str(error).strip().split('\n')[0]
     raise FileNotFoundError(
-        f'{tried}, and as a hub id it failed: {type(error).__name__}: {reason}\n'
-        'Check the name; log in for a private or gated model (hf auth login); without a network, '
-        'copy a checkpoint here and give its directory.') from error
+      f'{tried}, and as a hub id it failed: {type(error).__name__}: {reason}\n'
+      'Check the name; log in for a private or gated model (hf auth login); without a network, '
+      'copy a checkpoint here and give its directory.'
+    ) from error
 
 
 def load(source, *, dtype: str = 'float32', attention: str = 'auto', mesh=None):
@@ -87,9 +96,15 @@ def read_tree(model, rules, found, config, directory, mesh, lines=()):
   shapes = {name: leaf.shape for name, leaf in leaves(model).items()}
   lines = [*lines, *weights.problems(found, weights.expected(rules, shapes, config.layers))]
   if lines:
-    raise ValueError('\n'.join([
-        f'{directory}: the weights do not fit config.json (model_type {config.model_type!r}):',
-        *lines, 'Use the config.json that was saved with these weights.']))
+    raise ValueError(
+      '\n'.join(
+        [
+          f'{directory}: the weights do not fit config.json (model_type {config.model_type!r}):',
+          *lines,
+          'Use the config.json that was saved with these weights.',
+        ]
+      )
+    )
 
   def place(path, leaf, where=None):
     name = sharding.name_of(path)
@@ -104,8 +119,7 @@ def read_tree(model, rules, found, config, directory, mesh, lines=()):
 
 def leaves(model) -> dict:
   """Returns the leaves of a Decoder by name."""
-  return {sharding.name_of(path): leaf
-          for path, leaf in jax.tree_util.tree_leaves_with_path(model)}
+  return {sharding.name_of(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(model)}
 
 
 def _drop_tied_head(found, config):
@@ -122,11 +136,17 @@ def _drop_tied_head(found, config):
   if head not in found or embed not in found:
     return []
   same = found[head].shape == found[embed].shape and np.array_equal(
-      weights.read(found[head], head), weights.read(found[embed], embed))
+    weights.read(found[head], head), weights.read(found[embed], embed)
+  )
   tensor = found.pop(head)
-  return [] if same else [
+  return (
+    []
+    if same
+    else [
       f'tied: {head} {list(tensor.shape)} in {tensor.path.name} differs from {embed}, expected '
-      'them equal; if they are meant to differ, set tie_word_embeddings to false in config.json']
+      'them equal; if they are meant to differ, set tie_word_embeddings to false in config.json'
+    ]
+  )
 
 
 # --- config --------------------------------------------------------------------------------------
@@ -153,9 +173,13 @@ def read_config(directory: pathlib.Path, *, dtype: str = 'float32', attention: s
   eos_ids = [] if eos_ids is None else eos_ids if isinstance(eos_ids, list) else [eos_ids]
   pad_id = config.pad_id if config.pad_id is not None else generation.get('pad_token_id')
   config = dataclasses.replace(
-      config, dtype=dtype, attention=attention, pad_id=pad_id,
-      eos_ids=tuple(dict.fromkeys([*eos_ids, *config.eos_ids])),
-      valid_vocab=min(tokenizer_size(directory) or config.vocab_size, config.vocab_size))
+    config,
+    dtype=dtype,
+    attention=attention,
+    pad_id=pad_id,
+    eos_ids=tuple(dict.fromkeys([*eos_ids, *config.eos_ids])),
+    valid_vocab=min(tokenizer_size(directory) or config.vocab_size, config.vocab_size),
+  )
   problems = config.validate()
   if problems:
     raise ValueError('\n'.join([f'{directory}:', *problems]))

@@ -4,6 +4,7 @@ transformers finds the last token of a row by its id: the last one that is not p
 padding has the id that ends an answer, as in many checkpoints, it would score the token before. So
 what is exported here pads with another id, in config.json and in the tokenizer's files alike.
 """
+
 import dataclasses
 import json
 import pathlib
@@ -26,14 +27,26 @@ from rft_jax.models import Critic, Decoder, WeightRule
 
 SCORE = 'score.weight'
 KIND = 'ForSequenceClassification'
-_WAY_OUT = ('give the export of a run whose last stage is reward_model, or a checkpoint of '
-            f'a ...{KIND} with num_labels=1')
+_WAY_OUT = (
+  'give the export of a run whose last stage is reward_model, or a checkpoint of '
+  f'a ...{KIND} with num_labels=1'
+)
 
 
-def export_reward_model(critic: Critic, config, *, to, source, trunk: Decoder | None = None,
-                        stop_ids=(), chat_template: str = '', card: dict | None = None,
-                        dtype: str = 'float32', force: bool = False,
-                        shard_bytes: int = 5 * 10**9) -> pathlib.Path:
+def export_reward_model(
+  critic: Critic,
+  config,
+  *,
+  to,
+  source,
+  trunk: Decoder | None = None,
+  stop_ids=(),
+  chat_template: str = '',
+  card: dict | None = None,
+  dtype: str = 'float32',
+  force: bool = False,
+  shard_bytes: int = 5 * 10**9,
+) -> pathlib.Path:
   """Writes a directory that transformers loads with AutoModelForSequenceClassification.
 
   The logit of a row is the score of the conversation that it holds. Logits of tokens are not
@@ -59,9 +72,14 @@ def export_reward_model(critic: Critic, config, *, to, source, trunk: Decoder | 
   described = dataclasses.replace(models.family_of(hf).config(hf), tied_head=True)
   refuse_other_structure(headless, described, directory)
   pad_id = _pad_id(config, {*config.eos_ids, *stop_ids}, directory)
-  hf |= {'architectures': [config.model_type.capitalize() + KIND], 'pad_token_id': pad_id,
-         'id2label': {'0': 'score'}, 'label2id': {'score': 0}, 'problem_type': None,
-         'torch_dtype' if 'torch_dtype' in hf else 'dtype': dtype}
+  hf |= {
+    'architectures': [config.model_type.capitalize() + KIND],
+    'pad_token_id': pad_id,
+    'id2label': {'0': 'score'},
+    'label2id': {'score': 0},
+    'problem_type': None,
+    'torch_dtype' if 'torch_dtype' in hf else 'dtype': dtype,
+  }
 
   def others(scratch):
     copy_others(directory, scratch)
@@ -69,8 +87,13 @@ def export_reward_model(critic: Critic, config, *, to, source, trunk: Decoder | 
     _pad_with(scratch, pad_id)
     if chat_template:
       (scratch / 'chat_template.jinja').write_text(chat_template, encoding='utf-8')
-    text = model_card(card or {}, source=str(source), is_hub_id=not pathlib.Path(source).is_dir(),
-                      dtype=dtype, reward_model=True)
+    text = model_card(
+      card or {},
+      source=str(source),
+      is_hub_id=not pathlib.Path(source).is_dir(),
+      dtype=dtype,
+      reward_model=True,
+    )
     (scratch / 'README.md').write_text(text, encoding='utf-8')
 
   tensors = leaves_as_tensors(_whole(critic, trunk), headless, _rules(headless))
@@ -100,8 +123,9 @@ def load_reward_model(source, *, dtype: str = 'float32', attention: str = 'auto'
 
 def abstract_reward_model(source, *, dtype: str = 'float32', attention: str = 'auto') -> Critic:
   """Returns what load_reward_model gives, with ShapeDtypeStructs for leaves."""
-  config = dataclasses.replace(read_config(resolve(source), dtype=dtype, attention=attention),
-                               tied_head=True)  # it has no logits
+  config = dataclasses.replace(
+    read_config(resolve(source), dtype=dtype, attention=attention), tied_head=True
+  )  # it has no logits
   return jax.eval_shape(lambda: Critic(config.dim, models.init(config, jax.random.key(0))))
 
 
@@ -120,12 +144,15 @@ def _kind_problem(found, directory) -> str:
   """Returns why a checkpoint's tensors are no reward model; '' if they are one."""
   if SCORE not in found:
     kinds = (read_json(directory / 'config.json') or {}).get('architectures')
-    return (f'{directory}: no tensor {SCORE} (architectures {kinds}), expected a reward model; '
-            f'{_WAY_OUT}')
+    return (
+      f'{directory}: no tensor {SCORE} (architectures {kinds}), expected a reward model; {_WAY_OUT}'
+    )
   labels = found[SCORE].shape[0]
   if labels != 1:
-    return (f'{directory}: {SCORE} {list(found[SCORE].shape)}, so num_labels={labels}, expected 1: '
-            f'one number for an answer; {_WAY_OUT}')
+    return (
+      f'{directory}: {SCORE} {list(found[SCORE].shape)}, so num_labels={labels}, expected 1: '
+      f'one number for an answer; {_WAY_OUT}'
+    )
   return ''
 
 
@@ -133,7 +160,8 @@ def _rules(headless) -> dict[str, WeightRule]:
   """Returns the WeightRule of each leaf of a Critic with a decoder of this config."""
   of_decoder = models.FAMILIES[headless.model_type].weights(headless)
   return {f'decoder/{name}': rule for name, rule in of_decoder.items()} | {
-      'score/kernel': WeightRule(SCORE, 'transpose')}
+    'score/kernel': WeightRule(SCORE, 'transpose')
+  }
 
 
 def _whole(critic, trunk):
@@ -149,14 +177,19 @@ def _pad_id(config, stops, directory) -> int:
   for token in (config.pad_id, config.bos_id, *_special_ids(directory)):
     if token is not None and token not in stops and token < config.vocab_size:
       return token
-  raise ValueError(f'{directory}: every special token ends an answer ({sorted(stops)}), and '
-                   'transformers needs another one for padding; add one to the tokenizer')
+  raise ValueError(
+    f'{directory}: every special token ends an answer ({sorted(stops)}), and '
+    'transformers needs another one for padding; add one to the tokenizer'
+  )
 
 
 def _special_ids(directory) -> list[int]:
   tokenizer = _tokenizer(directory)
-  return sorted(id for id, token in tokenizer.get_added_tokens_decoder().items()
-                if token.special) if tokenizer else []
+  return (
+    sorted(id for id, token in tokenizer.get_added_tokens_decoder().items() if token.special)
+    if tokenizer
+    else []
+  )
 
 
 def _pad_with(scratch, pad_id):
@@ -166,8 +199,10 @@ def _pad_with(scratch, pad_id):
   for name in ('tokenizer_config.json', 'special_tokens_map.json'):
     settings = read_json(scratch / name)
     if token is not None and settings is not None:
-      (scratch / name).write_text(json.dumps(settings | {'pad_token': token}, indent=2,
-                                             ensure_ascii=False) + '\n', encoding='utf-8')
+      (scratch / name).write_text(
+        json.dumps(settings | {'pad_token': token}, indent=2, ensure_ascii=False) + '\n',
+        encoding='utf-8',
+      )
 
 
 def _tokenizer(directory):

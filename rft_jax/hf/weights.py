@@ -3,10 +3,12 @@
 Knows names, shapes and files, and nothing about models: which tensor belongs to which leaf is
 said by the WeightRules of a family.
 """
+
 import json
 import math
 import pathlib
-from typing import Callable, Iterable, NamedTuple
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 import ml_dtypes  # its import is what makes NumPy, and so safetensors, know bfloat16
 import numpy as np
@@ -22,6 +24,7 @@ BUFFERS = ('rotary_emb.inv_freq',)  # computed, not learnt; old checkpoints hold
 
 class Tensor(NamedTuple):
   """Where a tensor stands, from the header of its file."""
+
   path: pathlib.Path
   shape: tuple[int, ...]
   dtype: str  # as safetensors spells it: 'F32', 'BF16'
@@ -29,6 +32,7 @@ class Tensor(NamedTuple):
 
 class Output(NamedTuple):
   """A tensor to be written: fetched only when its file is."""
+
   name: str
   shape: tuple[int, ...]
   fetch: Callable[[], np.ndarray]
@@ -57,8 +61,11 @@ def expected(rules, leaf_shapes, layers: int) -> dict[str, tuple[int, ...]]:
     leaf_shapes: shape of each leaf, by leaf name; the same names.
     layers: L.
   """
-  return {name: tensor_shape(rule, leaf_shapes[leaf])
-          for leaf, rule in rules.items() for name in names(rule, layers)}
+  return {
+    name: tensor_shape(rule, leaf_shapes[leaf])
+    for leaf, rule in rules.items()
+    for name in names(rule, layers)
+  }
 
 
 def _transposed(rule):
@@ -83,13 +90,19 @@ def index(directory: pathlib.Path) -> dict[str, Tensor]:
   else:
     others = sorted(path.name for path in directory.glob('*.bin'))
     raise FileNotFoundError(
-        f'{directory}: found neither {SINGLE} nor {INDEX}' +
-        (f', only {", ".join(others)}: save it again with safe_serialization=True' if others else
-         '; is the download complete?'))
+      f'{directory}: found neither {SINGLE} nor {INDEX}'
+      + (
+        f', only {", ".join(others)}: save it again with safe_serialization=True'
+        if others
+        else '; is the download complete?'
+      )
+    )
   absent = [file for file in files if not (directory / file).exists()]
   if absent:
-    raise FileNotFoundError(f'{directory}: {INDEX} names files that are not there: '
-                            f'{", ".join(absent)}; download them again')
+    raise FileNotFoundError(
+      f'{directory}: {INDEX} names files that are not there: '
+      f'{", ".join(absent)}; download them again'
+    )
   found, twice = {}, []
   for file in files:
     for name, tensor in _header(directory / file):
@@ -108,8 +121,9 @@ def _header(path) -> Iterable[tuple[str, Tensor]]:
         entry = file.get_slice(name)
         yield name, Tensor(path, tuple(entry.get_shape()), entry.get_dtype())
   except Exception as error:  # SafetensorError derives from Exception itself
-    raise ValueError(f'{path}: not a readable safetensors file ({error}); '
-                     'download it again') from error
+    raise ValueError(
+      f'{path}: not a readable safetensors file ({error}); download it again'
+    ) from error
 
 
 def problems(found: dict[str, Tensor], wanted: dict[str, tuple[int, ...]]) -> list[str]:
@@ -117,8 +131,11 @@ def problems(found: dict[str, Tensor], wanted: dict[str, tuple[int, ...]]) -> li
 
   Tells the missing, the extra, the mis-shaped and those that hold no floating-point numbers.
   """
-  lines = [f'missing: {name}, expected {list(shape)}'
-           for name, shape in wanted.items() if name not in found]
+  lines = [
+    f'missing: {name}, expected {list(shape)}'
+    for name, shape in wanted.items()
+    if name not in found
+  ]
   for name, tensor in found.items():
     where = f'{name} {list(tensor.shape)} in {tensor.path.name}'
     if name not in wanted:
@@ -157,6 +174,7 @@ def outputs(rule, leaf, layers: int, to_host) -> list[Output]:
     layers: L.
     to_host: from a device array to the same as np.ndarray.
   """
+
   def fetch(layer):
     # A layer at a time: a stacked leaf is never whole on the host.
     value = to_host(leaf if layer is None else leaf[layer])
@@ -164,12 +182,20 @@ def outputs(rule, leaf, layers: int, to_host) -> list[Output]:
 
   shape = tensor_shape(rule, leaf.shape)
   stacked = '{layer}' in rule.name
-  return [Output(name, shape, lambda layer=i if stacked else None: fetch(layer))
-          for i, name in enumerate(names(rule, layers))]
+  return [
+    Output(name, shape, lambda layer=i if stacked else None: fetch(layer))
+    for i, name in enumerate(names(rule, layers))
+  ]
 
 
-def write(directory: pathlib.Path, tensors: list[Output], *, dtype: str = 'float32',
-          shard_bytes: int = 5 * 10**9, writes: bool = True) -> list[str]:
+def write(
+  directory: pathlib.Path,
+  tensors: list[Output],
+  *,
+  dtype: str = 'float32',
+  shard_bytes: int = 5 * 10**9,
+  writes: bool = True,
+) -> list[str]:
   """Writes tensors as safetensors, in shards with an index where one file would pass shard_bytes.
 
   Args:
@@ -189,8 +215,11 @@ def write(directory: pathlib.Path, tensors: list[Output], *, dtype: str = 'float
     if shards[-1] and sum(size[t.name] for t in shards[-1]) + size[tensor.name] > shard_bytes:
       shards.append([])
     shards[-1].append(tensor)
-  files = [SINGLE] if len(shards) == 1 else [
-      f'model-{i + 1:05d}-of-{len(shards):05d}.safetensors' for i in range(len(shards))]
+  files = (
+    [SINGLE]
+    if len(shards) == 1
+    else [f'model-{i + 1:05d}-of-{len(shards):05d}.safetensors' for i in range(len(shards))]
+  )
   for file, shard in zip(files, shards):
     values = {t.name: np.ascontiguousarray(t.fetch(), dtype=DTYPES[dtype]) for t in shard}
     if writes:
@@ -200,6 +229,9 @@ def write(directory: pathlib.Path, tensors: list[Output], *, dtype: str = 'float
     return files
   weight_map = {t.name: file for file, shard in zip(files, shards) for t in shard}
   if writes:
-    (directory / INDEX).write_text(json.dumps(
-        {'metadata': {'total_size': sum(size.values())}, 'weight_map': weight_map}, indent=2))
+    (directory / INDEX).write_text(
+      json.dumps(
+        {'metadata': {'total_size': sum(size.values())}, 'weight_map': weight_map}, indent=2
+      )
+    )
   return [*files, INDEX]

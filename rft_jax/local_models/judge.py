@@ -1,8 +1,10 @@
 """A judge in the process of the run: a Hugging Face checkpoint, asked through our own engine."""
+
 import collections
 import threading
 import zlib
-from typing import Any, Iterator, NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -25,6 +27,7 @@ class LocalJudge:
   Of sampling_params, temperature (default 0, greedy), top_p, seed and max_completions_tokens are
   heeded; reasoning_effort has no meaning here.
   """
+
   varies = False
 
   def __init__(self, config: JudgeConfig):
@@ -34,8 +37,10 @@ class LocalJudge:
 
   def problems(self, model: str, kinds: frozenset[str]) -> list[str]:
     """Returns why the checkpoint cannot judge, without reading its weights."""
-    found = [f'judge.local: a local judge reads text alone, need messages without {kind}'
-             for kind in sorted(kinds & {'input_image', 'input_audio'})]
+    found = [
+      f'judge.local: a local judge reads text alone, need messages without {kind}'
+      for kind in sorted(kinds & {'input_image', 'input_audio'})
+    ]
     try:
       self._open()
     except (ValueError, OSError) as error:
@@ -45,8 +50,10 @@ class LocalJudge:
   def identity(self, model: str) -> dict[str, Any]:
     """Returns where the weights lie, their sizes and times, and the digest of the chat template."""
     self._open()
-    weights = [(path.name, path.stat().st_size, path.stat().st_mtime_ns)
-               for path in sorted(self._directory.glob('*.safetensors'))]
+    weights = [
+      (path.name, path.stat().st_size, path.stat().st_mtime_ns)
+      for path in sorted(self._directory.glob('*.safetensors'))
+    ]
     return {'local': str(self._directory), 'weights': weights, 'chat': self._chat.fingerprint()}
 
   def answers(self, requests: list[Request]) -> Iterator[tuple[int, Answer]]:
@@ -82,33 +89,49 @@ class LocalJudge:
     """Returns how to answer a prompt of so many tokens; few different ones for many lengths."""
     given, room = request.sampling, self._model.config.max_positions - length
     most = given.get('max_completions_tokens', self._config.max_tokens)
-    return _Settings(most if most <= room else 1 << room.bit_length() - 1,
-                     given.get('temperature', 0.0), given.get('top_p', 1.0),
-                     given.get('seed', 0) % 2**31)
+    return _Settings(
+      most if most <= room else 1 << room.bit_length() - 1,
+      given.get('temperature', 0.0),
+      given.get('top_p', 1.0),
+      given.get('seed', 0) % 2**31,
+    )
 
   def _prompt(self, request: Request) -> list[int]:
     """Returns the ids of the prompt; raises ValueError if it cannot be put to this model."""
-    messages = [{**message, 'content': unmarked(self._chat, message['content'])}
-                for message in request.messages]
+    messages = [
+      {**message, 'content': unmarked(self._chat, message['content'])}
+      for message in request.messages
+    ]
     try:
       ids = self._chat.prompt_ids(messages)
     except chats.RenderError:  # a template without room for a system message
       ids = self._chat.prompt_ids(_folded(messages))
     if len(ids) >= self._model.config.max_positions:
-      raise ValueError(f'the prompt has {len(ids)} tokens, and the judge {self._directory.name} '
-                       f'has {self._model.config.max_positions} positions')
+      raise ValueError(
+        f'the prompt has {len(ids)} tokens, and the judge {self._directory.name} '
+        f'has {self._model.config.max_positions} positions'
+      )
     return ids
 
   def _sampled(self, prompts: dict[int, list[int]], settings: '_Settings'):
     samples = engine.generate(
-        self._model, list(prompts.values()), stop_ids=self._chat.stop_ids,
-        # Named by what they say: the draw does not depend on the place in a batch.
-        occurrences=[zlib.crc32(np.asarray(ids, np.int32).tobytes()) >> 1
-                     for ids in prompts.values()], **settings._asdict())
+      self._model,
+      list(prompts.values()),
+      stop_ids=self._chat.stop_ids,
+      # Named by what they say: the draw does not depend on the place in a batch.
+      occurrences=[
+        zlib.crc32(np.asarray(ids, np.int32).tobytes()) >> 1 for ids in prompts.values()
+      ],
+      **settings._asdict(),
+    )
     for (place, ids), (sample,) in zip(prompts.items(), samples):
       drawn = len(sample.tokens)
-      usage = {'prompt_tokens': len(ids), 'completion_tokens': drawn,
-               'total_tokens': len(ids) + drawn, 'cached_tokens': 0}
+      usage = {
+        'prompt_tokens': len(ids),
+        'completion_tokens': drawn,
+        'total_tokens': len(ids) + drawn,
+        'cached_tokens': 0,
+      }
       if sample.stop_reason == 'length':
         yield place, Answer(None, usage, {'model_grader_exceeded_max_tokens_error': True})
       else:
@@ -117,6 +140,7 @@ class LocalJudge:
 
 class _Settings(NamedTuple):
   """As engine.generate takes them."""
+
   max_new_tokens: int
   temperature: float
   top_p: float
@@ -124,8 +148,9 @@ class _Settings(NamedTuple):
 
 
 def _fault(details: str) -> Answer:
-  return Answer(None, {}, {'model_grader_server_error': True,
-                           'model_grader_server_error_details': details})
+  return Answer(
+    None, {}, {'model_grader_server_error': True, 'model_grader_server_error_details': details}
+  )
 
 
 def unmarked(chat, text: str) -> str:
@@ -139,5 +164,6 @@ def _folded(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
   """Returns messages with what the system says in front of the first that is not the system's."""
   said = [message['content'] for message in messages if message['role'] == 'system']
   first, *others = [message for message in messages if message['role'] != 'system'] or [
-      {'role': 'user', 'content': ''}]
+    {'role': 'user', 'content': ''}
+  ]
   return [{**first, 'content': '\n\n'.join([*said, first['content']]).strip()}, *others]

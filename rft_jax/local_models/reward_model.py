@@ -4,6 +4,7 @@ They score with the run's own code, on its mesh, with tokenizer and chat templat
 that a step can be replayed, the numbers do not depend on the order in which answers come: what is
 asked is put in order, and what is asked twice is read once.
 """
+
 import collections
 import hashlib
 import threading
@@ -28,8 +29,9 @@ class RewardModel:
   reason, a text, in place of a number.
   """
 
-  def __init__(self, source: str, *, mesh, dtype: str = 'float32',
-               update: UpdateConfig | None = None):
+  def __init__(
+    self, source: str, *, mesh, dtype: str = 'float32', update: UpdateConfig | None = None
+  ):
     """Opens config and tokenizer.
 
     Raises:
@@ -72,12 +74,15 @@ class RewardModel:
       batch = batching.with_last_places(batching.from_answers(answers))
       values = value_batch(None, self._critic, batch, self._update, mesh=self._mesh)
     keys = [(prompt, answer) for prompt, some in answers.items() for answer in some]
-    return {key: float(row[length - 1])
-            for key, row, length in zip(keys, values, batch.completion_lengths)}
+    return {
+      key: float(row[length - 1])
+      for key, row, length in zip(keys, values, batch.completion_lengths)
+    }
 
 
-def open_all(grader: Any, *, mesh, dtype: str = 'float32',
-             update: UpdateConfig | None = None) -> dict[str, RewardModel]:
+def open_all(
+  grader: Any, *, mesh, dtype: str = 'float32', update: UpdateConfig | None = None
+) -> dict[str, RewardModel]:
   """Returns the reward models that a grader's JSON names, by these names.
 
   Raises:
@@ -99,8 +104,9 @@ def fingerprints(grader: Any) -> dict[str, str]:
   found = {}
   for name in named_in(grader):
     digest, directory = hashlib.sha256(), hf.resolve(name)
-    for path in sorted(path for pattern in ('*.safetensors', '*.json', '*.jinja')
-                       for path in directory.glob(pattern)):
+    for path in sorted(
+      path for pattern in ('*.safetensors', '*.json', '*.jinja') for path in directory.glob(pattern)
+    ):
       with open(path, 'rb') as file:
         digest.update(f'{path.name} {hashlib.file_digest(file, "sha256").hexdigest()}\n'.encode())
     found[name] = digest.hexdigest()

@@ -1,4 +1,5 @@
 """Decoders: one architecture, a small table per model family, weights as a plain pytree."""
+
 from rft_jax.models.config import DecoderConfig, Llama3Rope, WeightRule
 from rft_jax.models.decoder import REMAT, Decoder, abstract, init, make
 from rft_jax.models.families import FAMILIES, family_of

@@ -4,6 +4,7 @@ Letters beyond those of types.py: M query heads to a key-value head (N = K * M),
 of a key-value head. Queries are [B, T, K, M, H], so that no key is ever repeated for its M query
 heads. How the rule is computed is a choice of IMPLEMENTATIONS; what it gives is not.
 """
+
 import functools
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ SCORES_AT_ONCE = 2**20  # of the 'chunked' implementation: 4 MiB, about what a c
 
 class SharedPrefix(NamedTuple):
   """Keys and values that the G rows of a prompt attend to, stored once for all of them."""
+
   k: jax.Array  # [P, S, K, H]
   v: jax.Array  # [P, S, K, H]
   lengths: jax.Array  # i32[P], keys from here on are masked; 0 is fine
@@ -70,12 +72,19 @@ def chunked(q, k, v, prefix, begins):
 def _kernel(name):
   def implementation(*args):
     from rft_jax.models import kernels  # not above: it stands on this module
+
     return getattr(kernels, name)(*args)
+
   return implementation
 
 
-IMPLEMENTATIONS = {'batched': batched, 'chunked': chunked, 'cudnn': _kernel('cudnn'),
-                   'pallas': _kernel('pallas'), 'splash': _kernel('splash')}
+IMPLEMENTATIONS = {
+  'batched': batched,
+  'chunked': chunked,
+  'cudnn': _kernel('cudnn'),
+  'pallas': _kernel('pallas'),
+  'splash': _kernel('splash'),
+}
 
 
 def available(dtype, head_dim: int) -> tuple[str, ...]:
@@ -87,11 +96,11 @@ def available(dtype, head_dim: int) -> tuple[str, ...]:
   backend, dtype = jax.default_backend(), jnp.dtype(dtype)
   fits_cudnn = dtype in (jnp.bfloat16, jnp.float16) and head_dim <= 128 and head_dim % 8 == 0
   runs = {
-      'batched': True,
-      'chunked': True,
-      'cudnn': backend == 'gpu' and fits_cudnn and _ampere(),
-      'pallas': backend in ('cpu', 'gpu'),
-      'splash': backend == 'cpu' or (backend == 'tpu' and dtype == jnp.bfloat16),
+    'batched': True,
+    'chunked': True,
+    'cudnn': backend == 'gpu' and fits_cudnn and _ampere(),
+    'pallas': backend in ('cpu', 'gpu'),
+    'splash': backend == 'cpu' or (backend == 'tpu' and dtype == jnp.bfloat16),
   }
   return tuple(name for name in IMPLEMENTATIONS if runs[name])
 
@@ -118,14 +127,17 @@ def chosen(implementation: str, dtype, head_dim: int) -> str:
     kernels = ('cudnn', 'splash') if jax.device_count() == 1 else ()
     return next((name for name in kernels if name in here), 'batched')
   if implementation not in here:
-    raise ValueError(f'attention={implementation!r} does not run here ({jax.default_backend()}, '
-                     f'{jnp.dtype(dtype).name}, head_dim {head_dim}), need one of {here}')
+    raise ValueError(
+      f'attention={implementation!r} does not run here ({jax.default_backend()}, '
+      f'{jnp.dtype(dtype).name}, head_dim {head_dim}), need one of {here}'
+    )
   return implementation
 
 
 # --- plain products, forward and backward --------------------------------------------------------
 class Rows(NamedTuple):
   """G rows of each of P prompts, in the order in which they are multiplied."""
+
   q: jax.Array  # [P, G, K, X, H]
   k: jax.Array  # [P, G, K, H, T]
   v: jax.Array  # [P, G, K, T, H]
@@ -140,11 +152,16 @@ def by_rows(attended, q, k, v, prefix, begins):
   # Every product is a plain one, rows x inner times inner x columns for each key-value head:
   # of other forms XLA copies the scores into another order, the largest array there is.
   queries = q.transpose(0, 2, 1, 3, 4).reshape(B, K, T * M, H)
-  rows = Rows(*map(by_prompt, (queries, k.transpose(0, 2, 3, 1), v.transpose(0, 2, 1, 3),
-                               jnp.repeat(begins, M, axis=1))))
+  rows = Rows(
+    *map(
+      by_prompt,
+      (queries, k.transpose(0, 2, 3, 1), v.transpose(0, 2, 1, 3), jnp.repeat(begins, M, axis=1)),
+    )
+  )
   if prefix is not None:
-    prefix = SharedPrefix(prefix.k.transpose(0, 2, 3, 1), prefix.v.transpose(0, 2, 1, 3),
-                          prefix.lengths)
+    prefix = SharedPrefix(
+      prefix.k.transpose(0, 2, 3, 1), prefix.v.transpose(0, 2, 1, 3), prefix.lengths
+    )
   out = attended(rows, prefix)  # [P, G, K, X, H]
   return out.reshape(B, K, T, M, H).transpose(0, 2, 1, 3, 4)
 
@@ -181,8 +198,9 @@ def attended_backward(scores_at_once, kept, gradient):
     zeros = None if prefix is None else tuple(jnp.zeros(x.shape, jnp.float32) for x in prefix[:2])
     return jax.lax.scan(some, zeros, of_rows)
 
-  of_prefix, of_rows = jax.lax.map(of_prompts, (
-      _split((rows, normaliser, drift, gradient), p, g), _split(prefix, p)))
+  of_prefix, of_rows = jax.lax.map(
+    of_prompts, (_split((rows, normaliser, drift, gradient), p, g), _split(prefix, p))
+  )
   of_rows = Rows(*_join(of_rows), None)
   if prefix is None:
     return of_rows, None
@@ -213,21 +231,25 @@ def _attend_rows(rows, prefix):
 
 def _gradients(rows, normaliser, drift, gradient, prefix):
   """Returns (those of rows.q, .k and .v, those of prefix.k and .v or None)."""
-  scale, dtype = rows.q.shape[-1]**-0.5, rows.q.dtype
+  scale, dtype = rows.q.shape[-1] ** -0.5, rows.q.dtype
   scores, shared = _scores(rows, prefix)
   turned = lambda x: x.swapaxes(-1, -2)
 
   def block(q, k, v, scores, normaliser, drift, gradient):
     weights = jnp.exp(scores - normaliser[..., None])
     of_scores = (scale * weights * (_product(gradient, turned(v)) - drift[..., None])).astype(dtype)
-    return (_product(of_scores, turned(k)), _product(turned(q), of_scores),
-            _product(turned(weights.astype(dtype)), gradient))
+    return (
+      _product(of_scores, turned(k)),
+      _product(turned(q), of_scores),
+      _product(turned(weights.astype(dtype)), gradient),
+    )
 
   of_q, of_k, of_v = block(*rows[:3], scores, normaliser, drift, gradient)
   of_prefix = None
   if prefix is not None:
     q, normaliser, drift, gradient = map(
-        _to_prompts, (rows.q, normaliser[..., None], drift[..., None], gradient))
+      _to_prompts, (rows.q, normaliser[..., None], drift[..., None], gradient)
+    )
     more, *of_prefix = block(q, *prefix[:2], shared, normaliser[..., 0], drift[..., 0], gradient)
     of_q, of_prefix = of_q + _to_rows(more, rows), tuple(of_prefix)
   return (of_q.astype(dtype), of_k.astype(dtype), of_v.astype(dtype)), of_prefix
@@ -274,27 +296,36 @@ def _chunk(rows, prefix, scores_at_once) -> tuple[int, int]:
 
 def _split(tree, p, g=None):
   """[P, G, ...] -> [P / p, G / g, p, g, ...]; without g, [P, ...] -> [P / p, p, ...]."""
+
   def split(x):
     x = x.reshape(len(x) // p, p, *x.shape[1:])
-    return x if g is None else x.reshape(
-        *x.shape[:2], x.shape[2] // g, g, *x.shape[3:]).swapaxes(1, 2)
+    return (
+      x if g is None else x.reshape(*x.shape[:2], x.shape[2] // g, g, *x.shape[3:]).swapaxes(1, 2)
+    )
+
   return jax.tree.map(split, tree)
 
 
 def _join(tree):
   """The inverse of _split with both."""
+
   def join(x):
     x = x.swapaxes(1, 2)
     return x.reshape(x.shape[0] * x.shape[1], x.shape[2] * x.shape[3], *x.shape[4:])
+
   return jax.tree.map(join, tree)
 
 
 def _product(x, y):
   """[..., n, m] times [..., m, l], accumulated in float32."""
   batch = tuple(range(x.ndim - 2))
-  return jax.lax.dot_general(x, y, (((x.ndim - 1,), (x.ndim - 2,)), (batch, batch)),
-                             precision=precision_for(x.dtype),
-                             preferred_element_type=jnp.float32)
+  return jax.lax.dot_general(
+    x,
+    y,
+    (((x.ndim - 1,), (x.ndim - 2,)), (batch, batch)),
+    precision=precision_for(x.dtype),
+    preferred_element_type=jnp.float32,
+  )
 
 
 def _divisor(number: int, most: int) -> int:

@@ -2,6 +2,7 @@
 
 Each is written for one layer; the decoder stacks L of them by jax.vmap over the constructor.
 """
+
 import math
 
 import jax
@@ -46,8 +47,9 @@ class Linear(nnx.Module):
     # One row axis, not two: the gradient of the kernel contracts over the rows, and over two axes
     # that made a training step on a CPU a fifth slower.
     rows = x.reshape(-1, x.shape[-1])
-    y = jnp.matmul(rows, self.kernel[...].astype(x.dtype),
-                   precision=attention.precision_for(x.dtype))
+    y = jnp.matmul(
+      rows, self.kernel[...].astype(x.dtype), precision=attention.precision_for(x.dtype)
+    )
     y = y if self.bias is None else y + self.bias[...].astype(x.dtype)
     return y.reshape(*x.shape[:-1], y.shape[-1])
 
@@ -70,8 +72,9 @@ class Attention(nnx.Module):
     """[B, T, D] -> q [B, T, K, M, H] (M = N / K), k and v [B, T, K, H]; q and k rotated."""
     config = self.config
     with jax.named_scope('qkv'):
-      q, k, v = (part(x).reshape(*x.shape[:2], -1, config.head_dim)
-                 for part in (self.q, self.k, self.v))
+      q, k, v = (
+        part(x).reshape(*x.shape[:2], -1, config.head_dim) for part in (self.q, self.k, self.v)
+      )
       if config.qk_norm:
         q, k = self.q_norm(q), self.k_norm(k)
       q, k = rotary.rotate(q, rope), rotary.rotate(k, rope)
@@ -109,8 +112,9 @@ class Block(nnx.Module):
   def __call__(self, x, rope, prefix=None, begins=None):
     """Returns (x, (k, v)): the layer's output and the keys and values of its own tokens."""
     q, k, v = self.qkv(x, rope)
-    attended = attention.attend(q, k, v, prefix, begins,
-                                implementation=self.attention.config.attention)
+    attended = attention.attend(
+      q, k, v, prefix, begins, implementation=self.attention.config.attention
+    )
     return self.finish(x, attended), (k, v)
 
   def qkv(self, x, rope):

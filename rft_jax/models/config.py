@@ -4,6 +4,7 @@ A DecoderConfig is read from a checkpoint's own config.json by one of the famili
 down by hand for a small model from scratch. It is frozen and hashable, because a Decoder
 carries it as a static part of its tree structure.
 """
+
 import dataclasses
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ class Llama3Rope:
   Wavelengths above original_max_positions / low_freq_factor are stretched by factor, those below
   original_max_positions / high_freq_factor are kept, and between the two the change is gradual.
   """
+
   factor: float
   low_freq_factor: float
   high_freq_factor: float
@@ -26,6 +28,7 @@ class Llama3Rope:
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DecoderConfig:
   """The structure of one decoder. Two models with equal configs have equal tree structures."""
+
   vocab_size: int  # V, rows of the embedding; may exceed what the tokenizer knows
   dim: int  # D
   layers: int  # L
@@ -63,25 +66,40 @@ class DecoderConfig:
 
   def validate(self) -> list[str]:
     """Returns every problem as 'field=value, need ...'; [] if there is none."""
-    sizes = ('vocab_size', 'dim', 'layers', 'heads', 'kv_heads', 'head_dim', 'mlp_dim',
-             'max_positions')
+    sizes = (
+      'vocab_size',
+      'dim',
+      'layers',
+      'heads',
+      'kv_heads',
+      'head_dim',
+      'mlp_dim',
+      'max_positions',
+    )
     problems = [
-        f'{name}={getattr(self, name)!r}, need an integer >= 1' for name in sizes
-        if not _is_count(getattr(self, name))
+      f'{name}={getattr(self, name)!r}, need an integer >= 1'
+      for name in sizes
+      if not _is_count(getattr(self, name))
     ]
     if problems:
       return problems  # what follows divides by these
     checks = (
-        (self.heads % self.kv_heads == 0, f'kv_heads={self.kv_heads}, need a divisor of '
-         f'heads={self.heads}'),
-        (self.head_dim % 2 == 0, f'head_dim={self.head_dim}, need an even number'),
-        (self.norm_epsilon > 0, f'norm_epsilon={self.norm_epsilon}, need > 0'),
-        (self.rope_theta > 0, f'rope_theta={self.rope_theta}, need > 0'),
-        (1 <= self.valid_vocab <= self.vocab_size, f'valid_vocab={self.valid_vocab}, need '
-         f'1 to vocab_size={self.vocab_size}'),
-        (all(0 <= i < self.vocab_size for i in self.eos_ids), f'eos_ids={self.eos_ids}, need '
-         f'ids below vocab_size={self.vocab_size}'),
-        (self.dtype in DTYPES, f'dtype={self.dtype!r}, need one of {DTYPES}'),
+      (
+        self.heads % self.kv_heads == 0,
+        f'kv_heads={self.kv_heads}, need a divisor of heads={self.heads}',
+      ),
+      (self.head_dim % 2 == 0, f'head_dim={self.head_dim}, need an even number'),
+      (self.norm_epsilon > 0, f'norm_epsilon={self.norm_epsilon}, need > 0'),
+      (self.rope_theta > 0, f'rope_theta={self.rope_theta}, need > 0'),
+      (
+        1 <= self.valid_vocab <= self.vocab_size,
+        f'valid_vocab={self.valid_vocab}, need 1 to vocab_size={self.vocab_size}',
+      ),
+      (
+        all(0 <= i < self.vocab_size for i in self.eos_ids),
+        f'eos_ids={self.eos_ids}, need ids below vocab_size={self.vocab_size}',
+      ),
+      (self.dtype in DTYPES, f'dtype={self.dtype!r}, need one of {DTYPES}'),
     )
     return [problem for good, problem in checks if not good]
 
@@ -91,6 +109,7 @@ class WeightRule(NamedTuple):
 
   A leaf that is stacked along L has '{layer}' in its name, and each layer's tensor is one slice.
   """
+
   name: str  # 'model.layers.{layer}.self_attn.q_proj.weight'
   transform: str  # 'transpose' (torch keeps [out, in], we keep [in, out]) or 'none'
 

@@ -7,6 +7,7 @@ DecoderConfig; families/ says where a checkpoint keeps them.
 Padding is on the right and told by lengths. What stands at padded positions is arbitrary, finite,
 and does not reach the others.
 """
+
 import functools
 
 import jax
@@ -40,10 +41,12 @@ class Decoder(nnx.Module):
 
   def __init__(self, config: DecoderConfig, *, rngs):
     self.config = config
-    self.embed = nnx.Param(INIT_STD *
-                           jax.random.normal(rngs.params(), (config.vocab_size, config.dim)))
-    self.blocks = jax.vmap(lambda key: Block(config, rngs=nnx.Rngs(key)))(jax.random.split(
-        rngs.params(), config.layers))
+    self.embed = nnx.Param(
+      INIT_STD * jax.random.normal(rngs.params(), (config.vocab_size, config.dim))
+    )
+    self.blocks = jax.vmap(lambda key: Block(config, rngs=nnx.Rngs(key)))(
+      jax.random.split(rngs.params(), config.layers)
+    )
     self.final_norm = RMSNorm(config.dim, config.norm_epsilon)
     if not config.tied_head:
       self.head = Head(config, rngs=rngs)  # stands before the method below; both return [D, V]
@@ -59,9 +62,9 @@ class Decoder(nnx.Module):
   def logits(self, hidden):
     """Final-normed hidden [..., D] -> logits f32[..., V], a float32 product on any hardware."""
     with jax.named_scope('logits'):
-      return jnp.matmul(hidden.astype(jnp.float32),
-                        self.head(),
-                        precision=attention.precision_for(jnp.float32))
+      return jnp.matmul(
+        hidden.astype(jnp.float32), self.head(), precision=attention.precision_for(jnp.float32)
+      )
 
   def hidden(self, tokens, *, lengths, remat='none'):
     """Returns the final-normed hidden states [B, T, D], in the compute dtype.
@@ -97,8 +100,10 @@ class Decoder(nnx.Module):
       ValueError: B is not a multiple of P.
     """
     if completions.shape[0] % prompts.shape[0]:
-      raise ValueError(f'{completions.shape[0]} completions of {prompts.shape[0]} prompts: need '
-                       'the same number for each, next to each other')
+      raise ValueError(
+        f'{completions.shape[0]} completions of {prompts.shape[0]} prompts: need '
+        'the same number for each, next to each other'
+      )
     last, start = _last_token(prompts, prompt_lengths)
     group = completions.shape[0] // prompts.shape[0]
     spread = lambda of_prompt: jnp.repeat(of_prompt, group)[:, None]
@@ -140,14 +145,17 @@ def _last_token(prompts, prompt_lengths):
 # What of a layer is kept for the backward pass: everything, the results of its projections and of
 # attention (all else is cheap to make again), or its input alone.
 REMAT = {
-    'none': lambda layer: layer,
-    # prevent_cse guards what a scan's body needs no guarding from, and would cost fusions
-    'dots': functools.partial(
-        jax.checkpoint, prevent_cse=False,
-        policy=jax.checkpoint_policies.save_from_both_policies(
-            jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-            jax.checkpoint_policies.save_only_these_names(attention.ATTENDED))),
-    'full': functools.partial(jax.checkpoint, prevent_cse=False),
+  'none': lambda layer: layer,
+  # prevent_cse guards what a scan's body needs no guarding from, and would cost fusions
+  'dots': functools.partial(
+    jax.checkpoint,
+    prevent_cse=False,
+    policy=jax.checkpoint_policies.save_from_both_policies(
+      jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+      jax.checkpoint_policies.save_only_these_names(attention.ATTENDED),
+    ),
+  ),
+  'full': functools.partial(jax.checkpoint, prevent_cse=False),
 }
 
 

@@ -9,6 +9,7 @@ heads of 32): keys [N, K, H, T] with values [N, K, T, H] 0.57 ms a token, both [
 Letters beyond those of types.py: N rows that decode side by side, A parts in which a mesh holds
 them (1 on one device), Q places for prompts and R rows of a prompt at most, both in each part.
 """
+
 from typing import NamedTuple
 
 import jax
@@ -22,12 +23,14 @@ from rft_jax.models.decoder import Decoder
 
 class KeysValues(NamedTuple):
   """Of one layer, in the compute dtype: of N rows' completions, or of A * Q prompts."""
+
   k: jax.Array  # [N, K, H, T] or [A * Q, K, H, S]
   v: jax.Array  # [N, K, T, H] or [A * Q, K, S, H]
 
 
 class Members(NamedTuple):
   """Which rows complete which prompt. Rows and places are numbered within their part."""
+
   rows: jax.Array  # i32[A, Q, R], the rows at each place; any number where there is none
   places: jax.Array  # i32[A, N / A], q * R + r for each row; any number for a row of no prompt
 
@@ -37,6 +40,7 @@ QUANTIZATIONS = ('none', 'int8')
 
 class Kernel(NamedTuple):
   """A linear map x @ (scale * weight) + bias."""
+
   weight: jax.Array  # [in, ...out], in the compute dtype, or int8
   bias: jax.Array | None  # [...out]
   scale: jax.Array | None = None  # f32[...out], of an int8 weight
@@ -44,9 +48,13 @@ class Kernel(NamedTuple):
   def __call__(self, x):
     """[rows, ...in] -> [rows, ...out], in x's dtype."""
     weight = self.weight.astype(x.dtype)  # exact from int8, also to bfloat16
-    y = jax.lax.dot_general(x.reshape(len(x), -1), weight, (((1,), (0,)), ((), ())),
-                            precision=attention.precision_for(x.dtype),
-                            preferred_element_type=None if self.scale is None else jnp.float32)
+    y = jax.lax.dot_general(
+      x.reshape(len(x), -1),
+      weight,
+      (((1,), (0,)), ((), ())),
+      precision=attention.precision_for(x.dtype),
+      preferred_element_type=None if self.scale is None else jnp.float32,
+    )
     y = y if self.scale is None else (self.scale * y).astype(x.dtype)
     return y if self.bias is None else y + self.bias.astype(x.dtype)
 
@@ -62,6 +70,7 @@ class Layer(NamedTuple):
 
   They are joined on an axis of their own, so that 'tensor' still splits K and F.
   """
+
   attention_norm: RMSNorm
   qkv: Kernel  # [D, K, M + 2, H]: of each key-value head its queries, then its key and its value
   q_norm: RMSNorm | None
@@ -77,8 +86,11 @@ class Layer(NamedTuple):
     q, k, v = y[:, :, :-2], y[:, :, -2], y[:, :, -1]
     if self.q_norm is not None:
       q, k = self.q_norm(q), self.k_norm(k)
-    return (rotary.rotate(q.reshape(len(x), 1, -1, q.shape[-1]), rope).reshape(q.shape),
-            rotary.rotate(k[:, None], rope)[:, 0], v)
+    return (
+      rotary.rotate(q.reshape(len(x), 1, -1, q.shape[-1]), rope).reshape(q.shape),
+      rotary.rotate(k[:, None], rope)[:, 0],
+      v,
+    )
 
   def finish(self, x, attended):
     """x [rows, D], attended [rows, K, M, H] -> the layer's output [rows, D]."""
@@ -103,7 +115,8 @@ def layers_of(model: Decoder, quantization='none') -> tuple[Layer, ...]:
   def kernel(linears, shapes, axis):
     """Joins linear maps, their outputs in the given shapes, on an axis of these."""
     join = lambda parts: jnp.concatenate(
-        [part[...].reshape(-1, *shape) for part, shape in zip(parts, shapes)], axis)
+      [part[...].reshape(-1, *shape) for part, shape in zip(parts, shapes)], axis
+    )
     weight = join([linear.kernel for linear in linears])
     bias = None
     if linears[0].bias is not None:
@@ -116,10 +129,15 @@ def layers_of(model: Decoder, quantization='none') -> tuple[Layer, ...]:
     block = jax.tree.map(lambda leaf: leaf[number], model.blocks)
     a, mlp = block.attention, block.mlp
     return Layer(
-        block.attention_norm, kernel((a.q, a.k, a.v), ((K, M, H), (K, 1, H), (K, 1, H)), 2),
-        a.q_norm, a.k_norm, kernel((a.o,), ((D,),), 1), block.mlp_norm,
-        kernel((mlp.gate, mlp.up), ((1, config.mlp_dim),) * 2, 1),
-        kernel((mlp.down,), ((D,),), 1))
+      block.attention_norm,
+      kernel((a.q, a.k, a.v), ((K, M, H), (K, 1, H), (K, 1, H)), 2),
+      a.q_norm,
+      a.k_norm,
+      kernel((a.o,), ((D,),), 1),
+      block.mlp_norm,
+      kernel((mlp.gate, mlp.up), ((1, config.mlp_dim),) * 2, 1),
+      kernel((mlp.down,), ((D,),), 1),
+    )
 
   return tuple(map(layer, range(config.layers)))
 
@@ -127,13 +145,17 @@ def layers_of(model: Decoder, quantization='none') -> tuple[Layer, ...]:
 def empty(config, rows: int, length: int) -> tuple[KeysValues, ...]:
   """Returns zeros for `rows` rows of `length` positions, a KeysValues for each layer."""
   K, H = config.kv_heads, config.head_dim
-  return tuple(KeysValues(jnp.zeros((rows, K, H, length), config.dtype),
-                          jnp.zeros((rows, K, length, H), config.dtype))
-               for _ in range(config.layers))
+  return tuple(
+    KeysValues(
+      jnp.zeros((rows, K, H, length), config.dtype), jnp.zeros((rows, K, length, H), config.dtype)
+    )
+    for _ in range(config.layers)
+  )
 
 
-def prefill(model: Decoder, layers, prompts: tuple[KeysValues, ...], places, tokens, offset, *,
-            first: bool) -> tuple[KeysValues, ...]:
+def prefill(
+  model: Decoder, layers, prompts: tuple[KeysValues, ...], places, tokens, offset, *, first: bool
+) -> tuple[KeysValues, ...]:
   """Reads a stretch of some prompts, and returns prompts with its keys and values written.
 
   Args:
@@ -151,8 +173,13 @@ def prefill(model: Decoder, layers, prompts: tuple[KeysValues, ...], places, tok
   for layer, kept in zip(layers, prompts):
     rows = jax.tree.map(lambda array: take(array, places), kept)
     q, k, v = map(by_prompt, layer.heads(x, rope))
-    prefix = None if first else attention.SharedPrefix(
-        rows.k.transpose(0, 3, 1, 2), rows.v.transpose(0, 2, 1, 3), jnp.full(A * p, offset))
+    prefix = (
+      None
+      if first
+      else attention.SharedPrefix(
+        rows.k.transpose(0, 3, 1, 2), rows.v.transpose(0, 2, 1, 3), jnp.full(A * p, offset)
+      )
+    )
     attended = attention.attend(q, k, v, prefix, implementation=model.config.attention)
     x = layer.finish(x, attended.reshape(A * p * C, -1))
     rows = _write(rows, k, v, offset)
@@ -160,8 +187,18 @@ def prefill(model: Decoder, layers, prompts: tuple[KeysValues, ...], places, tok
   return tuple(written)
 
 
-def decode(model: Decoder, layers, tokens, positions, completions: tuple[KeysValues, ...], column,
-           mask, prompts: tuple[KeysValues, ...], lengths, members: Members):
+def decode(
+  model: Decoder,
+  layers,
+  tokens,
+  positions,
+  completions: tuple[KeysValues, ...],
+  column,
+  mask,
+  prompts: tuple[KeysValues, ...],
+  lengths,
+  members: Members,
+):
   """Reads one token of each row; returns (final-normed hidden [N, D], completions).
 
   Args:
@@ -228,8 +265,10 @@ def attend_one(q, own: KeysValues, mask, prompts: KeysValues, lengths, members: 
 def _write(kept: KeysValues, k, v, column):
   """Writes k, v [rows, C, K, H] from a column on."""
   put = jax.lax.dynamic_update_slice
-  return KeysValues(put(kept.k, k.transpose(0, 2, 3, 1), (0, 0, 0, column)),
-                    put(kept.v, v.transpose(0, 2, 1, 3), (0, 0, column, 0)))
+  return KeysValues(
+    put(kept.k, k.transpose(0, 2, 3, 1), (0, 0, 0, column)),
+    put(kept.v, v.transpose(0, 2, 1, 3), (0, 0, column, 0)),
+  )
 
 
 def take(array, index):

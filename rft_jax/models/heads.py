@@ -3,6 +3,7 @@
 The leaf is named as Hugging Face names it in a model for sequence classification with one label:
 'score/kernel' [D, 1], without a bias. It starts at 0, so that an untrained one says 0 everywhere.
 """
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -20,8 +21,9 @@ class Score(nnx.Module):
     self.kernel = nnx.Param(jnp.zeros((dim, 1)))
 
   def __call__(self, hidden):
-    return jnp.matmul(hidden.astype(jnp.float32), self.kernel[...],
-                      precision=attention.precision_for(jnp.float32))[..., 0]
+    return jnp.matmul(
+      hidden.astype(jnp.float32), self.kernel[...], precision=attention.precision_for(jnp.float32)
+    )[..., 0]
 
 
 class Critic(nnx.Module):

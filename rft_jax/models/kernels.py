@@ -5,6 +5,7 @@ each of its rows; 'pallas' is ours and leaves it where it is. 'splash' and 'pall
 device, or inside shard_map: no compiler splits a Pallas call over a mesh. Where each of them can
 run is attention.available's to say. None has been run on an accelerator yet, nor measured there.
 """
+
 import functools
 
 import jax
@@ -81,16 +82,28 @@ def _splash_row(sees, S, interpret, q, k, v, ids, hidden):
 
   def info(of_block):  # which blocks run, and which to fetch for them
     return splash_attention_mask_info.MaskInfo(
-        data_next=jnp.asarray(np.where(run, of_block, 0)), mask_next=None,
-        block_mask=jnp.asarray(run.astype(np.int32)), partial_mask_blocks=None, q_sequence=ids)
+      data_next=jnp.asarray(np.where(run, of_block, 0)),
+      mask_next=None,
+      block_mask=jnp.asarray(run.astype(np.int32)),
+      partial_mask_blocks=None,
+      q_sequence=ids,
+    )
 
   kernel = splash_attention_kernel.SplashAttentionKernel(
-      info(j), info(j), info(i),
-      block_sizes=splash_attention_kernel.BlockSizes(
-          block_q=bq, block_kv=bkv, block_q_dkv=bq, block_kv_dkv=bkv, block_q_dq=bq,
-          block_kv_dq=bkv),
-      is_mqa=False, save_residuals=False, mask_value=MASKED, attn_logits_soft_cap=None,
-      residual_checkpoint_name=ATTENDED, mask_function=sees, interpret=interpret)
+    info(j),
+    info(j),
+    info(i),
+    block_sizes=splash_attention_kernel.BlockSizes(
+      block_q=bq, block_kv=bkv, block_q_dkv=bq, block_kv_dkv=bkv, block_q_dq=bq, block_kv_dq=bkv
+    ),
+    is_mqa=False,
+    save_residuals=False,
+    mask_value=MASKED,
+    attn_logits_soft_cap=None,
+    residual_checkpoint_name=ATTENDED,
+    mask_function=sees,
+    interpret=interpret,
+  )
   return kernel(q, k, v, splash_attention_kernel.SegmentIds(jnp.zeros(T, jnp.int32), hidden))
 
 
@@ -99,6 +112,7 @@ def _sees(S):
   def sees(ids, keys):
     begins, queries = ids >> POSITION_BITS, ids & (2**POSITION_BITS - 1)
     return (keys < S) | ((keys - S >= begins) & (keys - S <= queries))
+
   return sees
 
 
@@ -108,8 +122,10 @@ def _joined(k, v, prefix, multiple):
   if prefix is None:
     return k, v, jnp.zeros((len(k), 0), bool)
   of_rows = lambda x: jnp.repeat(x, len(k) // len(prefix.k), axis=0)
-  k, v = (jnp.concatenate([of_rows(_padded(shared, {1: multiple})), own], axis=1)
-          for shared, own in zip(prefix[:2], (k, v)))
+  k, v = (
+    jnp.concatenate([of_rows(_padded(shared, {1: multiple})), own], axis=1)
+    for shared, own in zip(prefix[:2], (k, v))
+  )
   S = -(-prefix.k.shape[1] // multiple) * multiple
   return k, v, jnp.arange(S) < of_rows(prefix.lengths)[:, None]
 
@@ -149,19 +165,32 @@ def _flash_forward(interpret, rows, prefix):
   of_queries = pl.BlockSpec((None, None, None, QUERIES, wide), lambda p, g, kv, i: (p, g, kv, i, 0))
   of_query = pl.BlockSpec((None, None, None, QUERIES), lambda p, g, kv, i: (p, g, kv, i))
   inputs = [q, k, v, _padded(rows.begins, {2: QUERIES})]
-  specs = [of_queries, of_rows(*k.shape[3:]), of_rows(*v.shape[3:]),
-           pl.BlockSpec((None, None, QUERIES), lambda p, g, kv, i: (p, g, i))]
+  specs = [
+    of_queries,
+    of_rows(*k.shape[3:]),
+    of_rows(*v.shape[3:]),
+    pl.BlockSpec((None, None, QUERIES), lambda p, g, kv, i: (p, g, i)),
+  ]
   if prefix is not None:
     shared = _padded(prefix.k, {2: wide, 3: KEYS}), _padded(prefix.v, {2: KEYS, 3: wide})
     inputs += [*shared, prefix.lengths]
-    specs += [*(of_prompt(*x.shape[2:]) for x in shared),
-              pl.BlockSpec((None,), lambda p, g, kv, i: (p,))]
+    specs += [
+      *(of_prompt(*x.shape[2:]) for x in shared),
+      pl.BlockSpec((None,), lambda p, g, kv, i: (p,)),
+    ]
   call = pl.pallas_call(
-      functools.partial(_flash_kernel, X // T, H**-0.5), grid=(P, G, K, q.shape[3] // QUERIES),
-      in_specs=specs, out_specs=(of_queries, of_query),
-      out_shape=(jax.ShapeDtypeStruct(q.shape, q.dtype),
-                 jax.ShapeDtypeStruct(q.shape[:4], jnp.float32)),
-      compiler_params=triton.CompilerParams(), interpret=interpret, name='attended')
+    functools.partial(_flash_kernel, X // T, H**-0.5),
+    grid=(P, G, K, q.shape[3] // QUERIES),
+    in_specs=specs,
+    out_specs=(of_queries, of_query),
+    out_shape=(
+      jax.ShapeDtypeStruct(q.shape, q.dtype),
+      jax.ShapeDtypeStruct(q.shape[:4], jnp.float32),
+    ),
+    compiler_params=triton.CompilerParams(),
+    interpret=interpret,
+    name='attended',
+  )
   found = jax.jit(call)(*inputs)  # jit: a bare Pallas call is made again even if nobody needs it
   # Named as in attention.py, so that rematerialisation may keep them.
   out, normaliser = checkpoint_name((found[0][..., :X, :H], found[1][..., :X]), ATTENDED)
@@ -189,14 +218,16 @@ def _flash_kernel(M, scale, q_ref, k_ref, v_ref, begins_ref, *refs):
       weights, kept = jnp.exp(scores - new[:, None]), jnp.exp(top - new)
       mixed = kept[:, None] * mixed + _product(weights.astype(q.dtype), v_ref[here, :])
       return new, kept * total + weights.sum(1), mixed
+
     return some
 
   state = (jnp.full(QUERIES, MASKED), jnp.zeros(QUERIES), jnp.zeros(q.shape, jnp.float32))
   if prefix_refs:
     *shared, lengths_ref = prefix_refs
     length = lengths_ref[...]
-    state = jax.lax.fori_loop(0, jax.lax.div(length + KEYS - 1, KEYS),
-                              over(*shared, lambda s: s < length), state)
+    state = jax.lax.fori_loop(
+      0, jax.lax.div(length + KEYS - 1, KEYS), over(*shared, lambda s: s < length), state
+    )
   sees = lambda s: (s <= query[:, None]) & (s >= begins[:, None])
   last = jnp.minimum(jax.lax.div(first + QUERIES - 1, M * KEYS) + 1, v_ref.shape[0] // KEYS)
   top, total, mixed = jax.lax.fori_loop(0, last, over(k_ref, v_ref, sees), state)
@@ -207,8 +238,9 @@ def _flash_kernel(M, scale, q_ref, k_ref, v_ref, begins_ref, *refs):
 
 def _product(x, y):
   """[n, m] times [m, l], accumulated in float32."""
-  return jnp.dot(x, y, precision=attention.precision_for(x.dtype),
-                 preferred_element_type=jnp.float32)
+  return jnp.dot(
+    x, y, precision=attention.precision_for(x.dtype), preferred_element_type=jnp.float32
+  )
 
 
 def _flash_backward(interpret, kept, gradient):

@@ -1,4 +1,5 @@
 """Rotary position embedding: where a token stands, told by turning its queries and keys."""
+
 import jax.numpy as jnp
 import numpy as np
 
@@ -9,8 +10,9 @@ def frequencies(head_dim: int, theta: float, scaling=None):
   With a Llama3Rope, wavelengths are stretched as Llama 3.1 does (see config.py). A constant, made
   in numpy: an accelerator's own power function may be coarse, and positions multiply the error.
   """
-  frequencies = np.float32(1) / np.float32(theta)**(np.arange(0, head_dim, 2, dtype=np.float32) /
-                                                    np.float32(head_dim))
+  frequencies = np.float32(1) / np.float32(theta) ** (
+    np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
+  )
   if scaling is None:
     return frequencies
   turns = scaling.original_max_positions * frequencies / (2 * np.pi)  # over the old context

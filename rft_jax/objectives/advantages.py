@@ -1,4 +1,5 @@
 """From the rewards of a group to the advantages of its samples. Host arrays, numpy."""
+
 import dataclasses
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ WHITEN_EPSILON = 1e-8  # added to the std of whitening
 @dataclasses.dataclass(slots=True, kw_only=True)
 class AdvantageConfig:
   """How a reward is compared with the others of its group."""
+
   # group: with the mean of its group (GRPO; Dr.GRPO with scale='none'). All are in ESTIMATORS of
   # objectives/advantages.py; the others scale in their own way.
   estimator: str = 'group'
@@ -30,8 +32,10 @@ class AdvantageConfig:
     if self.scale not in SCALES:
       problems.append(f'scale={self.scale!r}, need one of {SCALES}')
     elif self.scale == 'batch' and self.estimator != 'group':
-      problems.append(f"scale='batch' belongs to estimator='group', not {self.estimator!r}, "
-                      'which scales in its own way')
+      problems.append(
+        f"scale='batch' belongs to estimator='group', not {self.estimator!r}, "
+        'which scales in its own way'
+      )
     if self.epsilon < 0:
       problems.append(f'epsilon={self.epsilon}, need >= 0')
     if self.overlong_buffer < 0:
@@ -43,8 +47,9 @@ class AdvantageConfig:
     return problems
 
 
-def group_advantages(rewards, config: AdvantageConfig, *, lengths=None, baseline=None,
-                     component_weights=None) -> np.ndarray:
+def group_advantages(
+  rewards, config: AdvantageConfig, *, lengths=None, baseline=None, component_weights=None
+) -> np.ndarray:
   """Returns how much better each sample did than what config.estimator compares it with.
 
   By default
@@ -88,13 +93,16 @@ def group_advantages(rewards, config: AdvantageConfig, *, lengths=None, baseline
   with np.errstate(over='ignore', invalid='ignore'):  # told below
     advantages = ESTIMATORS[config.estimator](rewards, config, **extra).astype(np.float32)
   if not np.isfinite(advantages).all():
-    raise ValueError(f'estimator={config.estimator!r}: rewards from {np.nanmin(rewards):g} to '
-                     f'{np.nanmax(rewards):g} give advantages beyond float32')
+    raise ValueError(
+      f'estimator={config.estimator!r}: rewards from {np.nanmin(rewards):g} to '
+      f'{np.nanmax(rewards):g} give advantages beyond float32'
+    )
   return advantages
 
 
 class Signal(NamedTuple):
   """Which groups can teach: those of which not all rewards are equal."""
+
   groups: np.ndarray  # bool[P]
   generated: int  # P
   used: int  # how many are True
@@ -210,8 +218,9 @@ def _reinforce(rewards, config, baseline):
 def _remax(rewards, config, baseline):
   """r minus the reward of the prompt's greedy completion; https://arxiv.org/abs/2310.10505."""
   if baseline.ndim != 1:
-    raise ValueError(f"baseline {baseline.shape}: estimator='remax' needs a greedy reward for "
-                     'each prompt, [P]')
+    raise ValueError(
+      f"baseline {baseline.shape}: estimator='remax' needs a greedy reward for each prompt, [P]"
+    )
   return _reinforce(rewards, config, baseline)
 
 
@@ -232,27 +241,27 @@ def _reinforce_plus_plus_baseline(rewards, config, lengths):
 
 
 ESTIMATORS = {
-    'group': _group,
-    'rloo': _rloo,
-    'opo': _opo,
-    'gpg': _gpg,
-    'maxrl': _maxrl,
-    'pass_at_k': _pass_at_k,
-    'best_of_n': _best_of_n,
-    'gdpo': _gdpo,
-    'reinforce': _reinforce,
-    'remax': _remax,
-    'reinforce_plus_plus': _reinforce_plus_plus,
-    'reinforce_plus_plus_baseline': _reinforce_plus_plus_baseline,
+  'group': _group,
+  'rloo': _rloo,
+  'opo': _opo,
+  'gpg': _gpg,
+  'maxrl': _maxrl,
+  'pass_at_k': _pass_at_k,
+  'best_of_n': _best_of_n,
+  'gdpo': _gdpo,
+  'reinforce': _reinforce,
+  'remax': _remax,
+  'reinforce_plus_plus': _reinforce_plus_plus,
+  'reinforce_plus_plus_baseline': _reinforce_plus_plus_baseline,
 }
 # Which argument of group_advantages an estimator cannot do without.
 NEEDS = {
-    'opo': 'lengths',
-    'gdpo': 'component_weights',
-    'reinforce': 'baseline',
-    'remax': 'baseline',
-    'reinforce_plus_plus': 'lengths',
-    'reinforce_plus_plus_baseline': 'lengths',
+  'opo': 'lengths',
+  'gdpo': 'component_weights',
+  'reinforce': 'baseline',
+  'remax': 'baseline',
+  'reinforce_plus_plus': 'lengths',
+  'reinforce_plus_plus_baseline': 'lengths',
 }
 
 

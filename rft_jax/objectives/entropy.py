@@ -4,6 +4,7 @@ What needs the whole step at once (thresholds, shares, means) is worked out on t
 from arrays of the whole step; the masks it yields are then cut into microbatches like any other.
 Nothing here has a gradient, but kl_cov_penalty.
 """
+
 import dataclasses
 
 import jax
@@ -21,6 +22,7 @@ COVARIANCES = ('none', 'clip_cov', 'kl_cov')
 @dataclasses.dataclass(slots=True, kw_only=True)
 class EntropyConfig:
   """What keeps a policy exploring. All of it is off by default."""
+
   coef: float = 0.0  # the loss is less this times the mean entropy of a token
   # Nats a token: the coefficient rises while the entropy is below, and falls while it is above;
   # 0: none. Skywork-OR1 has 0.2.
@@ -40,19 +42,26 @@ class EntropyConfig:
 
   def validate(self) -> list[str]:
     checks = (
-        (self.coef >= 0, f'coef={self.coef}, need >= 0: a bonus below 0 punishes exploring'),
-        (self.target >= 0, f'target={self.target}, need >= 0 nats (0: none)'),
-        (not (self.coef and self.target), f'coef={self.coef} and target={self.target}: with a '
-         'target the coefficient is found on the way, starting at 0; set one of them to 0'),
-        (self.target_step > 0, f'target_step={self.target_step}, need > 0'),
-        (0 < self.top_share <= 1, f'top_share={self.top_share}, need above 0, at most 1 (1: all)'),
-        (self.covariance in COVARIANCES,
-         f'covariance={self.covariance!r}, need one of {COVARIANCES}'),
-        (0 < self.clip_cov_share < 1, f'clip_cov_share={self.clip_cov_share}, need 0 to 1'),
-        (self.clip_cov_low < self.clip_cov_high, f'clip_cov_low={self.clip_cov_low}, '
-         f'clip_cov_high={self.clip_cov_high}, need low < high'),
-        (0 < self.kl_cov_share < 1, f'kl_cov_share={self.kl_cov_share}, need 0 to 1'),
-        (self.kl_cov_coef > 0, f'kl_cov_coef={self.kl_cov_coef}, need > 0'),
+      (self.coef >= 0, f'coef={self.coef}, need >= 0: a bonus below 0 punishes exploring'),
+      (self.target >= 0, f'target={self.target}, need >= 0 nats (0: none)'),
+      (
+        not (self.coef and self.target),
+        f'coef={self.coef} and target={self.target}: with a '
+        'target the coefficient is found on the way, starting at 0; set one of them to 0',
+      ),
+      (self.target_step > 0, f'target_step={self.target_step}, need > 0'),
+      (0 < self.top_share <= 1, f'top_share={self.top_share}, need above 0, at most 1 (1: all)'),
+      (
+        self.covariance in COVARIANCES,
+        f'covariance={self.covariance!r}, need one of {COVARIANCES}',
+      ),
+      (0 < self.clip_cov_share < 1, f'clip_cov_share={self.clip_cov_share}, need 0 to 1'),
+      (
+        self.clip_cov_low < self.clip_cov_high,
+        f'clip_cov_low={self.clip_cov_low}, clip_cov_high={self.clip_cov_high}, need low < high',
+      ),
+      (0 < self.kl_cov_share < 1, f'kl_cov_share={self.kl_cov_share}, need 0 to 1'),
+      (self.kl_cov_coef > 0, f'kl_cov_coef={self.kl_cov_coef}, need > 0'),
     )
     return [problem for good, problem in checks if not good]
 
@@ -72,8 +81,9 @@ class EntropyConfig:
     return self.target > 0 or self.leaves_out_tokens or self.covariance == 'kl_cov'
 
 
-def exploration(batch: Batch, scored, config: EntropyConfig, memory: dict,
-                rng) -> tuple[Batch, dict, dict]:
+def exploration(
+  batch: Batch, scored, config: EntropyConfig, memory: dict, rng
+) -> tuple[Batch, dict, dict]:
   """Returns (batch, memory, metrics) with what config asks for, worked out over the whole step.
 
   The batch gets entropy_coef, policy_weights (times what it has already) and held; the memory gets
@@ -91,8 +101,9 @@ def exploration(batch: Batch, scored, config: EntropyConfig, memory: dict,
   keep = np.ones(batch.weights.shape, np.float32)
   if config.target:
     entropy = float(np.average(scored.entropy[counts], weights=batch.weights[counts]))
-    following, now = adapt_coefficient(memory.get('entropy_coef', 0.0), entropy,
-                                       target=config.target, step=config.target_step)
+    following, now = adapt_coefficient(
+      memory.get('entropy_coef', 0.0), entropy, target=config.target, step=config.target_step
+    )
     batch = batch._replace(entropy_coef=np.full(len(counts), now, np.float32))
     memory = {**memory, 'entropy_coef': following}
     metrics['entropy_coef'] = now
@@ -104,8 +115,13 @@ def exploration(batch: Batch, scored, config: EntropyConfig, memory: dict,
     covariance = covariances(batch.advantages, scored.logprobs, batch.weights)
     metrics['entropy_covariance'] = float(covariance[counts].mean())
   if config.covariance == 'clip_cov':
-    keep *= clip_cov_mask(covariance, rng, share=config.clip_cov_share, low=config.clip_cov_low,
-                          high=config.clip_cov_high)
+    keep *= clip_cov_mask(
+      covariance,
+      rng,
+      share=config.clip_cov_share,
+      low=config.clip_cov_low,
+      high=config.clip_cov_high,
+    )
   if config.covariance == 'kl_cov':
     batch = batch._replace(held=kl_cov_mask(covariance, share=config.kl_cov_share))
     metrics['kl_cov_share'] = float(batch.held[counts].mean())
@@ -168,8 +184,10 @@ def covariances(advantages, logprobs, weights) -> np.ndarray:
   weight is 0.
   """
   counts = np.asarray(weights) > 0
-  centred = [np.where(counts, x, np.nan) for x in (np.asarray(advantages, np.float64),
-                                                   np.asarray(logprobs, np.float64))]
+  centred = [
+    np.where(counts, x, np.nan)
+    for x in (np.asarray(advantages, np.float64), np.asarray(logprobs, np.float64))
+  ]
   if not counts.any():
     return centred[0]
   return (centred[0] - np.nanmean(centred[0])) * (centred[1] - np.nanmean(centred[1]))

@@ -6,6 +6,7 @@ above 0 are all alike here; they weigh when a loss is summed. Whole rows are nee
 this runs once on a batch, or on any part of its rows, but whitening looks at all rows: see
 Moments.
 """
+
 import functools
 import math
 from typing import NamedTuple
@@ -44,14 +45,19 @@ def subtract_kl(token_rewards, logprobs, reference_logprobs, weights, *, coeffic
     logprobs, reference_logprobs: f32[B, T] nats; the policy's before the update.
     coefficient: nats to reward, f32[] (see adapt_kl_coefficient).
   """
-  _same_shapes(token_rewards=token_rewards, logprobs=logprobs, weights=weights,
-               reference_logprobs=reference_logprobs)
+  _same_shapes(
+    token_rewards=token_rewards,
+    logprobs=logprobs,
+    weights=weights,
+    reference_logprobs=reference_logprobs,
+  )
   k1 = jax.lax.stop_gradient(kl.k1(logprobs, reference_logprobs))
   return jnp.where(weights > 0, token_rewards - coefficient * k1, 0.0)
 
 
-def adapt_kl_coefficient(coefficient: float, measured: float, *, target: float, samples: int,
-                         horizon: int) -> float:
+def adapt_kl_coefficient(
+  coefficient: float, measured: float, *, target: float, samples: int, horizon: int
+) -> float:
   """Returns the coefficient for the next step, so that the KL comes to target.
 
       coefficient * (1 + clip(measured / target - 1, -0.2, 0.2) * samples / horizon)
@@ -65,8 +71,10 @@ def adapt_kl_coefficient(coefficient: float, measured: float, *, target: float, 
     horizon: completions in which the coefficient may change by a fifth.
   """
   if not target > 0 or not 0 <= 0.2 * samples < horizon or math.isnan(measured):
-    raise ValueError(f'measured={measured}, target={target}, samples={samples}, horizon={horizon}: '
-                     'need a number, target > 0 and 0 <= 0.2 * samples < horizon')
+    raise ValueError(
+      f'measured={measured}, target={target}, samples={samples}, horizon={horizon}: '
+      'need a number, target > 0 and 0 <= 0.2 * samples < horizon'
+    )
   error = min(max(measured / target - 1, -0.2), 0.2)
   return coefficient * (1 + error * samples / horizon)
 
@@ -76,13 +84,23 @@ def adapt_kl_coefficient(coefficient: float, measured: float, *, target: float, 
 
 class Estimated(NamedTuple):
   """What a critic makes of a batch; constants, 0 on weight 0."""
+
   advantages: jax.Array  # f32[B, T], to be whitened or not
   returns: jax.Array  # f32[B, T], advantages + values: what the critic is to say; never whitened
 
 
 @functools.partial(jax.jit, static_argnames='bootstrap')  # an eager scan compiles at each call
-def gae(token_rewards, values, weights, *, discount=1.0, gae_lambda=0.95, bootstrap=False,
-        truncated=None, final_values=None) -> Estimated:
+def gae(
+  token_rewards,
+  values,
+  weights,
+  *,
+  discount=1.0,
+  gae_lambda=0.95,
+  bootstrap=False,
+  truncated=None,
+  final_values=None,
+) -> Estimated:
   """Returns generalised advantage estimates and returns.
 
       delta_t = r_t + discount V_{t+1} - V_t
@@ -113,12 +131,17 @@ def gae(token_rewards, values, weights, *, discount=1.0, gae_lambda=0.95, bootst
     reward, value, trainable = here
     delta = reward + discount * next_value - value
     advantage = delta + discount * gae_lambda * next_advantage
-    kept = (jnp.where(trainable, value, next_value),
-            jnp.where(trainable, advantage, next_advantage))
+    kept = (
+      jnp.where(trainable, value, next_value),
+      jnp.where(trainable, advantage, next_advantage),
+    )
     return kept, jnp.where(trainable, advantage, 0.0)
 
-  columns = (jnp.asarray(token_rewards, jnp.float32).T, jnp.asarray(values, jnp.float32).T,
-             weights.T > 0)
+  columns = (
+    jnp.asarray(token_rewards, jnp.float32).T,
+    jnp.asarray(values, jnp.float32).T,
+    weights.T > 0,
+  )
   columns, end = jax.lax.stop_gradient((columns, end))
   _, advantages = jax.lax.scan(back, (end, jnp.zeros_like(end)), columns, reverse=True)
   advantages = advantages.T
@@ -130,8 +153,9 @@ def returns_to_go(token_rewards, weights, *, discount=1.0) -> jax.Array:
 
   REINFORCE's weight of a token, https://doi.org/10.1007/BF00992696: GAE without a critic.
   """
-  return gae(token_rewards, jnp.zeros(weights.shape), weights, discount=discount,
-             gae_lambda=1.0).advantages
+  return gae(
+    token_rewards, jnp.zeros(weights.shape), weights, discount=discount, gae_lambda=1.0
+  ).advantages
 
 
 # ------------------------------------------------------------------ whitening
@@ -143,6 +167,7 @@ class Moments(NamedTuple):
   A sum of squares would lose the std where the mean is large, so the deviations from the mean are
   kept; low and high tell equal values, of which a computed std may be a rounding error.
   """
+
   count: jax.Array  # f32[]
   mean: jax.Array  # f32[]
   squares: jax.Array  # f32[], the sum of squared deviations from mean
@@ -157,8 +182,13 @@ def moments(values, weights) -> Moments:
   count = trainable.sum(dtype=jnp.float32)
   mean = jnp.where(trainable, values, 0.0).sum() / jnp.maximum(count, 1.0)
   squares = jnp.square(jnp.where(trainable, values - mean, 0.0)).sum()
-  return Moments(count, mean, squares, jnp.where(trainable, values, jnp.inf).min(initial=jnp.inf),
-                 jnp.where(trainable, values, -jnp.inf).max(initial=-jnp.inf))
+  return Moments(
+    count,
+    mean,
+    squares,
+    jnp.where(trainable, values, jnp.inf).min(initial=jnp.inf),
+    jnp.where(trainable, values, -jnp.inf).max(initial=-jnp.inf),
+  )
 
 
 def join(a: Moments, b: Moments) -> Moments:
@@ -166,9 +196,13 @@ def join(a: Moments, b: Moments) -> Moments:
   count = a.count + b.count
   share = b.count / jnp.maximum(count, 1.0)
   apart = b.mean - a.mean
-  return Moments(count, a.mean + apart * share,
-                 a.squares + b.squares + jnp.square(apart) * a.count * share,
-                 jnp.minimum(a.low, b.low), jnp.maximum(a.high, b.high))
+  return Moments(
+    count,
+    a.mean + apart * share,
+    a.squares + b.squares + jnp.square(apart) * a.count * share,
+    jnp.minimum(a.low, b.low),
+    jnp.maximum(a.high, b.high),
+  )
 
 
 def whiten(values, weights, of: Moments | None = None) -> jax.Array:
@@ -205,8 +239,9 @@ def value_loss(values, old_values, returns, weights, *, clip=0.2):
   old_values = values if clip is None else old_values
   _same_shapes(values=values, old_values=old_values, returns=returns, weights=weights)
   trainable = weights > 0
-  values, old_values, returns = (jnp.where(trainable, x, 0.0)
-                                 for x in (values, old_values, returns))
+  values, old_values, returns = (
+    jnp.where(trainable, x, 0.0) for x in (values, old_values, returns)
+  )
   old_values, returns = jax.lax.stop_gradient((old_values, returns))
   plain = jnp.square(values - returns) / 2
   if clip is None:

@@ -4,6 +4,7 @@ Every function takes log-probs f32[B, T] in nats and weights f32[B, T] (a token 
 weight is > 0, and is not read elsewhere), and returns f32[B, T]. old_logprobs are constants. Below,
 Delta = logprobs - old_logprobs; the argument of exp is held within +-20.
 """
+
 import jax
 import jax.numpy as jnp
 
@@ -14,8 +15,10 @@ from rft_jax.objectives.masked import only, row_means
 def log_ratios(logprobs, old_logprobs, weights):
   """Returns Delta, not clamped, and 0 where the weight is 0."""
   if not logprobs.shape == old_logprobs.shape == weights.shape:
-    raise ValueError(f'shapes differ: logprobs {logprobs.shape}, old_logprobs '
-                     f'{old_logprobs.shape}, weights {weights.shape}')
+    raise ValueError(
+      f'shapes differ: logprobs {logprobs.shape}, old_logprobs '
+      f'{old_logprobs.shape}, weights {weights.shape}'
+    )
   return only(logprobs, weights) - jax.lax.stop_gradient(only(old_logprobs, weights))
 
 
@@ -81,6 +84,11 @@ def _same_for_all(log_ratio, like):
   return jnp.broadcast_to(clamped_exp(log_ratio), like.shape)
 
 
-LEVELS = {'token': token, 'sequence': sequence, 'sequence_token': sequence_token,
-          'product': product, 'none': none}
+LEVELS = {
+  'token': token,
+  'sequence': sequence,
+  'sequence_token': sequence_token,
+  'product': product,
+  'none': none,
+}
 NAMES = (*LEVELS, 'step')  # the last reads the steps too

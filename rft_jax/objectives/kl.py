@@ -8,6 +8,7 @@ sampled from the policy itself, the expected gradients are those of:
   abs                no divergence                k3                 KL(q || p), of low variance
   straight_through   KL(p || q), shown as k3      scored_k3, full    KL(p || q)
 """
+
 import jax
 import jax.numpy as jnp
 

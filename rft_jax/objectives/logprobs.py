@@ -1,4 +1,5 @@
 """Log-probs of given tokens from hidden states, without an array over tokens and vocabulary."""
+
 import functools
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ CHUNK_ELEMENTS_ELSEWHERE = 2**27
 
 class TokenStatistics(NamedTuple):
   """What a policy says of each given token."""
+
   logprobs: jax.Array  # f32[B, T] nats, of logits divided by the temperature
   entropy: jax.Array  # f32[B, T] nats, of the same distribution
   greedy: jax.Array  # bool[B, T], whether no other token was more probable
@@ -81,7 +83,7 @@ def _forward(hidden, head, targets, temperature, valid_vocab):
 def _backward(valid_vocab, kept, gradient):
   """By the tempered logits z,
 
-      d log p(y) / dz = [z is y's] - p,  d H / dz = -p (log p + H)
+  d log p(y) / dz = [z is y's] - p,  d H / dz = -p (log p + H)
   """
   hidden, head, targets, temperature, normaliser, entropy = kept
   split, join = _chunks(targets.shape, head.shape[1])
@@ -107,8 +109,10 @@ def _backward(valid_vocab, kept, gradient):
       return of_head + _matmul(hidden.astype(jnp.float32).T, of_logits), of_hidden
 
   of_head, of_hidden = jax.lax.scan(
-      some, jnp.zeros(head.shape, jnp.float32),
-      (split(hidden), split(targets), split(normaliser), split(of_logprobs / temperature), *extra))
+    some,
+    jnp.zeros(head.shape, jnp.float32),
+    (split(hidden), split(targets), split(normaliser), split(of_logprobs / temperature), *extra),
+  )
   return join(of_hidden).astype(hidden.dtype), of_head, None, None
 
 

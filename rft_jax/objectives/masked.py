@@ -1,4 +1,5 @@
 """Masked sums that keep their denominators, so that a step divides once."""
+
 import functools
 from typing import Any, NamedTuple
 
@@ -13,23 +14,27 @@ class Weighted(NamedTuple):
   A mean of means would let a token of a short microbatch count for more than one of a long
   microbatch (correctness traps L11, L15).
   """
+
   total: jax.Array  # f32[]
   weight: jax.Array  # f32[]
 
 
 class Maximum(NamedTuple):
   """A largest value, which parts of a step do not add to but compare; see added()."""
+
   value: jax.Array  # f32[]
 
 
 class Term(NamedTuple):
   """One part of a loss: coefficient * total / weight, with weight summed over the whole step."""
+
   coefficient: float
   sum: Weighted
 
 
 class Sizes(NamedTuple):
   """What some aggregations must know that the values and weights of a microbatch do not tell."""
+
   length: int | None = None  # 'constant': the tokens a sequence is taken to have
   group_tokens: Any = None  # 'prompt_mean': f32[B], see tokens_of_groups
 
@@ -70,8 +75,7 @@ def over_sequences_sum(values, weights) -> Weighted:
   A sequence counts by its length, as the log-probability of a whole answer does (RLOO,
   https://arxiv.org/abs/2402.14740).
   """
-  return Weighted(over_tokens(values, weights).total,
-                  (weights.sum(-1) > 0).sum(dtype=jnp.float32))
+  return Weighted(over_tokens(values, weights).total, (weights.sum(-1) > 0).sum(dtype=jnp.float32))
 
 
 def over_constant(values, weights, length: int) -> Weighted:
@@ -118,13 +122,15 @@ def _given(sizes, name):
 
 # How the loss of a step is made of the losses of its tokens: name -> f(values, weights, Sizes).
 AGGREGATIONS = {
-    'token_mean': lambda values, weights, sizes: over_tokens(values, weights),
-    'sequence_mean': lambda values, weights, sizes: over_sequences(values, weights),
-    'sequence_sum': lambda values, weights, sizes: over_sequences_sum(values, weights),
-    'constant': lambda values, weights, sizes: over_constant(values, weights,
-                                                             _given(sizes, 'length')),
-    'prompt_mean': lambda values, weights, sizes: over_prompts(values, weights,
-                                                               _given(sizes, 'group_tokens')),
+  'token_mean': lambda values, weights, sizes: over_tokens(values, weights),
+  'sequence_mean': lambda values, weights, sizes: over_sequences(values, weights),
+  'sequence_sum': lambda values, weights, sizes: over_sequences_sum(values, weights),
+  'constant': lambda values, weights, sizes: over_constant(
+    values, weights, _given(sizes, 'length')
+  ),
+  'prompt_mean': lambda values, weights, sizes: over_prompts(
+    values, weights, _given(sizes, 'group_tokens')
+  ),
 }
 
 
@@ -133,16 +139,25 @@ def added(parts):
   parts = list(parts)
   largest = lambda values: Maximum(functools.reduce(jnp.maximum, [x.value for x in values]))
   return jax.tree.map(
-      lambda *values: (largest(values) if isinstance(values[0], Maximum) else
-                       jax.tree.map(lambda *x: functools.reduce(jnp.add, x), *values)),
-      *parts, is_leaf=_is_sum)
+    lambda *values: (
+      largest(values)
+      if isinstance(values[0], Maximum)
+      else jax.tree.map(lambda *x: functools.reduce(jnp.add, x), *values)
+    ),
+    *parts,
+    is_leaf=_is_sum,
+  )
 
 
 def means(sums):
   """Divides each Weighted of a tree, once, after the last addition; 0 where weight is 0."""
   return jax.tree.map(
-      lambda s: (s.value if isinstance(s, Maximum) else
-                 s.total / jnp.where(s.weight > 0, s.weight, 1.0)), sums, is_leaf=_is_sum)
+    lambda s: (
+      s.value if isinstance(s, Maximum) else s.total / jnp.where(s.weight > 0, s.weight, 1.0)
+    ),
+    sums,
+    is_leaf=_is_sum,
+  )
 
 
 def _is_sum(node):

@@ -8,6 +8,7 @@ clipping. A row whose reference answer is wrong errs for all samples of a visit 
 every visit alike: averaging over samples does not help, and neither does any affine map of the
 grades; there it is groups and rows that must be told apart.
 """
+
 import collections
 from typing import NamedTuple
 
@@ -28,8 +29,9 @@ def clip_grades(rewards, low: float, high: float) -> np.ndarray:
   return np.clip(np.asarray(rewards, np.float64), low, high)
 
 
-def symmetric_correction(rewards, *, flip_rate_right: float, flip_rate_wrong: float,
-                         low: float = 0.0, high: float = 1.0) -> np.ndarray:
+def symmetric_correction(
+  rewards, *, flip_rate_right: float, flip_rate_wrong: float, low: float = 0.0, high: float = 1.0
+) -> np.ndarray:
   """Returns grades whose mean over the grader's errors is the true grade.
 
       r~ = low + (r - low - e_w (high - low)) / (1 - e_r - e_w)
@@ -49,8 +51,9 @@ def symmetric_correction(rewards, *, flip_rate_right: float, flip_rate_wrong: fl
   """
   kept = 1 - flip_rate_right - flip_rate_wrong
   if kept <= 0:
-    raise ValueError(f'flip_rate_right={flip_rate_right} flip_rate_wrong={flip_rate_wrong}, need '
-                     'a sum < 1')
+    raise ValueError(
+      f'flip_rate_right={flip_rate_right} flip_rate_wrong={flip_rate_wrong}, need a sum < 1'
+    )
   rewards = np.asarray(rewards, np.float64)
   return low + (rewards - low - flip_rate_wrong * (high - low)) / kept
 
@@ -60,6 +63,7 @@ def symmetric_correction(rewards, *, flip_rate_right: float, flip_rate_wrong: fl
 
 class Evidence(NamedTuple):
   """What the samples of one visit of a row agree on, and what the grader says to it."""
+
   answer: str | None  # the most frequent one; None: no sample gave an answer
   share: float  # of all G samples, of those that gave it
   grade: float  # their mean grade; 0 where there are none
@@ -93,8 +97,16 @@ def evidence(answers, rewards, right_from: float) -> list[Evidence]:
     rivals = [len(given) for one, given in by_answer.items() if mean[one] < right_from]
     share = len(by_answer[best]) / len(said) if by_answer else 0.0
     grade = mean.get(best, 0.0)
-    found.append(Evidence(best, share, grade, best is not None and grade >= right_from,
-                          int((grades >= right_from).sum()), max(rivals, default=0)))
+    found.append(
+      Evidence(
+        best,
+        share,
+        grade,
+        best is not None and grade >= right_from,
+        int((grades >= right_from).sum()),
+        max(rivals, default=0),
+      )
+    )
   return found
 
 
@@ -107,8 +119,9 @@ def plausibility(found: list[Evidence]) -> np.ndarray:
   succession between the two: 1/2 where neither has a vote. Samples that disagree among themselves
   (a hard case) make a small b, samples that agree against the reference a large one.
   """
-  return np.array([(one.votes_right + 1) / (one.votes_right + one.votes_rival + 2)
-                   for one in found])
+  return np.array(
+    [(one.votes_right + 1) / (one.votes_right + one.votes_rival + 2) for one in found]
+  )
 
 
 def plausible_groups(found: list[Evidence], min_plausibility: float) -> np.ndarray:
@@ -127,8 +140,9 @@ def plausible_groups(found: list[Evidence], min_plausibility: float) -> np.ndarr
 # ------------------------------------------------------------------ rows
 
 
-def update_history(history: dict, rows: list[str], found: list[Evidence], *, step: int,
-                   min_share: float) -> dict:
+def update_history(
+  history: dict, rows: list[str], found: list[Evidence], *, step: int, min_share: float
+) -> dict:
   """Returns a history that knows of these visits too; the one given stays as it is.
 
   {row: {'visits', 'streak', 'began', 'answer', 'share', 'grade', 'agrees'}}, all of it JSON.
@@ -145,14 +159,29 @@ def update_history(history: dict, rows: list[str], found: list[Evidence], *, ste
   """
   history = dict(history)
   for row, one in zip(rows, found):
-    entry = dict(history.get(row) or {'visits': 0, 'streak': 0, 'began': None, 'answer': None,
-                                      'share': 0.0, 'grade': 0.0, 'agrees': None})
+    entry = dict(
+      history.get(row)
+      or {
+        'visits': 0,
+        'streak': 0,
+        'began': None,
+        'answer': None,
+        'share': 0.0,
+        'grade': 0.0,
+        'agrees': None,
+      }
+    )
     entry['visits'] += 1
     if one.answer is not None and one.share >= min_share:
       same = entry['streak'] > 0 and entry['answer'] == one.answer
-      entry |= {'answer': one.answer, 'share': one.share, 'grade': one.grade, 'agrees': one.right,
-                'streak': 0 if one.right else entry['streak'] + 1 if same else 1,
-                'began': None if one.right else entry['began'] if same else step}
+      entry |= {
+        'answer': one.answer,
+        'share': one.share,
+        'grade': one.grade,
+        'agrees': one.right,
+        'streak': 0 if one.right else entry['streak'] + 1 if same else 1,
+        'began': None if one.right else entry['began'] if same else step,
+      }
     history[row] = entry
   return history
 

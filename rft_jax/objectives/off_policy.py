@@ -10,6 +10,7 @@ A token counts where its weight is > 0 and is not read elsewhere. What comes bac
 gradients, finite, and exactly 1 at tokens that count wherever d is 0 throughout. A token that is
 masked out, 0, stays in the denominators: the loss shrinks, the others do not grow.
 """
+
 import dataclasses
 
 import jax
@@ -22,6 +23,7 @@ from rft_jax.objectives.masked import Maximum, Weighted, only, row_means
 @dataclasses.dataclass(slots=True, kw_only=True)
 class CorrectionConfig:
   """How the loss makes up for a sampler that is not quite the policy."""
+
   correction: str = 'tis'  # none, tis, icepop, sequence_tis, sequence_mask, geometric_mask, ...
   cap: float = 2.0  # the largest weight of tis, sequence_tis, sequence_mask_tis; 2 to 10
   icepop_low: float = 0.5  # icepop: a token outside the two is dropped
@@ -38,17 +40,20 @@ class CorrectionConfig:
 
   def validate(self) -> list[str]:
     checks = [
-        (self.correction in CORRECTIONS,
-         f'correction={self.correction!r}, need one of {tuple(CORRECTIONS)}'),
-        (self.cap > 0, f'cap={self.cap}, need > 0'),
-        (self.mask_cap >= 1, f'mask_cap={self.mask_cap}, need >= 1'),
-        (self.filter_limit > 0, f'filter_limit={self.filter_limit}, need > 0'),
-        (self.stale_limit >= 0, f'stale_limit={self.stale_limit}, need >= 0 (0: off)'),
+      (
+        self.correction in CORRECTIONS,
+        f'correction={self.correction!r}, need one of {tuple(CORRECTIONS)}',
+      ),
+      (self.cap > 0, f'cap={self.cap}, need > 0'),
+      (self.mask_cap >= 1, f'mask_cap={self.mask_cap}, need >= 1'),
+      (self.filter_limit > 0, f'filter_limit={self.filter_limit}, need > 0'),
+      (self.stale_limit >= 0, f'stale_limit={self.stale_limit}, need >= 0 (0: off)'),
     ]
     for name in ('icepop', 'geometric', 'outlier'):
       low, high = getattr(self, f'{name}_low'), getattr(self, f'{name}_high')
-      checks.append((0 <= low <= 1 <= high,
-                     f'{name}_low={low}, {name}_high={high}, need 0 <= low <= 1 <= high'))
+      checks.append(
+        (0 <= low <= 1 <= high, f'{name}_low={low}, {name}_high={high}, need 0 <= low <= 1 <= high')
+      )
     return [problem for good, problem in checks if not good]
 
 
@@ -128,8 +133,9 @@ def outlier_mask(d, weights, config):
 
 def k2_filter(d, weights, config):
   """Returns 1 where the mean of d^2 / 2 over the answer is at most filter_limit, else 0."""
-  return _kept(_constant_mean(0.5 * jnp.square(only(d, weights)), weights) <= config.filter_limit,
-               d)
+  return _kept(
+    _constant_mean(0.5 * jnp.square(only(d, weights)), weights) <= config.filter_limit, d
+  )
 
 
 def k3_filter(d, weights, config):
@@ -138,10 +144,16 @@ def k3_filter(d, weights, config):
 
 
 CORRECTIONS = {
-    'none': none, 'tis': tis, 'icepop': icepop, 'sequence_tis': sequence_tis,
-    'sequence_mask': sequence_mask, 'geometric_mask': geometric_mask,
-    'sequence_mask_tis': sequence_mask_tis, 'outlier_mask': outlier_mask,
-    'k2_filter': k2_filter, 'k3_filter': k3_filter,
+  'none': none,
+  'tis': tis,
+  'icepop': icepop,
+  'sequence_tis': sequence_tis,
+  'sequence_mask': sequence_mask,
+  'geometric_mask': geometric_mask,
+  'sequence_mask_tis': sequence_mask_tis,
+  'outlier_mask': outlier_mask,
+  'k2_filter': k2_filter,
+  'k3_filter': k3_filter,
 }
 
 
@@ -160,8 +172,9 @@ def self_normalised(aggregate, loss, correction, weights) -> Weighted:
     aggregate: f(values, weights) -> Weighted.
   """
   correction = jax.lax.stop_gradient(correction)
-  return Weighted(aggregate(correction * only(loss, weights), weights).total,
-                  aggregate(correction, weights).total)
+  return Weighted(
+    aggregate(correction * only(loss, weights), weights).total, aggregate(correction, weights).total
+  )
 
 
 def stale_sequence_mask(logprobs, sampler_logprobs, advantages, weights, *, limit=0.5):
@@ -193,12 +206,12 @@ def mismatch_metrics(d, weights, logprobs) -> dict[str, Weighted | Maximum]:
   d, logprobs = only(d, weights), only(logprobs, weights)
   kappa, p, q = clamped_exp(d), jnp.exp(logprobs), jnp.exp(jnp.minimum(logprobs - d, 0.0))
   values = {
-      'sampling/sampling_logp_difference/mean': jnp.abs(d),
-      'sampling/k3': _k3(d),  # of KL(sampler || policy)
-      'sampling/chi2': jnp.expm1(2 * jnp.clip(d, -MAX_LOG_RATIO, MAX_LOG_RATIO)),  # kappa^2 - 1
-      'sampling/token_mult_prob_error': clamped_exp(jnp.abs(d)),  # healthy: below 1.05
-      'sampling/importance_sampling_ratio/mean': kappa,
-      **dict(zip(MOMENTS, (p, q, p * p, q * q, p * q))),
+    'sampling/sampling_logp_difference/mean': jnp.abs(d),
+    'sampling/k3': _k3(d),  # of KL(sampler || policy)
+    'sampling/chi2': jnp.expm1(2 * jnp.clip(d, -MAX_LOG_RATIO, MAX_LOG_RATIO)),  # kappa^2 - 1
+    'sampling/token_mult_prob_error': clamped_exp(jnp.abs(d)),  # healthy: below 1.05
+    'sampling/importance_sampling_ratio/mean': kappa,
+    **dict(zip(MOMENTS, (p, q, p * p, q * q, p * q))),
   }
   # Added as one array: a sum over devices costs as much as a dozen of them.
   totals = (jnp.stack(list(values.values())) * weights).sum((1, 2))
@@ -221,10 +234,12 @@ def mismatch_figures(means) -> dict:
   p, q, pp, qq, pq = (float(means[name]) for name in MOMENTS)
   square = figures['sampling/chi2'] + 1
   figures['sampling/effective_sample_share'] = (
-      figures['sampling/importance_sampling_ratio/mean']**2 / square if square > 0 else 0.0)
+    figures['sampling/importance_sampling_ratio/mean'] ** 2 / square if square > 0 else 0.0
+  )
   spread = max(pp - p * p, 0.0) * max(qq - q * q, 0.0)
   figures['sampling/probability_correlation'] = (
-      min((pq - p * q) / spread**0.5, 1.0) if spread > 1e-14 else 0.0)
+    min((pq - p * q) / spread**0.5, 1.0) if spread > 1e-14 else 0.0
+  )
   return figures
 
 

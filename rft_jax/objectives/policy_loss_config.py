@@ -1,4 +1,5 @@
 """What a config may say about the policy loss, and which choices go together."""
+
 import dataclasses
 
 from rft_jax.objectives import importance_ratios
@@ -9,6 +10,7 @@ from rft_jax.objectives.policy_losses import LOSSES, clip_widths
 @dataclasses.dataclass(slots=True, kw_only=True)
 class PolicyLossConfig:
   """The policy loss: its kind, the level of its ratio, and the bounds of that kind."""
+
   loss: str = 'clip'  # clip (PPO, GRPO, DAPO, GSPO), policy_gradient, cispo, gmpo, sapo, ...
   ratio_level: str = 'token'  # token, step, sequence, sequence_token, product, none
   clip_low: float | None = None  # the gradient stops below 1 - clip_low; None: as published
@@ -28,27 +30,47 @@ class PolicyLossConfig:
 
   def validate(self) -> list[str]:
     low, high = clip_widths(self)
-    positive = ('cispo_high_level', 'sapo_tau_positive', 'sapo_tau_negative',
-                'vespo_power_positive', 'vespo_rate_positive', 'vespo_power_negative',
-                'vespo_rate_negative', 'dppo_low', 'dppo_high')
+    positive = (
+      'cispo_high_level',
+      'sapo_tau_positive',
+      'sapo_tau_negative',
+      'vespo_power_positive',
+      'vespo_rate_positive',
+      'vespo_power_negative',
+      'vespo_rate_negative',
+      'dppo_low',
+      'dppo_high',
+    )
     checks = [
-        (self.loss in LOSSES, f'loss={self.loss!r}, need one of {tuple(LOSSES)}'),
-        (self.ratio_level in importance_ratios.NAMES,
-         f'ratio_level={self.ratio_level!r}, need one of {importance_ratios.NAMES}'),
-        (low >= 0 and (low <= 1 or self.loss == 'gmpo'), f'clip_low={low}, need 0 to 1'),
-        (high >= 0, f'clip_high={high}, need >= 0'),
-        (self.dual_clip == 0 or self.dual_clip > 1 + high,
-         f'dual_clip={self.dual_clip}, need above 1 + clip_high={1 + high} (0: off)'),
-        (self.delta == 0 or self.delta > 1 + high,
-         f'delta={self.delta}, need above 1 + clip_high={1 + high} (0: off)'),
-        (not (self.dual_clip and self.delta),
-         f'dual_clip={self.dual_clip} and delta={self.delta} bound the same tokens: set one to 0'),
-        (0 <= self.cispo_low_width <= 1,
-         f'cispo_low_width={self.cispo_low_width}, need 0 to 1 (1: off)'),
-        (self.cispo_high_level >= 1, f'cispo_high_level={self.cispo_high_level}, need >= 1: '
-         'it is the largest weight itself, 1 plus a width'),
-        *((getattr(self, name) > 0, f'{name}={getattr(self, name)}, need > 0')
-          for name in positive),
+      (self.loss in LOSSES, f'loss={self.loss!r}, need one of {tuple(LOSSES)}'),
+      (
+        self.ratio_level in importance_ratios.NAMES,
+        f'ratio_level={self.ratio_level!r}, need one of {importance_ratios.NAMES}',
+      ),
+      (low >= 0 and (low <= 1 or self.loss == 'gmpo'), f'clip_low={low}, need 0 to 1'),
+      (high >= 0, f'clip_high={high}, need >= 0'),
+      (
+        self.dual_clip == 0 or self.dual_clip > 1 + high,
+        f'dual_clip={self.dual_clip}, need above 1 + clip_high={1 + high} (0: off)',
+      ),
+      (
+        self.delta == 0 or self.delta > 1 + high,
+        f'delta={self.delta}, need above 1 + clip_high={1 + high} (0: off)',
+      ),
+      (
+        not (self.dual_clip and self.delta),
+        f'dual_clip={self.dual_clip} and delta={self.delta} bound the same tokens: set one to 0',
+      ),
+      (
+        0 <= self.cispo_low_width <= 1,
+        f'cispo_low_width={self.cispo_low_width}, need 0 to 1 (1: off)',
+      ),
+      (
+        self.cispo_high_level >= 1,
+        f'cispo_high_level={self.cispo_high_level}, need >= 1: '
+        'it is the largest weight itself, 1 plus a width',
+      ),
+      *((getattr(self, name) > 0, f'{name}={getattr(self, name)}, need > 0') for name in positive),
     ]
     return [problem for good, problem in checks if not good]
 
@@ -59,17 +81,28 @@ _SUMS = ('token_mean', 'sequence_sum', 'constant')
 
 # loss -> ratio level -> aggregations. What is missing is refused, with the reason of refusals().
 MEANT_FOR = {
-    'clip': {'token': _ALL, 'sequence': _PER_SEQUENCE, 'sequence_token': _ALL,
-             'product': _PER_SEQUENCE, 'step': _ALL},
-    'policy_gradient': {'none': _ALL},
-    'unclipped': {'token': _ALL, 'sequence': _PER_SEQUENCE, 'sequence_token': _ALL,
-                  'product': _PER_SEQUENCE, 'none': _ALL, 'step': _ALL},
-    'cispo': {'token': _ALL},
-    'gmpo': {'token': _PER_SEQUENCE},
-    'sapo': {'token': _ALL},
-    'vespo': {'product': _SUMS},
-    'luspo': {'sequence': ('sequence_sum', 'constant')},
-    'dppo_tv': {'token': _ALL},
+  'clip': {
+    'token': _ALL,
+    'sequence': _PER_SEQUENCE,
+    'sequence_token': _ALL,
+    'product': _PER_SEQUENCE,
+    'step': _ALL,
+  },
+  'policy_gradient': {'none': _ALL},
+  'unclipped': {
+    'token': _ALL,
+    'sequence': _PER_SEQUENCE,
+    'sequence_token': _ALL,
+    'product': _PER_SEQUENCE,
+    'none': _ALL,
+    'step': _ALL,
+  },
+  'cispo': {'token': _ALL},
+  'gmpo': {'token': _PER_SEQUENCE},
+  'sapo': {'token': _ALL},
+  'vespo': {'product': _SUMS},
+  'luspo': {'sequence': ('sequence_sum', 'constant')},
+  'dppo_tv': {'token': _ALL},
 }
 
 
@@ -79,10 +112,14 @@ def refusals(loss: str, ratio_level: str, aggregation: str) -> list[str]:
   if ratio_level in levels:
     if aggregation in levels[ratio_level]:
       return []
-    return [f'aggregation={aggregation!r} with loss={loss!r} and ratio_level={ratio_level!r}: '
-            f'{_wrong_aggregation(loss, ratio_level)}; need one of {levels[ratio_level]}']
-  return [f'ratio_level={ratio_level!r} with loss={loss!r}: {_wrong_level(loss, ratio_level)}; '
-          f'need one of {tuple(levels)}']
+    return [
+      f'aggregation={aggregation!r} with loss={loss!r} and ratio_level={ratio_level!r}: '
+      f'{_wrong_aggregation(loss, ratio_level)}; need one of {levels[ratio_level]}'
+    ]
+  return [
+    f'ratio_level={ratio_level!r} with loss={loss!r}: {_wrong_level(loss, ratio_level)}; '
+    f'need one of {tuple(levels)}'
+  ]
 
 
 def spread_gradient(loss: str, ratio_level: str) -> bool:
@@ -97,8 +134,10 @@ def _wrong_aggregation(loss, ratio_level):
     return 'one weight for the whole answer goes with the sum of its log-probs, not their mean'
   if loss == 'gmpo':
     return 'gmpo is one loss for the whole answer, and sums would count it once a token'
-  return (f'a ratio of level {ratio_level} is one for the whole answer, and sums over tokens would '
-          'count it once a token, long answers more (wanted? that is luspo)')
+  return (
+    f'a ratio of level {ratio_level} is one for the whole answer, and sums over tokens would '
+    'count it once a token, long answers more (wanted? that is luspo)'
+  )
 
 
 def _wrong_level(loss, ratio_level):

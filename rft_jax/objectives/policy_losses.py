@@ -18,6 +18,7 @@ The losses in LOSSES share one signature, so that a config picks by name:
 
 Which loss goes with which ratio and aggregation: policy_choices.py.
 """
+
 import jax
 import jax.numpy as jnp
 
@@ -27,17 +28,22 @@ from rft_jax.objectives.masked import only, row_means
 
 # (clip_low, clip_high) where the config leaves them open: (loss, ratio level) -> published widths.
 DEFAULT_WIDTHS = {
-    ('clip', 'token'): (0.2, 0.28), ('clip', 'product'): (0.2, 0.28),
-    ('clip', 'sequence'): (3e-4, 4e-4), ('clip', 'sequence_token'): (3e-4, 4e-4),
-    ('luspo', 'sequence'): (2e-3, 2.5e-3), ('gmpo', 'token'): (0.4, 0.4),
+  ('clip', 'token'): (0.2, 0.28),
+  ('clip', 'product'): (0.2, 0.28),
+  ('clip', 'sequence'): (3e-4, 4e-4),
+  ('clip', 'sequence_token'): (3e-4, 4e-4),
+  ('luspo', 'sequence'): (2e-3, 2.5e-3),
+  ('gmpo', 'token'): (0.4, 0.4),
 }
 
 
 def clip_widths(config) -> tuple[float, float]:
   """Returns (clip_low, clip_high): what the config says, else what the loss was published with."""
   low, high = DEFAULT_WIDTHS.get((config.loss, config.ratio_level), (0.2, 0.28))
-  return (low if config.clip_low is None else config.clip_low,
-          high if config.clip_high is None else config.clip_high)
+  return (
+    low if config.clip_low is None else config.clip_low,
+    high if config.clip_high is None else config.clip_high,
+  )
 
 
 def clip(logprobs, old_logprobs, ratio, advantages, weights, *, config):
@@ -91,8 +97,9 @@ def cispo(logprobs, old_logprobs, ratio, advantages, weights, *, config):
   factor = jax.lax.stop_gradient(jnp.clip(ratio, low, high))
   counts = weights > 0
   return -factor * advantages * only(logprobs, weights), {
-      'cispo_clip_ratio/low_mean': counts & (ratio < low),
-      'cispo_clip_ratio/high_mean': counts & (ratio > high)}
+    'cispo_clip_ratio/low_mean': counts & (ratio < low),
+    'cispo_clip_ratio/high_mean': counts & (ratio > high),
+  }
 
 
 def gmpo(logprobs, old_logprobs, ratio, advantages, weights, *, config):
@@ -162,22 +169,34 @@ def dppo_tv(logprobs, old_logprobs, ratio, advantages, weights, *, config):
   low = (advantages < 0) & (-gap > config.dppo_low)
   high = (advantages > 0) & (gap > config.dppo_high)
   return jnp.where(low | high, 0.0, -ratio * advantages), {
-      'dppo_mask_ratio/low_mean': low, 'dppo_mask_ratio/high_mean': high}
+    'dppo_mask_ratio/low_mean': low,
+    'dppo_mask_ratio/high_mean': high,
+  }
 
 
 # 'luspo' is GSPO's loss, https://arxiv.org/abs/2602.05261: without GSPO's 1 / n, which is what the
 # aggregation 'sequence_sum' leaves out, and with widths of its own.
-LOSSES = {'clip': clip, 'policy_gradient': policy_gradient, 'unclipped': unclipped,
-          'cispo': cispo, 'gmpo': gmpo, 'sapo': sapo, 'vespo': vespo, 'luspo': clip,
-          'dppo_tv': dppo_tv}
+LOSSES = {
+  'clip': clip,
+  'policy_gradient': policy_gradient,
+  'unclipped': unclipped,
+  'cispo': cispo,
+  'gmpo': gmpo,
+  'sapo': sapo,
+  'vespo': vespo,
+  'luspo': clip,
+  'dppo_tv': dppo_tv,
+}
 ANCHORED_AT_SAMPLER = ('vespo', 'dppo_tv')  # old_logprobs are the sampler's; no correction on top
 
 
 def _read(values, advantages, weights):
   """Returns both with 0 where nothing counts, and the advantages as constants."""
   if not values.shape == advantages.shape == weights.shape:
-    raise ValueError(f'shapes differ: log-probs or ratio {values.shape}, advantages '
-                     f'{advantages.shape}, weights {weights.shape}')
+    raise ValueError(
+      f'shapes differ: log-probs or ratio {values.shape}, advantages '
+      f'{advantages.shape}, weights {weights.shape}'
+    )
   return only(values, weights), jax.lax.stop_gradient(only(advantages, weights))
 
 
@@ -186,5 +205,8 @@ def _bounds(ratio, advantages, low, high):
 
 
 def _clip_metrics(low, high):
-  return {'clip_ratio/low_mean': low, 'clip_ratio/high_mean': high,
-          'clip_ratio/region_mean': low | high}
+  return {
+    'clip_ratio/low_mean': low,
+    'clip_ratio/high_mean': high,
+    'clip_ratio/region_mean': low | high,
+  }

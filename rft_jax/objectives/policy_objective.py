@@ -4,6 +4,7 @@
 plus a KL term and an entropy bonus. GRPO, DAPO, GSPO, CISPO, RLOO and PPO differ in what a config
 says here and in whose advantages they are.
 """
+
 import dataclasses
 
 import jax
@@ -27,6 +28,7 @@ KL_ESTIMATORS = (*kl.ESTIMATORS, 'scored_k3')  # the last reads the ratio of the
 @dataclasses.dataclass(slots=True, kw_only=True)
 class ObjectiveConfig:
   """What a reinforced stage minimises: a policy loss, how it is aggregated, KL, and entropy."""
+
   policy_loss: PolicyLossConfig = dataclasses.field(default_factory=PolicyLossConfig)
   # What makes up for a sampler that rounds otherwise than the trainer; more with
   # rollout.quantization.
@@ -44,39 +46,55 @@ class ObjectiveConfig:
   entropy: EntropyConfig = dataclasses.field(default_factory=EntropyConfig)  # exploration
 
   def validate(self) -> list[str]:
-    nested = [f'{group}.{problem}' for group in ('policy_loss', 'correction', 'entropy')
-              for problem in getattr(self, group).validate()]
+    nested = [
+      f'{group}.{problem}'
+      for group in ('policy_loss', 'correction', 'entropy')
+      for problem in getattr(self, group).validate()
+    ]
     chosen, correction = self.policy_loss, self.correction.correction
     checks = (
-        (self.kl_coef >= 0, f'kl_coef={self.kl_coef}, need >= 0'),
-        (self.kl_estimator in KL_ESTIMATORS,
-         f'kl_estimator={self.kl_estimator!r}, need one of {KL_ESTIMATORS}'),
-        (self.kl_place in ('loss', 'reward'),
-         f"kl_place={self.kl_place!r}, need 'loss' or 'reward'"),
-        (self.kl_target >= 0, f'kl_target={self.kl_target}, need >= 0 (0: kl_coef stays)'),
-        (not self.kl_target or (self.kl_place == 'reward' and self.kl_coef > 0),
-         f"kl_target={self.kl_target} moves the coefficient of a KL in the reward: need "
-         "kl_place='reward' and kl_coef > 0"),
-        (self.reference_every >= 0, f'reference_every={self.reference_every}, need >= 0'),
-        (not self.reference_every or self.kl_coef > 0,
-         f'reference_every={self.reference_every} with kl_coef=0: there is no reference to renew'),
-        (self.aggregation in masked.AGGREGATIONS,
-         f'aggregation={self.aggregation!r}, need one of {tuple(masked.AGGREGATIONS)}'),
-        (chosen.loss not in ANCHORED_AT_SAMPLER or correction == 'none',
-         f'correction.correction={correction!r} with policy_loss.loss={chosen.loss!r}, need none: '
-         'its ratio is over the sampler already'),
+      (self.kl_coef >= 0, f'kl_coef={self.kl_coef}, need >= 0'),
+      (
+        self.kl_estimator in KL_ESTIMATORS,
+        f'kl_estimator={self.kl_estimator!r}, need one of {KL_ESTIMATORS}',
+      ),
+      (self.kl_place in ('loss', 'reward'), f"kl_place={self.kl_place!r}, need 'loss' or 'reward'"),
+      (self.kl_target >= 0, f'kl_target={self.kl_target}, need >= 0 (0: kl_coef stays)'),
+      (
+        not self.kl_target or (self.kl_place == 'reward' and self.kl_coef > 0),
+        f'kl_target={self.kl_target} moves the coefficient of a KL in the reward: need '
+        "kl_place='reward' and kl_coef > 0",
+      ),
+      (self.reference_every >= 0, f'reference_every={self.reference_every}, need >= 0'),
+      (
+        not self.reference_every or self.kl_coef > 0,
+        f'reference_every={self.reference_every} with kl_coef=0: there is no reference to renew',
+      ),
+      (
+        self.aggregation in masked.AGGREGATIONS,
+        f'aggregation={self.aggregation!r}, need one of {tuple(masked.AGGREGATIONS)}',
+      ),
+      (
+        chosen.loss not in ANCHORED_AT_SAMPLER or correction == 'none',
+        f'correction.correction={correction!r} with policy_loss.loss={chosen.loss!r}, need none: '
+        'its ratio is over the sampler already',
+      ),
     )
     found = nested + [problem for good, problem in checks if not good]
     if found:
       return found
-    found = [f'policy_loss and aggregation: {problem}' for problem in refusals(
-        chosen.loss, chosen.ratio_level, self.aggregation)]
+    found = [
+      f'policy_loss and aggregation: {problem}'
+      for problem in refusals(chosen.loss, chosen.ratio_level, self.aggregation)
+    ]
     if self.entropy.leaves_out_tokens and spread_gradient(chosen.loss, chosen.ratio_level):
-      found.append(f'entropy.top_share={self.entropy.top_share}, entropy.covariance='
-                   f'{self.entropy.covariance!r} with policy_loss.loss={chosen.loss!r} and '
-                   f'policy_loss.ratio_level={chosen.ratio_level!r}: they leave out tokens, and '
-                   'there the loss of every token moves all tokens of its answer; need a loss on '
-                   "ratios of tokens, or ratio_level='sequence_token'")
+      found.append(
+        f'entropy.top_share={self.entropy.top_share}, entropy.covariance='
+        f'{self.entropy.covariance!r} with policy_loss.loss={chosen.loss!r} and '
+        f'policy_loss.ratio_level={chosen.ratio_level!r}: they leave out tokens, and '
+        'there the loss of every token moves all tokens of its answer; need a loss on '
+        "ratios of tokens, or ratio_level='sequence_token'"
+      )
     return found
 
   @property
@@ -116,14 +134,17 @@ def policy_objective(statistics, batch, *, config: ObjectiveConfig, max_new_toke
     ratio = importance_ratios.step(logprobs, anchor, weights, batch.steps)
   else:
     ratio = importance_ratios.LEVELS[chosen.ratio_level](logprobs, anchor, weights)
-  surrogate, bounds = LOSSES[chosen.loss](logprobs, anchor, ratio, batch.advantages, weights,
-                                          config=chosen)
+  surrogate, bounds = LOSSES[chosen.loss](
+    logprobs, anchor, ratio, batch.advantages, weights, config=chosen
+  )
   if sampler is not None:
-    surrogate *= CORRECTIONS[config.correction.correction](old - sampler, weights,
-                                                           config.correction)
+    surrogate *= CORRECTIONS[config.correction.correction](
+      old - sampler, weights, config.correction
+    )
     if config.correction.stale_limit:
-      near = stale_sequence_mask(logprobs, sampler, batch.advantages, weights,
-                                 limit=config.correction.stale_limit)
+      near = stale_sequence_mask(
+        logprobs, sampler, batch.advantages, weights, limit=config.correction.stale_limit
+      )
       surrogate *= near
   if batch.policy_weights is not None:
     surrogate *= only(batch.policy_weights)
@@ -134,17 +155,19 @@ def policy_objective(statistics, batch, *, config: ObjectiveConfig, max_new_toke
     metrics['kl'] = over_tokens(kl.k3(logprobs, reference))
     if not config.kl_in_reward:
       if config.kl_estimator == 'scored_k3':
-        estimate = kl.scored_k3(logprobs, reference, importance_ratios.token(logprobs, old, weights))
+        estimate = kl.scored_k3(
+          logprobs, reference, importance_ratios.token(logprobs, old, weights)
+        )
       else:
         estimate = kl.ESTIMATORS[config.kl_estimator](logprobs, reference)
       terms['kl'] = Term(config.kl_coef, aggregate(estimate))
   if config.entropy.bonus:
-    coefficient = (config.entropy.coef if batch.entropy_coef is None else
-                   batch.entropy_coef[:, None])
+    coefficient = config.entropy.coef if batch.entropy_coef is None else batch.entropy_coef[:, None]
     terms['entropy_bonus'] = Term(1.0, over_tokens(-coefficient * statistics.entropy))
   if batch.held is not None:
-    terms['kl_cov'] = Term(config.entropy.kl_cov_coef, aggregate(
-        kl_cov_penalty(logprobs, old, weights, batch.held)))
+    terms['kl_cov'] = Term(
+      config.entropy.kl_cov_coef, aggregate(kl_cov_penalty(logprobs, old, weights, batch.held))
+    )
   if sampler is not None:
     metrics |= mismatch_metrics(old - sampler, weights, old)
     if config.correction.stale_limit:

@@ -7,6 +7,7 @@ logits. h = beta (x_w - x_l), and sigma is the logistic function.
 
 Every loss of LOSSES is a function (x_w f32[N], x_l f32[N], *, config) -> f32[N], unreduced.
 """
+
 import dataclasses
 from typing import NamedTuple
 
@@ -26,6 +27,7 @@ from rft_jax.objectives.preference_pairs import (
 
 class Needs(NamedTuple):
   """What a paired loss reads, and which fields of the config mean something to it."""
+
   reference: bool = True  # log-probs of a reference policy
   means: bool = False  # x is divided by the number of tokens
   smoothing: bool = False  # label_smoothing
@@ -34,28 +36,29 @@ class Needs(NamedTuple):
 
 
 NEEDS = {
-    'dpo': Needs(smoothing=True, divergence=True),
-    'dpo_mean': Needs(means=True, smoothing=True, divergence=True),
-    'hinge': Needs(divergence=True),
-    'ipo': Needs(divergence=True),
-    'ipo_mean': Needs(means=True, divergence=True),
-    'robust': Needs(smoothing=True, divergence=True),
-    'exo': Needs(smoothing=True, divergence=True),
-    'nca': Needs(),
-    'bco': Needs(),
-    'sppo': Needs(),
-    'apo_zero': Needs(),
-    'apo_down': Needs(),
-    'discopop': Needs(divergence=True),
-    'simpo': Needs(reference=False, means=True, smoothing=True),
-    'cpo': Needs(reference=False, smoothing=True, nll=True),
-    'orpo': Needs(reference=False, means=True, nll=True),
+  'dpo': Needs(smoothing=True, divergence=True),
+  'dpo_mean': Needs(means=True, smoothing=True, divergence=True),
+  'hinge': Needs(divergence=True),
+  'ipo': Needs(divergence=True),
+  'ipo_mean': Needs(means=True, divergence=True),
+  'robust': Needs(smoothing=True, divergence=True),
+  'exo': Needs(smoothing=True, divergence=True),
+  'nca': Needs(),
+  'bco': Needs(),
+  'sppo': Needs(),
+  'apo_zero': Needs(),
+  'apo_down': Needs(),
+  'discopop': Needs(divergence=True),
+  'simpo': Needs(reference=False, means=True, smoothing=True),
+  'cpo': Needs(reference=False, smoothing=True, nll=True),
+  'orpo': Needs(reference=False, means=True, nll=True),
 }
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
 class PreferenceConfig:
   """How a pair of answers becomes a loss."""
+
   loss: str = 'dpo'  # a name of NEEDS
   beta: float = 0.1  # how fast the loss saturates; simpo wants 2 to 2.5; orpo: the weight lambda
   label_smoothing: float = 0.0  # share of pairs thought to be the wrong way round; exo needs > 0
@@ -70,30 +73,45 @@ class PreferenceConfig:
       return [f'loss={self.loss!r}, need one of {tuple(NEEDS)}']
     needs = NEEDS[self.loss]
     checks = (
-        (self.beta > 0, f'beta={self.beta}, need > 0'),
-        (0 <= self.label_smoothing < 0.5,
-         f'label_smoothing={self.label_smoothing}, need 0 to below 0.5'),
-        (needs.smoothing or not self.label_smoothing,
-         f'label_smoothing={self.label_smoothing} means nothing to loss={self.loss!r}'),
-        (self.loss != 'exo' or self.label_smoothing > 0,
-         'loss=\'exo\' takes a log of label_smoothing; need > 0, such as 0.001'),
-        (self.divergence in DIVERGENCES,
-         f'divergence={self.divergence!r}, need one of {tuple(DIVERGENCES)}'),
-        (needs.divergence or self.divergence == 'reverse_kl',
-         f'divergence={self.divergence!r}: loss={self.loss!r} does not read a difference of '
-         'log-ratios alone; leave reverse_kl'),
-        (self.divergence != 'alpha' or abs(self.alpha - 1) > 1e-6,
-         f'alpha={self.alpha} divides by 0; its limit is divergence=\'reverse_kl\''),
-        (self.tau > 0, f'tau={self.tau}, need > 0'),
-        (self.nll_coef >= 0, f'nll_coef={self.nll_coef}, need >= 0'),
-        (not needs.nll or self.nll_coef > 0,
-         f'nll_coef=0: loss={self.loss!r} is defined with the NLL of the chosen; need > 0, say 1'),
+      (self.beta > 0, f'beta={self.beta}, need > 0'),
+      (
+        0 <= self.label_smoothing < 0.5,
+        f'label_smoothing={self.label_smoothing}, need 0 to below 0.5',
+      ),
+      (
+        needs.smoothing or not self.label_smoothing,
+        f'label_smoothing={self.label_smoothing} means nothing to loss={self.loss!r}',
+      ),
+      (
+        self.loss != 'exo' or self.label_smoothing > 0,
+        "loss='exo' takes a log of label_smoothing; need > 0, such as 0.001",
+      ),
+      (
+        self.divergence in DIVERGENCES,
+        f'divergence={self.divergence!r}, need one of {tuple(DIVERGENCES)}',
+      ),
+      (
+        needs.divergence or self.divergence == 'reverse_kl',
+        f'divergence={self.divergence!r}: loss={self.loss!r} does not read a difference of '
+        'log-ratios alone; leave reverse_kl',
+      ),
+      (
+        self.divergence != 'alpha' or abs(self.alpha - 1) > 1e-6,
+        f"alpha={self.alpha} divides by 0; its limit is divergence='reverse_kl'",
+      ),
+      (self.tau > 0, f'tau={self.tau}, need > 0'),
+      (self.nll_coef >= 0, f'nll_coef={self.nll_coef}, need >= 0'),
+      (
+        not needs.nll or self.nll_coef > 0,
+        f'nll_coef=0: loss={self.loss!r} is defined with the NLL of the chosen; need > 0, say 1',
+      ),
     )
     return [problem for good, problem in checks if not good]
 
 
 class Preference(NamedTuple):
   """The losses of N pairs, and the rewards that the policy implicitly gives."""
+
   losses: jax.Array  # f32[N]
   present: jax.Array  # f32[N], 1 where the pair counts
   chosen_rewards: jax.Array  # f32[N], beta x_w, a constant
@@ -103,8 +121,9 @@ class Preference(NamedTuple):
 # ------------------------------------------------------------------ from log-probs to a loss
 
 
-def preference(logprobs, reference_logprobs, weights, chosen, rejected, *,
-               config: PreferenceConfig) -> Preference:
+def preference(
+  logprobs, reference_logprobs, weights, chosen, rejected, *, config: PreferenceConfig
+) -> Preference:
   """Returns the loss of each pair, and what it shows to people.
 
   Args:
@@ -132,8 +151,12 @@ def preference(logprobs, reference_logprobs, weights, chosen, rejected, *,
 def reward_metrics(found: Preference) -> dict[str, Weighted]:
   """Returns the metrics of DPO under their usual names; an equal pair is not accurate."""
   margins = found.chosen_rewards - found.rejected_rewards
-  values = {'chosen': found.chosen_rewards, 'rejected': found.rejected_rewards,
-            'margins': margins, 'accuracies': (margins > 0).astype(jnp.float32)}
+  values = {
+    'chosen': found.chosen_rewards,
+    'rejected': found.rejected_rewards,
+    'margins': margins,
+    'accuracies': (margins > 0).astype(jnp.float32),
+  }
   return {f'rewards/{name}': over_pairs(value, found.present) for name, value in values.items()}
 
 
@@ -197,8 +220,9 @@ def bco(x_w, x_l, *, config, delta=0.0):
   both sides, a constant; 0 is TRL's `bco_pair`.
   """
   delta = jax.lax.stop_gradient(delta)
-  return (-jax.nn.log_sigmoid(config.beta * x_w - delta)
-          - jax.nn.log_sigmoid(delta - config.beta * x_l))
+  return -jax.nn.log_sigmoid(config.beta * x_w - delta) - jax.nn.log_sigmoid(
+    delta - config.beta * x_l
+  )
 
 
 def sppo(x_w, x_l, *, config):
@@ -243,22 +267,22 @@ def orpo(x_w, x_l, *, config):
 
 
 LOSSES = {
-    'dpo': dpo,
-    'dpo_mean': dpo,
-    'hinge': hinge,
-    'ipo': ipo,
-    'ipo_mean': ipo,
-    'robust': robust,
-    'exo': exo,
-    'nca': nca,
-    'bco': bco,
-    'sppo': sppo,
-    'apo_zero': apo_zero,
-    'apo_down': apo_down,
-    'discopop': discopop,
-    'simpo': simpo,
-    'cpo': dpo,  # of log-probs without a reference, https://arxiv.org/abs/2401.08417
-    'orpo': orpo,
+  'dpo': dpo,
+  'dpo_mean': dpo,
+  'hinge': hinge,
+  'ipo': ipo,
+  'ipo_mean': ipo,
+  'robust': robust,
+  'exo': exo,
+  'nca': nca,
+  'bco': bco,
+  'sppo': sppo,
+  'apo_zero': apo_zero,
+  'apo_down': apo_down,
+  'discopop': discopop,
+  'simpo': simpo,
+  'cpo': dpo,  # of log-probs without a reference, https://arxiv.org/abs/2401.08417
+  'orpo': orpo,
 }
 
 
@@ -266,10 +290,10 @@ LOSSES = {
 
 # f-DPO (Wang et al. 2023, https://arxiv.org/abs/2309.16240): x becomes f'(e^x), less f'(1).
 DIVERGENCES = {
-    'reverse_kl': lambda x, alpha: x,
-    'forward_kl': lambda x, alpha: 1 - clamped_exp(-x),
-    'js': lambda x, alpha: jnp.log(2.0) + jax.nn.log_sigmoid(x),
-    'alpha': lambda x, alpha: (clamped_exp((alpha - 1) * x) - 1) / (alpha - 1),
+  'reverse_kl': lambda x, alpha: x,
+  'forward_kl': lambda x, alpha: 1 - clamped_exp(-x),
+  'js': lambda x, alpha: jnp.log(2.0) + jax.nn.log_sigmoid(x),
+  'alpha': lambda x, alpha: (clamped_exp((alpha - 1) * x) - 1) / (alpha - 1),
 }
 
 

@@ -3,6 +3,7 @@
 Letters: N pairs, given as two arrays of rows of the batch. A row number outside 0..B-1, such as
 -1, is padding: its pair has value 0 and does not count.
 """
+
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -9,6 +9,7 @@ a step have one advantage; tool tokens, of weight 0, have none.
     advantages = to_tokens(steps, ends, weights)         # f32[B, T]
     advantages = blend(outcome, advantages, weights, outcome_weight=..., process_weight=...)
 """
+
 import numpy as np
 
 
@@ -44,8 +45,9 @@ def normalised_sums(rewards, group, *, epsilon=1e-4, ddof=1) -> list[np.ndarray]
     equal = not pool.size or pool.max() == pool.min()
     std = 1.0 if equal else pool.std(ddof=ddof)
     for b in rows:
-      normalised[b] = (np.zeros_like(rewards[b]) if equal else
-                       (rewards[b] - pool.mean()) / (std + epsilon))
+      normalised[b] = (
+        np.zeros_like(rewards[b]) if equal else (rewards[b] - pool.mean()) / (std + epsilon)
+      )
   return [_sums_to_go(row) for row in normalised]
 
 
@@ -98,8 +100,10 @@ def numbers(ends, T: int) -> np.ndarray:
 def sums(values, ends, weights) -> list[np.ndarray]:
   """Returns the sum of the values f32[B, T] of each step's trainable tokens: B arrays f64[J]."""
   kept = np.where(np.asarray(weights) > 0, values, 0.0).astype(np.float64)
-  return [np.diff(np.cumsum(np.append(0.0, row))[np.asarray([-1, *places]) + 1])
-          for row, places in zip(kept, ends)]
+  return [
+    np.diff(np.cumsum(np.append(0.0, row))[np.asarray([-1, *places]) + 1])
+    for row, places in zip(kept, ends)
+  ]
 
 
 def first_values(values, ends, weights) -> list[np.ndarray]:
@@ -107,7 +111,7 @@ def first_values(values, ends, weights) -> list[np.ndarray]:
   found = []
   for row, places, counts in zip(np.asarray(values), ends, np.asarray(weights) > 0):
     starts = [0, *(place + 1 for place in places)]
-    inside = [start + np.flatnonzero(counts[start:end + 1]) for start, end in zip(starts, places)]
+    inside = [start + np.flatnonzero(counts[start : end + 1]) for start, end in zip(starts, places)]
     found.append(np.array([row[at[0]] if len(at) else 0.0 for at in inside]))
   return found
 
@@ -129,10 +133,11 @@ def to_tokens(step_advantages, ends, weights) -> np.ndarray:
   advantages = np.zeros((B, T), np.float32)
   for b, (row, places) in enumerate(zip(step_advantages, ends)):
     places = np.asarray(places, np.int64)
-    inside = not places.size or 0 <= places[0] and places[-1] < T
+    inside = not places.size or places[0] >= 0 and places[-1] < T
     if len(places) != len(row) or not inside or (np.diff(places) <= 0).any():
-      raise ValueError(f'row {b}: ends {places.tolist()} for {len(row)} steps, need as many, '
-                       f'rising, in 0..{T - 1}')
+      raise ValueError(
+        f'row {b}: ends {places.tolist()} for {len(row)} steps, need as many, rising, in 0..{T - 1}'
+      )
     advantages[b] = np.append(row, 0.0)[np.searchsorted(places, np.arange(T))]
   return np.where(weights > 0, advantages, np.float32(0.0))
 
@@ -150,8 +155,10 @@ def blend(outcome, process, weights, *, outcome_weight=1.0, process_weight=1.0) 
   """
   outcome, process, weights = (np.asarray(x) for x in (outcome, process, weights))
   if process.shape != weights.shape or outcome.shape != weights.shape[:1]:
-    raise ValueError(f'outcome {outcome.shape}, process {process.shape}, weights {weights.shape}, '
-                     'need [B], [B, T], [B, T]')
+    raise ValueError(
+      f'outcome {outcome.shape}, process {process.shape}, weights {weights.shape}, '
+      'need [B], [B, T], [B, T]'
+    )
   total = outcome_weight * outcome[:, None] + process_weight * process
   return np.where(weights > 0, total, 0.0).astype(np.float32)
 

@@ -1,4 +1,5 @@
 """Losses of reward models: of whole answers, from comparisons, and of steps, from labels."""
+
 import jax
 import jax.numpy as jnp
 
@@ -20,8 +21,7 @@ def bradley_terry(chosen, rejected, *, margin=0.0, centring=0.0):
   if chosen.shape != rejected.shape:
     raise ValueError(f'shapes differ: chosen {chosen.shape}, rejected {rejected.shape}')
   margin = jax.lax.stop_gradient(margin)
-  return (-jax.nn.log_sigmoid(chosen - rejected - margin)
-          + centring * jnp.square(chosen + rejected))
+  return -jax.nn.log_sigmoid(chosen - rejected - margin) + centring * jnp.square(chosen + rejected)
 
 
 def last_scores(scores, weights):
@@ -49,8 +49,9 @@ def step_cross_entropy(logits, labels, step_ends):
     step_ends: f32[B, T], above 0 at the last token of each labelled step; not read elsewhere.
   """
   if not logits.shape == labels.shape == step_ends.shape:
-    raise ValueError(f'shapes differ: logits {logits.shape}, labels {labels.shape}, '
-                     f'step_ends {step_ends.shape}')
+    raise ValueError(
+      f'shapes differ: logits {logits.shape}, labels {labels.shape}, step_ends {step_ends.shape}'
+    )
   here = step_ends > 0
   s = jnp.where(here, logits, 0.0)
   y = jnp.where(here, jax.lax.stop_gradient(labels), 0.0)

@@ -1,4 +1,5 @@
 """What is added to a grade for length and repetition. Host arrays, numpy; lengths in tokens."""
+
 import numpy as np
 
 
@@ -43,8 +44,9 @@ def soft_overlong(lengths, *, limit: int, buffer: int) -> np.ndarray:
   return np.where(lengths > limit, -1.0, np.minimum((limit - buffer - lengths) / buffer, 0.0))
 
 
-def cosine_length(lengths, correct, *, limit: int, right=(1.0, 0.5),
-                  wrong=(-1.0, -0.5)) -> np.ndarray:
+def cosine_length(
+  lengths, correct, *, limit: int, right=(1.0, 0.5), wrong=(-1.0, -0.5)
+) -> np.ndarray:
   """Returns a reward that falls with the length of right answers and rises with that of wrong ones.
 
       long + (short - long) (1 + cos(pi min(n / limit, 1))) / 2
@@ -76,5 +78,5 @@ def repetition(tokens, *, n: int = 4, worst: float = -1.0) -> float:
   total = len(tokens) - n + 1
   if total < 1:
     return 0.0
-  different = len({tuple(tokens[start:start + n]) for start in range(total)})
+  different = len({tuple(tokens[start : start + n]) for start in range(total)})
   return (1 - different / total) * worst

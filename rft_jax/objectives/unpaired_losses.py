@@ -2,6 +2,7 @@
 
 x is the log-ratio of a completion: the sum over its tokens of policy less reference log-prob.
 """
+
 import dataclasses
 
 import jax
@@ -14,14 +15,16 @@ from rft_jax.objectives.masked import Weighted
 @dataclasses.dataclass(slots=True, kw_only=True)
 class KtoConfig:
   """How single answers, marked good or bad, become a loss."""
+
   beta: float = 0.1  # how fast the value of an answer saturates
   desirable_weight: float = 1.0  # of the good ones; weight * number of the two kinds should be
   undesirable_weight: float = 1.0  # of the bad ones; about equal, ratio 1 to 4/3
 
   def validate(self) -> list[str]:
     names = ('beta', 'desirable_weight', 'undesirable_weight')
-    return [f'{name}={getattr(self, name)}, need > 0' for name in names
-            if not getattr(self, name) > 0]
+    return [
+      f'{name}={getattr(self, name)}, need > 0' for name in names if not getattr(self, name) > 0
+    ]
 
 
 def kto(x, desirable, reference_point, *, config: KtoConfig):
@@ -81,6 +84,5 @@ def aot(better, worse, present, *, beta, label_smoothing=0.0):
   last = lambda x: jnp.sort(jnp.where(present > 0, x, jnp.finfo(jnp.float32).max))
   kept = jnp.arange(len(present)) < present.sum()
   d = beta * (jnp.where(kept, last(better), 0.0) - jnp.where(kept, last(worse), 0.0))
-  losses = (-(1 - label_smoothing) * jax.nn.log_sigmoid(d)
-            - label_smoothing * jax.nn.log_sigmoid(-d))
+  losses = -(1 - label_smoothing) * jax.nn.log_sigmoid(d) - label_smoothing * jax.nn.log_sigmoid(-d)
   return losses, kept.astype(jnp.float32)

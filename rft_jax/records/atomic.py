@@ -1,4 +1,5 @@
 """Files that appear whole or not at all: written beside their place, then renamed into it."""
+
 import contextlib
 import json
 import os

@@ -8,6 +8,7 @@
 A folder has its final name only once all of it is written: an interrupted save leaves a hidden
 folder, which the next save clears away, and every earlier checkpoint as it was.
 """
+
 import dataclasses
 import json
 import math
@@ -26,6 +27,7 @@ from rft_jax.types import TrainState, Tree
 @dataclasses.dataclass(slots=True, kw_only=True)
 class CheckpointConfig:
   """How often to save, and which checkpoints to keep: the best and the last ones."""
+
   every: int = 50  # steps between saves; 0: at the end of a stage only
   keep_best: int = 3  # with the highest held-out grade
   keep_last: int = 1  # the newest, graded or not
@@ -33,9 +35,9 @@ class CheckpointConfig:
   def validate(self) -> list[str]:
     """Returns every problem as 'field=value, need range'; [] if there is none."""
     checks = (
-        (self.every >= 0, f'every={self.every}, need >= 0'),
-        (self.keep_best >= 0, f'keep_best={self.keep_best}, need >= 0'),
-        (self.keep_last >= 1, f'keep_last={self.keep_last}, need >= 1: a run continues from it'),
+      (self.every >= 0, f'every={self.every}, need >= 0'),
+      (self.keep_best >= 0, f'keep_best={self.keep_best}, need >= 0'),
+      (self.keep_last >= 1, f'keep_last={self.keep_last}, need >= 1: a run continues from it'),
     )
     return [problem for good, problem in checks if not good]
 
@@ -84,15 +86,19 @@ class Checkpoints:
     steps = self.steps()
     named = {'last': self.latest, 'best': self.best}
     if not steps:
-      raise MissingCheckpoint(f'{self.directory} holds no checkpoint (asked for {which!r}); '
-                              'train first, or give the workdir of another run')
+      raise MissingCheckpoint(
+        f'{self.directory} holds no checkpoint (asked for {which!r}); '
+        'train first, or give the workdir of another run'
+      )
     if which in named:
       return named[which]()
     if not str(which).isdecimal():
       raise MissingCheckpoint(f"checkpoint {which!r}: need 'best', 'last' or a step")
     if int(which) not in steps:
-      raise MissingCheckpoint(f'{self.directory} holds no checkpoint of step {which}; '
-                              f'there are {", ".join(map(str, steps))}')
+      raise MissingCheckpoint(
+        f'{self.directory} holds no checkpoint of step {which}; '
+        f'there are {", ".join(map(str, steps))}'
+      )
     return int(which)
 
   def metadata(self, which: int | str) -> dict:
@@ -101,8 +107,15 @@ class Checkpoints:
 
   # ---------------------------------------------------------------- saving
 
-  def save(self, step: int, state: TrainState, *, stage: int, metric: float | None = None,
-           position: dict | None = None) -> None:
+  def save(
+    self,
+    step: int,
+    state: TrainState,
+    *,
+    stage: int,
+    metric: float | None = None,
+    position: dict | None = None,
+  ) -> None:
     """Saves a state, then removes those checkpoints that need not be kept.
 
     Args:
@@ -113,10 +126,18 @@ class Checkpoints:
       position: where the data order stands, any small JSON.
     """
     metric = float(metric) if metric is not None and math.isfinite(metric) else None
-    about = {'step': int(step), 'stage': int(stage), 'metric': metric, 'position': position,
-             'memory': state.memory}
-    self._write(self._folder(step), about, {'policy': state.policy, 'optimizer': state.optimizer,
-                                            'critic': state.critic})
+    about = {
+      'step': int(step),
+      'stage': int(stage),
+      'metric': metric,
+      'position': position,
+      'memory': state.memory,
+    }
+    self._write(
+      self._folder(step),
+      about,
+      {'policy': state.policy, 'optimizer': state.optimizer, 'critic': state.critic},
+    )
     if jax.process_index() == 0:
       for old in set(self.steps()) - self._kept():
         _remove(self._folder(old))
@@ -130,8 +151,9 @@ class Checkpoints:
     One that exists already stays as it is.
     """
     if not self.has_reference(stage, step):
-      self._write(self._reference(stage, step), {'stage': int(stage), 'step': step},
-                  {'policy': policy})
+      self._write(
+        self._reference(stage, step), {'stage': int(stage), 'step': step}, {'policy': policy}
+      )
 
   def clear(self) -> None:
     """Removes the references of a run that never saved a checkpoint, and unfinished saves.
@@ -165,8 +187,9 @@ class Checkpoints:
     trees = {'policy': like.policy, 'optimizer': like.optimizer, 'critic': like.critic}
     restored = _restore(folder, trees)
     about = _metadata(folder)
-    return TrainState(about['step'], restored['policy'], restored['optimizer'],
-                      restored['critic'], about['memory'])
+    return TrainState(
+      about['step'], restored['policy'], restored['optimizer'], restored['critic'], about['memory']
+    )
 
   def restore_policy(self, which: int | str, like: Tree) -> Tree:
     """Returns the policy alone: for evaluation, export, or as another run's start."""
@@ -184,8 +207,10 @@ class Checkpoints:
     """Returns the policy with which a stage started, or the later reference of a step."""
     if not self.has_reference(stage, step):
       there = sorted(path.name for path in self._folders() if path.name.startswith('reference_'))
-      raise MissingCheckpoint(f'{self.directory} holds no {self._reference(stage, step).name}; '
-                              f'there are {", ".join(there) or "none"}')
+      raise MissingCheckpoint(
+        f'{self.directory} holds no {self._reference(stage, step).name}; '
+        f'there are {", ".join(there) or "none"}'
+      )
     return _restore(self._reference(stage, step), {'policy': like})['policy']
 
   # ---------------------------------------------------------------- the folder
@@ -199,8 +224,11 @@ class Checkpoints:
 
   def _outlived(self, stage):
     """Later references of a stage that no continued run can ask for any more."""
-    found = {path: int(match[1]) for path in self._folders() if (match := re.fullmatch(
-        rf'reference_stage_{int(stage)}_step_(\d+)', path.name))}
+    found = {
+      path: int(match[1])
+      for path in self._folders()
+      if (match := re.fullmatch(rf'reference_stage_{int(stage)}_step_(\d+)', path.name))
+    }
     needed = max((step for step in found.values() if step <= self.latest()), default=0)
     return [path for path, step in found.items() if step < needed]
 
@@ -214,7 +242,7 @@ class Checkpoints:
     return sorted(graded, key=lambda step: (-metrics[step], step))
 
   def _kept(self):
-    last, best = self.steps()[-self.config.keep_last:], self._ranked()[:self.config.keep_best]
+    last, best = self.steps()[-self.config.keep_last :], self._ranked()[: self.config.keep_best]
     return set(last) | set(best)
 
   def _write(self, folder, about, trees):
@@ -262,6 +290,7 @@ def _together(what):
   """Waits until all processes of a multi-host run are here."""
   if jax.process_count() > 1:
     from jax.experimental import multihost_utils
+
     multihost_utils.sync_global_devices(f'checkpoint: {what}')
 
 
@@ -278,8 +307,10 @@ def _named(tree):
 def _restore(folder, trees):
   """Returns the trees saved in a folder, after comparing all of them with their targets."""
   with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-    targets = {name: {leaf: _target(value) for leaf, value in _named(tree).items()}
-               for name, tree in trees.items()}
+    targets = {
+      name: {leaf: _target(value) for leaf, value in _named(tree).items()}
+      for name, tree in trees.items()
+    }
     problems = []
     for name, target in targets.items():
       saved = {}
@@ -287,18 +318,28 @@ def _restore(folder, trees):
         saved = checkpointer.metadata(folder / name).item_metadata.tree
       problems += [f'{name}/{problem}' for problem in _differences(saved, target)]
     if problems:
-      raise MismatchedCheckpoint('\n'.join([
-          f'{folder} does not fit this model and optimizer (give the config it was trained with):',
-          *problems]))
+      raise MismatchedCheckpoint(
+        '\n'.join(
+          [
+            f'{folder} does not fit this model and optimizer (give the config it was trained with):',
+            *problems,
+          ]
+        )
+      )
     restored = {}
     for name, tree in trees.items():
       values = {}
       if targets[name]:
-        values = checkpointer.restore(folder / name, args=ocp.args.PyTreeRestore(
+        values = checkpointer.restore(
+          folder / name,
+          args=ocp.args.PyTreeRestore(
             item=targets[name],
-            restore_args=ocp.checkpoint_utils.construct_restore_args(targets[name])))
+            restore_args=ocp.checkpoint_utils.construct_restore_args(targets[name]),
+          ),
+        )
       restored[name] = jax.tree_util.tree_map_with_path(
-          lambda path, _, values=values: values[name_of(path)], tree)
+        lambda path, _, values=values: values[name_of(path)], tree
+      )
   return restored
 
 

@@ -1,4 +1,5 @@
 """episodes/step_000012.parquet: every graded sample of a step, with all it takes to replay it."""
+
 import json
 import pathlib
 import re
@@ -10,7 +11,8 @@ from rft_jax.records import atomic
 from rft_jax.types import Episode
 
 _JSON = ('row', 'components', 'errors')  # columns that hold JSON text
-SCHEMA = pa.schema([
+SCHEMA = pa.schema(
+  [
     ('occurrence', pa.int64()),  # position in the data order; one group
     ('index', pa.int32()),  # sample number within the group
     ('source', pa.string()),  # 'cases.jsonl:12'
@@ -27,7 +29,8 @@ SCHEMA = pa.schema([
     ('stop_reason', pa.string()),
     ('reasoning_tokens', pa.int32()),
     ('policy_step', pa.int64()),
-])
+  ]
+)
 
 
 def path_of(workdir, step: int) -> pathlib.Path:
@@ -52,8 +55,10 @@ def read(workdir, step: int, columns: list[str] | None = None) -> list[dict]:
   """
   path = path_of(workdir, step)
   if not path.is_file():
-    raise FileNotFoundError(f'{path}: no samples of step {step}; there are steps '
-                            f'{", ".join(map(str, steps(workdir))) or "none"}')
+    raise FileNotFoundError(
+      f'{path}: no samples of step {step}; there are steps '
+      f'{", ".join(map(str, steps(workdir))) or "none"}'
+    )
   records = pq.read_table(path, columns=columns).to_pylist()
   for record in records:
     record.update({name: json.loads(record[name]) for name in _JSON if name in record})
@@ -78,20 +83,20 @@ def truncate(workdir, step: int) -> None:
 def _record(episode):
   item, sample, grade = episode.item, episode.sample, episode.grade
   return {
-      'occurrence': episode.occurrence,
-      'index': episode.index,
-      'source': item.source,
-      'row': json.dumps(item.row, ensure_ascii=False),
-      'prompt_ids': episode.prompt_ids,
-      'tokens': sample.tokens,
-      'logprobs': sample.logprobs,
-      'filtered_logprobs': sample.filtered_logprobs,
-      'text': episode.text,
-      'output_text': episode.output_text,
-      'reward': grade.reward,
-      'components': json.dumps(grade.components, ensure_ascii=False),
-      'errors': json.dumps(grade.errors, ensure_ascii=False),
-      'stop_reason': sample.stop_reason,
-      'reasoning_tokens': episode.reasoning_tokens,
-      'policy_step': episode.policy_step,
+    'occurrence': episode.occurrence,
+    'index': episode.index,
+    'source': item.source,
+    'row': json.dumps(item.row, ensure_ascii=False),
+    'prompt_ids': episode.prompt_ids,
+    'tokens': sample.tokens,
+    'logprobs': sample.logprobs,
+    'filtered_logprobs': sample.filtered_logprobs,
+    'text': episode.text,
+    'output_text': episode.output_text,
+    'reward': grade.reward,
+    'components': json.dumps(grade.components, ensure_ascii=False),
+    'errors': json.dumps(grade.errors, ensure_ascii=False),
+    'stop_reason': sample.stop_reason,
+    'reasoning_tokens': episode.reasoning_tokens,
+    'policy_step': episode.policy_step,
   }

@@ -4,6 +4,7 @@ What watched a hosted job reads these: messages of the run's life, and after eac
 event under the hosted names. Values of held-out rows stand in the events of steps that were
 evaluated, and are null in the others.
 """
+
 import hashlib
 import json
 import pathlib
@@ -16,13 +17,20 @@ from rft_jax.records import atomic
 from rft_jax.types import Episode
 
 FILE = 'events.jsonl'
-ERRORS = ('sample_parse_error', 'invalid_variable_error', 'other_error',
-          'python_grader_server_error', 'python_grader_runtime_error', 'model_grader_server_error')
+ERRORS = (
+  'sample_parse_error',
+  'invalid_variable_error',
+  'other_error',
+  'python_grader_server_error',
+  'python_grader_runtime_error',
+  'model_grader_server_error',
+)
 TOKENS = ('prompt_tokens', 'completion_tokens')
 
 
 class Side(NamedTuple):
   """What was sampled and graded in one step, in training or on held-out rows."""
+
   episodes: list[Episode]
   counts: dict[str, dict[str, float]]  # by grader: grading.Desk.counts
 
@@ -46,8 +54,17 @@ class Events:
     """Appends a message of the run's life."""
     self._append('message', level, text, data)
 
-  def metrics(self, step: int, total_steps: int, graders, *, train: Side | None,
-              valid: Side | None, seconds: dict[str, float], loss: float | None = None) -> None:
+  def metrics(
+    self,
+    step: int,
+    total_steps: int,
+    graders,
+    *,
+    train: Side | None,
+    valid: Side | None,
+    seconds: dict[str, float],
+    loss: float | None = None,
+  ) -> None:
     """Appends the metrics event of one step.
 
     Args:
@@ -59,26 +76,38 @@ class Events:
       loss: of a supervised step.
     """
     held_out = _values(valid)
-    data = {'step': step, 'total_steps': total_steps,
-            'full_valid_mean_reward': held_out['reward_mean'],
-            'full_valid_mean_parse_error': held_out['parse_error_mean']}
+    data = {
+      'step': step,
+      'total_steps': total_steps,
+      'full_valid_mean_reward': held_out['reward_mean'],
+      'full_valid_mean_parse_error': held_out['parse_error_mean'],
+    }
     text = f'Step {step}/{total_steps} '
     if train is None:
       data |= {'train_loss': loss}
       text += f', training loss={loss:.2f}' if loss is not None else ''
     else:
       data |= _payload(graders, train, valid, held_out)
-      text += f", train mean reward={_two(data['train_mean_reward'])}"
+      text += f', train mean reward={_two(data["train_mean_reward"])}'
     if valid is not None:
-      text += (f", full validation mean reward={_two(data['full_valid_mean_reward'])}, full "
-               f"validation mean parse error={_two(data['full_valid_mean_parse_error'])}")
+      text += (
+        f', full validation mean reward={_two(data["full_valid_mean_reward"])}, full '
+        f'validation mean parse error={_two(data["full_valid_mean_parse_error"])}'
+      )
     data.setdefault('timing', {})['step'] = seconds
     self._append('metrics', 'info', text, data)
 
   def _append(self, kind, level, text, data):
     self._number += 1
-    made = {'object': 'fine_tuning.job.event', 'id': '', 'created_at': int(self._clock()),
-            'level': level, 'message': text, 'type': kind, 'data': data}
+    made = {
+      'object': 'fine_tuning.job.event',
+      'id': '',
+      'created_at': int(self._clock()),
+      'level': level,
+      'message': text,
+      'type': kind,
+      'data': data,
+    }
     digest = hashlib.sha256(f'{self._number} {json.dumps(made)}'.encode()).hexdigest()
     self._file.write(json.dumps(made | {'id': f'ftevent-{digest[:24]}'}, ensure_ascii=False) + '\n')
 
@@ -105,27 +134,36 @@ def _payload(graders, train: Side, valid: Side | None, held_out) -> dict:
   def listed(keys):
     """One object a grader, with train_KEY and valid_KEY of each key."""
     return [
-        {'name': grader.name, 'type': grader.type,
-         **({'model': grader.model} if grader.model else {}),
-         **{f'{side}_{key}': columns[side][grader.name].get(key) for key in keys for side in sides}}
-        for grader in graders]
+      {
+        'name': grader.name,
+        'type': grader.type,
+        **({'model': grader.model} if grader.model else {}),
+        **{f'{side}_{key}': columns[side][grader.name].get(key) for key in keys for side in sides},
+      }
+      for grader in graders
+    ]
 
-  judges = [one for one in listed([f'{tokens}_{how}' for tokens in TOKENS
-                                   for how in ('mean', 'count')]) if 'model' in one]
+  judges = [
+    one
+    for one in listed([f'{tokens}_{how}' for tokens in TOKENS for how in ('mean', 'count')])
+    if 'model' in one
+  ]
   errors = [f'{error}_{how}' for error in ERRORS for how in ('mean', 'count')]
   both = lambda *names: {f'{side}_{name}': ours[side][name] for name in names for side in sides}
   return {
-      'usage': {'graders': judges,
-                'samples': both('reasoning_tokens_mean', 'reasoning_tokens_count')},
-      'errors': {'graders': listed(errors), **both('policy_fault_count', 'grader_fault_count')},
-      'scores': {'graders': listed(['reward_mean']), **both('reward_mean')},
-      'timing': {'graders': listed(['execution_latency_mean'])},
-      'train_mean_reward': ours['train']['reward_mean'],
-      'reasoning_tokens_mean': ours['train']['reasoning_tokens_mean'],
-      'valid_reasoning_tokens_mean': ours['valid']['reasoning_tokens_mean'],
-      'completion_tokens_mean': ours['train']['completion_tokens_mean'],
-      'mean_unresponsive_rewards': ours['train']['unresponsive_mean'],
-      'model_graders_token_usage': _usage_by_model(graders, sides),
+    'usage': {
+      'graders': judges,
+      'samples': both('reasoning_tokens_mean', 'reasoning_tokens_count'),
+    },
+    'errors': {'graders': listed(errors), **both('policy_fault_count', 'grader_fault_count')},
+    'scores': {'graders': listed(['reward_mean']), **both('reward_mean')},
+    'timing': {'graders': listed(['execution_latency_mean'])},
+    'train_mean_reward': ours['train']['reward_mean'],
+    'reasoning_tokens_mean': ours['train']['reasoning_tokens_mean'],
+    'valid_reasoning_tokens_mean': ours['valid']['reasoning_tokens_mean'],
+    'completion_tokens_mean': ours['train']['completion_tokens_mean'],
+    'mean_unresponsive_rewards': ours['train']['unresponsive_mean'],
+    'model_graders_token_usage': _usage_by_model(graders, sides),
   }
 
 
@@ -137,14 +175,14 @@ def _values(side: Side | None) -> dict[str, float | None]:
   ungraded = [e.grade for e in episodes if e.grade.errors]
   count = lambda some: float(len(some)) if side else None
   return {
-      'reward_mean': _mean([e.grade.reward for e in episodes if e.grade.reward is not None]),
-      'parse_error_mean': share('sample_parse_error'),
-      'unresponsive_mean': share('unresponsive_reward_error'),
-      'reasoning_tokens_mean': _mean(reasoning),
-      'reasoning_tokens_count': float(sum(reasoning)) if side else None,
-      'completion_tokens_mean': _mean([len(e.sample.tokens) for e in episodes]),
-      'policy_fault_count': count([g for g in ungraded if g.reward is not None]),
-      'grader_fault_count': count([g for g in ungraded if g.reward is None]),
+    'reward_mean': _mean([e.grade.reward for e in episodes if e.grade.reward is not None]),
+    'parse_error_mean': share('sample_parse_error'),
+    'unresponsive_mean': share('unresponsive_reward_error'),
+    'reasoning_tokens_mean': _mean(reasoning),
+    'reasoning_tokens_count': float(sum(reasoning)) if side else None,
+    'completion_tokens_mean': _mean([len(e.sample.tokens) for e in episodes]),
+    'policy_fault_count': count([g for g in ungraded if g.reward is not None]),
+    'grader_fault_count': count([g for g in ungraded if g.reward is None]),
   }
 
 
@@ -154,8 +192,9 @@ def _by_grader(graders, side: Side | None) -> dict[str, dict[str, float]]:
     return {grader.name: {} for grader in graders}
   n = max(len(side.episodes), 1)
   # An answer that breaks the response_format reaches no grader, and is a parse error of each.
-  unread = sum('sample_parse_error' in e.grade.errors and not e.grade.components
-               for e in side.episodes)
+  unread = sum(
+    'sample_parse_error' in e.grade.errors and not e.grade.components for e in side.episodes
+  )
   made = {}
   for grader in graders:
     counts = side.counts.get(grader.name, {})

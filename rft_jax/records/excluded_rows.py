@@ -1,4 +1,5 @@
 """robust.jsonl: which rows training leaves out now, since when, and why."""
+
 import json
 import pathlib
 

@@ -4,6 +4,7 @@ Gathered once at the start: the config with its overrides, versions, the git com
 devices, flags, and the sha256 of everything read from outside (data, base weights, tokenizer,
 chat template, grader). A start in a workdir that has one is compared with it field by field.
 """
+
 import datetime
 import hashlib
 import importlib.metadata
@@ -19,14 +20,32 @@ from typing import NamedTuple
 from rft_jax.records import atomic
 
 FILE = 'manifest.json'
-_PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'transformers', 'tokenizers',
-             'numpy', 'datasets', 'safetensors')
-_FLAGS = ('XLA_FLAGS', 'LIBTPU_INIT_ARGS', 'JAX_PLATFORMS', 'JAX_DEFAULT_MATMUL_PRECISION',
-          'JAX_ENABLE_X64', 'JAX_DEFAULT_PRNG_IMPL', 'NVIDIA_TF32_OVERRIDE')
+_PACKAGES = (
+  'jax',
+  'jaxlib',
+  'flax',
+  'optax',
+  'orbax-checkpoint',
+  'transformers',
+  'tokenizers',
+  'numpy',
+  'datasets',
+  'safetensors',
+)
+_FLAGS = (
+  'XLA_FLAGS',
+  'LIBTPU_INIT_ARGS',
+  'JAX_PLATFORMS',
+  'JAX_DEFAULT_MATMUL_PRECISION',
+  'JAX_ENABLE_X64',
+  'JAX_DEFAULT_PRNG_IMPL',
+  'NVIDIA_TF32_OVERRIDE',
+)
 
 
 class Allowed(NamedTuple):
   """A field that may differ between a run and its continuation."""
+
   pattern: str  # of the dotted name, matched in full
   reason: str
   warn: bool  # True: results may change by rounding, or from here on; said at the start
@@ -34,31 +53,57 @@ class Allowed(NamedTuple):
 
 # First match wins. What is not here must be the same for the run to go on.
 MAY_DIFFER = (
-    Allowed(r'(started|command|overrides|host|workdir)\b.*', 'describes the start, not the run',
-            False),
-    Allowed(r'config\.checkpoints\..*', 'saving changes no result', False),
-    Allowed(r'isolation|config\.sandbox\.require', 'how well a grader is shut in changes no grade',
-            False),
-    Allowed(r'config\.(report|trackers|doctor|notes)\b.*', 'reporting changes no result', False),
-    Allowed(r'config\.judge\.(concurrency|retries|timeout_seconds|cache|api_key_env)', 'how a '
-            'judge is reached changes no verdict', False),
-    Allowed(r'config\.judge\.base_url', 'an address is a name; another may hold another judge',
-            True),
-    Allowed(r'config\.evaluate\..*', 'evaluation has its own random keys and changes no training; '
-            'held-out numbers before and after the change are not of the same measurement', True),
-    Allowed(r'sha256\.data\.validation\b.*', 'evaluation changes no training; held-out numbers '
-            'before and after the change are not of the same rows', True),
-    Allowed(r'config\.(data\.(train|validation)|model\.source|distillation\.teacher)\b.*|'
-            r'sha256\..*\.file', 'a path is a name; the content is compared by its sha256', False),
-    Allowed(r'config\.update\.(microbatch_tokens|remat)', 'how a step is cut up changes its '
-            'results only by rounding', True),
-    Allowed(r'config\.mesh\b.*|mesh\b.*|devices\b.*', 'another mesh or device gives the same '
-            'results only up to rounding', True),
-    Allowed(r'(versions|git|flags)\b.*', 'other code, libraries or flags give the same results at '
-            'best up to rounding', True),
+  Allowed(
+    r'(started|command|overrides|host|workdir)\b.*', 'describes the start, not the run', False
+  ),
+  Allowed(r'config\.checkpoints\..*', 'saving changes no result', False),
+  Allowed(
+    r'isolation|config\.sandbox\.require', 'how well a grader is shut in changes no grade', False
+  ),
+  Allowed(r'config\.(report|trackers|doctor|notes)\b.*', 'reporting changes no result', False),
+  Allowed(
+    r'config\.judge\.(concurrency|retries|timeout_seconds|cache|api_key_env)',
+    'how a judge is reached changes no verdict',
+    False,
+  ),
+  Allowed(r'config\.judge\.base_url', 'an address is a name; another may hold another judge', True),
+  Allowed(
+    r'config\.evaluate\..*',
+    'evaluation has its own random keys and changes no training; '
+    'held-out numbers before and after the change are not of the same measurement',
+    True,
+  ),
+  Allowed(
+    r'sha256\.data\.validation\b.*',
+    'evaluation changes no training; held-out numbers '
+    'before and after the change are not of the same rows',
+    True,
+  ),
+  Allowed(
+    r'config\.(data\.(train|validation)|model\.source|distillation\.teacher)\b.*|'
+    r'sha256\..*\.file',
+    'a path is a name; the content is compared by its sha256',
+    False,
+  ),
+  Allowed(
+    r'config\.update\.(microbatch_tokens|remat)',
+    'how a step is cut up changes its results only by rounding',
+    True,
+  ),
+  Allowed(
+    r'config\.mesh\b.*|mesh\b.*|devices\b.*',
+    'another mesh or device gives the same results only up to rounding',
+    True,
+  ),
+  Allowed(
+    r'(versions|git|flags)\b.*',
+    'other code, libraries or flags give the same results at best up to rounding',
+    True,
+  ),
 )
-_LAST_STAGE = Allowed('', 'the last stage may be extended; a schedule that spans the stage is '
-                      'stretched with it', True)
+_LAST_STAGE = Allowed(
+  '', 'the last stage may be extended; a schedule that spans the stage is stretched with it', True
+)
 _ABSENT = '(absent)'
 
 
@@ -87,9 +132,20 @@ def read(workdir) -> dict | None:
 # ------------------------------------------------------------------ gathering
 
 
-def gather(config: dict, *, seed: int, overrides=(), mesh=None, data=None, base=None,
-           tokenizer=None, template: str | None = None, grader=None, teacher=None,
-           extra=None) -> dict:
+def gather(
+  config: dict,
+  *,
+  seed: int,
+  overrides=(),
+  mesh=None,
+  data=None,
+  base=None,
+  tokenizer=None,
+  template: str | None = None,
+  grader=None,
+  teacher=None,
+  extra=None,
+) -> dict:
   """Returns the manifest of a run that is about to start.
 
   Args:
@@ -108,20 +164,35 @@ def gather(config: dict, *, seed: int, overrides=(), mesh=None, data=None, base=
     extra: further sha256 entries, {name: digest or nested dict}.
   """
   import jax
+
   digests = {
-      'data': {name: _digests(_listed(paths)) for name, paths in (data or {}).items()},
-      'base': _digests(_matching(base, ('*.safetensors', 'config.json'))),
-      'tokenizer': _digests(_matching(tokenizer, (
-          'tokenizer*.json', 'tokenizer.model', 'vocab.*', 'merges.txt', 'special_tokens_map.json',
-          'added_tokens.json'))),
-      'template': None if template is None else sha256_text(template),
-      'grader': None if grader is None else sha256_json(grader),
-      **({} if teacher is None else {
-          'teacher': _digests(_matching(teacher, ('*.safetensors', 'config.json')))}),
-      **(extra or {}),
+    'data': {name: _digests(_listed(paths)) for name, paths in (data or {}).items()},
+    'base': _digests(_matching(base, ('*.safetensors', 'config.json'))),
+    'tokenizer': _digests(
+      _matching(
+        tokenizer,
+        (
+          'tokenizer*.json',
+          'tokenizer.model',
+          'vocab.*',
+          'merges.txt',
+          'special_tokens_map.json',
+          'added_tokens.json',
+        ),
+      )
+    ),
+    'template': None if template is None else sha256_text(template),
+    'grader': None if grader is None else sha256_json(grader),
+    **(
+      {}
+      if teacher is None
+      else {'teacher': _digests(_matching(teacher, ('*.safetensors', 'config.json')))}
+    ),
+    **(extra or {}),
   }
-  return _as_json({
-      'started': datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds'),
+  return _as_json(
+    {
+      'started': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
       'command': sys.argv,
       'overrides': list(overrides),
       'config': config,
@@ -129,21 +200,31 @@ def gather(config: dict, *, seed: int, overrides=(), mesh=None, data=None, base=
       'versions': versions(),
       'git': git_state(),
       'host': {'name': platform.node(), 'system': platform.platform(), 'cpus': os.cpu_count()},
-      'devices': {'kind': jax.devices()[0].device_kind, 'platform': jax.default_backend(),
-                  'count': jax.device_count(), 'processes': jax.process_count()},
+      'devices': {
+        'kind': jax.devices()[0].device_kind,
+        'platform': jax.default_backend(),
+        'count': jax.device_count(),
+        'processes': jax.process_count(),
+      },
       'mesh': None if mesh is None else dict(mesh.shape),
       'flags': {name: os.environ[name] for name in _FLAGS if name in os.environ},
-      'prng': {'implementation': jax.config.jax_default_prng_impl,
-               'partitionable': bool(jax.config.jax_threefry_partitionable)},
-      'precision': {'x64': bool(jax.config.jax_enable_x64),
-                    'matmul': jax.config.jax_default_matmul_precision},
+      'prng': {
+        'implementation': jax.config.jax_default_prng_impl,
+        'partitionable': bool(jax.config.jax_threefry_partitionable),
+      },
+      'precision': {
+        'x64': bool(jax.config.jax_enable_x64),
+        'matmul': jax.config.jax_default_matmul_precision,
+      },
       'sha256': digests,
-  })
+    }
+  )
 
 
 def versions() -> dict[str, str]:
   """Returns the versions of python, this package, and the libraries that compute the results."""
   import rft_jax
+
   found = {'python': platform.python_version(), 'rft_jax': rft_jax.__version__}
   for package in _PACKAGES:
     try:
@@ -161,8 +242,10 @@ def git_state(folder=None) -> dict:
   folder = pathlib.Path(__file__).resolve().parent if folder is None else pathlib.Path(folder)
 
   def git(*arguments):
-    return subprocess.run(['git', '-C', str(folder), *arguments], capture_output=True, text=True,
-                          check=True, timeout=30).stdout.strip()
+    return subprocess.run(
+      ['git', '-C', str(folder), *arguments], capture_output=True, text=True, check=True, timeout=30
+    ).stdout.strip()
+
   try:
     if not git('ls-files', '.'):
       return {}
@@ -203,14 +286,18 @@ def _matching(folder, patterns):
 def _digests(paths):
   """Returns [{file, sha256}] with base names, as a moved file is the same; no file: {name}."""
   paths = [pathlib.Path(path) for path in paths]
-  return [{'file': path.name, 'sha256': sha256_file(path)} if path.is_file() else
-          {'name': str(path)} for path in paths]
+  return [
+    {'file': path.name, 'sha256': sha256_file(path)} if path.is_file() else {'name': str(path)}
+    for path in paths
+  ]
 
 
 def _as_json(value):
   """Returns value as it will be read back: tuples become lists, paths and numpy numbers plain."""
+
   def plain(other):
     return other.item() if hasattr(other, 'item') else str(other)
+
   return json.loads(json.dumps(value, default=plain, allow_nan=False))
 
 
@@ -242,18 +329,25 @@ def check_continue(workdir, new: dict) -> list[str]:
     elif allowed.warn:
       warnings.append(f'{_shown(*difference)} ({allowed.reason})')
   if refused:
-    raise ValueError('\n'.join([
-        f'{workdir} holds a run that differs from this one; its results would be of neither:',
-        *[f'  {line}' for line in refused],
-        'give another --workdir, or set these fields back to their old values to continue']))
+    raise ValueError(
+      '\n'.join(
+        [
+          f'{workdir} holds a run that differs from this one; its results would be of neither:',
+          *[f'  {line}' for line in refused],
+          'give another --workdir, or set these fields back to their old values to continue',
+        ]
+      )
+    )
   return warnings
 
 
 def _differing(old, new):
   old, new = dict(_leaves(_as_json(old))), dict(_leaves(_as_json(new)))
-  return [(name, old.get(name, _ABSENT), new.get(name, _ABSENT))
-          for name in [*old, *(name for name in new if name not in old)]
-          if old.get(name, _ABSENT) != new.get(name, _ABSENT)]
+  return [
+    (name, old.get(name, _ABSENT), new.get(name, _ABSENT))
+    for name in [*old, *(name for name in new if name not in old)]
+    if old.get(name, _ABSENT) != new.get(name, _ABSENT)
+  ]
 
 
 def _leaves(value, name=''):
@@ -279,4 +373,5 @@ def _shown(name, before, after):
   def short(value):
     text = value if value == _ABSENT else json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 80 else f'{text[:60]}... ({len(text)} characters)'
+
   return f'{name}: was {short(before)}, now {short(after)}'

@@ -3,6 +3,7 @@
 Names are TRL's where TRL has one. A number that is not finite is written as null, so that every
 line is JSON that every reader accepts.
 """
+
 import json
 import math
 import pathlib
@@ -19,8 +20,9 @@ class Metrics:
   again, so that its files equal those of a run that was never stopped.
   """
 
-  def __init__(self, workdir, *, resume_step: int | None = None,
-               resume_evaluation: int | None = None):
+  def __init__(
+    self, workdir, *, resume_step: int | None = None, resume_evaluation: int | None = None
+  ):
     """Opens the files, dropping the rows whose step is >= resume_step.
 
     Args:
@@ -34,8 +36,9 @@ class Metrics:
     first = resume_step if resume_evaluation is None else resume_evaluation
     _truncate(self._paths[TRAINING], resume_step)
     _truncate(self._paths[EVALUATION], first)
-    self._files = {name: open(path, 'a', encoding='utf-8', buffering=1)
-                   for name, path in self._paths.items()}
+    self._files = {
+      name: open(path, 'a', encoding='utf-8', buffering=1) for name, path in self._paths.items()
+    }
 
   def write(self, step: int, values: dict) -> None:
     """Appends one training step: {'step': step, **values}.

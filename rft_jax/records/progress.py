@@ -1,4 +1,5 @@
 """How far a run is: one live line on a terminal, plain log lines elsewhere."""
+
 import collections
 import statistics
 import sys
@@ -18,8 +19,15 @@ class Progress:
         progress.update(step, stage='grpo', values=metrics)
   """
 
-  def __init__(self, total_steps: int, quiet: bool = False, *, began: float | None = None,
-               stream=None, clock=time.monotonic):
+  def __init__(
+    self,
+    total_steps: int,
+    quiet: bool = False,
+    *,
+    began: float | None = None,
+    stream=None,
+    clock=time.monotonic,
+  ):
     """Starts the clock.
 
     Args:
@@ -42,10 +50,14 @@ class Progress:
   def __enter__(self):
     if not self.quiet and self._stream.isatty():
       from rich import console, progress
+
       self._live = progress.Progress(
-          progress.SpinnerColumn(), progress.BarColumn(bar_width=24),
-          progress.TextColumn('{task.description}'),
-          console=console.Console(file=self._stream), transient=False)
+        progress.SpinnerColumn(),
+        progress.BarColumn(bar_width=24),
+        progress.TextColumn('{task.description}'),
+        console=console.Console(file=self._stream),
+        transient=False,
+      )
       self._live.start()
       self._task = self._live.add_task('starting', total=self.total_steps)
     return self

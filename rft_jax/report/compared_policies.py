@@ -1,4 +1,5 @@
 """The arms of the report: the base, the policy after each stage, other runs, reference levels."""
+
 import json
 import pathlib
 from typing import NamedTuple
@@ -10,6 +11,7 @@ from rft_jax.report import workdir as runs
 
 class Arm(NamedTuple):
   """A policy whose held-out evaluation is on record."""
+
   kind: str  # 'before', 'after' (the newest policy of the run), 'other' (of another run)
   label: str
   row: dict  # of evaluation.jsonl
@@ -31,10 +33,19 @@ def of_run(run: runs.Run, left_out: list[str]) -> list[Arm]:
     if rows and rows[0]['step'] < stage.end < rows[-1]['step'] and stage.end not in steps:
       left_out.append(f'The policy after {stage.word}: no evaluation at step {stage.end:,}.')
   ends = {stage.end for stage in run.stages}
-  shown = [row for number, row in enumerate(rows)
-           if number in (0, len(rows) - 1) or row['step'] in ends]
-  return [Arm('after' if row is rows[-1] and row is not rows[0] else 'before', label(run, row),
-              row, run.tokens(row['step']), held_out.read(run.workdir, row)) for row in shown]
+  shown = [
+    row for number, row in enumerate(rows) if number in (0, len(rows) - 1) or row['step'] in ends
+  ]
+  return [
+    Arm(
+      'after' if row is rows[-1] and row is not rows[0] else 'before',
+      label(run, row),
+      row,
+      run.tokens(row['step']),
+      held_out.read(run.workdir, row),
+    )
+    for row in shown
+  ]
 
 
 def label(run: runs.Run, row: dict) -> str:
@@ -115,10 +126,11 @@ def reference_levels(reference: str, left_out: list[str]) -> dict[str, dict]:
   for name in wanted:
     if name not in levels:
       raise ValueError(f'{path}: no reference {name!r}, need one of {", ".join(levels)}')
-    if not isinstance(levels[name], dict) or not isinstance(levels[name].get('mean'),
-                                                            (int, float)):
-      raise ValueError(f'{path}: {name!r} is {levels[name]!r}, need an object with a number '
-                       '"mean", and "low" and "high" if there is an interval')
+    if not isinstance(levels[name], dict) or not isinstance(levels[name].get('mean'), (int, float)):
+      raise ValueError(
+        f'{path}: {name!r} is {levels[name]!r}, need an object with a number '
+        '"mean", and "low" and "high" if there is an interval'
+      )
   return {_shown(name): levels[name] for name in wanted}
 
 

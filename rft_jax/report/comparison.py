@@ -1,18 +1,19 @@
 """The tables of the report: every arm with both its grades, and every measure of the run."""
+
 from rft_jax.report import figures, verdict
 from rft_jax.report.compared_policies import Arm
 
 # Evaluation metrics by name: what it means, and whether more is better (None: neither).
 _MEASURES = {
-    'grade': ('mean grade of the sampled answers', True),
-    'greedy/grade': ('mean grade of the answers at temperature 0', True),
-    'greedy/pass': ('share of answers at temperature 0 that pass', True),
-    'truncated': ('share of answers cut off at the length limit', False),
-    'unparsable': ('share of answers that could not be read', False),
-    'mean_tokens': ('tokens of a completion, reasoning included', None),
-    'reasoning_tokens': ('tokens of its reasoning', None),
-    'preference/accuracy': ('share of held-out pairs that it ranks rightly', True),
-    'preference/margin': ('mean difference of the implicit rewards of a pair', True),
+  'grade': ('mean grade of the sampled answers', True),
+  'greedy/grade': ('mean grade of the answers at temperature 0', True),
+  'greedy/pass': ('share of answers at temperature 0 that pass', True),
+  'truncated': ('share of answers cut off at the length limit', False),
+  'unparsable': ('share of answers that could not be read', False),
+  'mean_tokens': ('tokens of a completion, reasoning included', None),
+  'reasoning_tokens': ('tokens of its reasoning', None),
+  'preference/accuracy': ('share of held-out pairs that it ranks rightly', True),
+  'preference/margin': ('mean difference of the implicit rewards of a pair', True),
 }
 _LANES = (('sampled', 'grade'), ('greedy', 'greedy/grade'))
 
@@ -22,14 +23,31 @@ def forest(arms: list[Arm], levels: dict[str, dict]) -> dict | None:
 
   A row has the two grades of an arm ('lanes'), or the one value of a level.
   """
-  rows = [{'kind': arm.kind, 'label': arm.label, 'about': _about(arm), 'tokens': arm.tokens,
-           'lanes': [dict(arm.measure(metric), name=name) for name, metric in _LANES]}
-          for arm in arms if arm.measure('grade') or arm.measure('greedy/grade')]
-  rows += [{'kind': 'reference', 'label': label, 'about': '', 'tokens': None,
-            'lanes': [dict(level, name='level')]} for label, level in levels.items()]
+  rows = [
+    {
+      'kind': arm.kind,
+      'label': arm.label,
+      'about': _about(arm),
+      'tokens': arm.tokens,
+      'lanes': [dict(arm.measure(metric), name=name) for name, metric in _LANES],
+    }
+    for arm in arms
+    if arm.measure('grade') or arm.measure('greedy/grade')
+  ]
+  rows += [
+    {
+      'kind': 'reference',
+      'label': label,
+      'about': '',
+      'tokens': None,
+      'lanes': [dict(level, name='level')],
+    }
+    for label, level in levels.items()
+  ]
   lanes = [lane for row in rows for lane in row['lanes']]
-  ends = [lane[end] for lane in lanes for end in ('mean', 'low', 'high')
-          if lane.get(end) is not None]
+  ends = [
+    lane[end] for lane in lanes for end in ('mean', 'low', 'high') if lane.get(end) is not None
+  ]
   if not ends:
     return None
   ticks = figures.ticks(min(ends), max(ends))
@@ -37,12 +55,19 @@ def forest(arms: list[Arm], levels: dict[str, dict]) -> dict | None:
 
   def place(value):
     return None if value is None else round(100 * (value - low) / (high - low), 3)
+
   for lane in lanes:
-    lane |= {'at': place(lane.get('mean')), 'from': place(lane.get('low')),
-             'to': place(lane.get('high'))}
-  return {'rows': rows, 'ticks': [(f'{tick:g}', place(tick)) for tick in ticks],
-          'levels': [place(level['mean']) for level in levels.values()],
-          'counted': any(row['tokens'] is not None for row in rows)}
+    lane |= {
+      'at': place(lane.get('mean')),
+      'from': place(lane.get('low')),
+      'to': place(lane.get('high')),
+    }
+  return {
+    'rows': rows,
+    'ticks': [(f'{tick:g}', place(tick)) for tick in ticks],
+    'levels': [place(level['mean']) for level in levels.values()],
+    'counted': any(row['tokens'] is not None for row in rows),
+  }
 
 
 def _about(arm):
@@ -64,8 +89,15 @@ def measures(own: list[Arm]) -> dict | None:
     about, more_is_better = _MEASURES.get(name) or _passing(name)
     change = verdict.change(before, last, name) if before is not last else {}
     word = verdict.judged(change, more_is_better)
-    rows.append({'name': name, 'about': about, 'values': [arm.measure(name) for arm in columns],
-                 'change': change.get('mean'), 'word': 'unclear' if word == 'same' else word})
+    rows.append(
+      {
+        'name': name,
+        'about': about,
+        'values': [arm.measure(name) for arm in columns],
+        'change': change.get('mean'),
+        'word': 'unclear' if word == 'same' else word,
+      }
+    )
   return {'columns': [arm.label for arm in columns], 'rows': rows, 'compared': before is not last}
 
 

@@ -3,6 +3,7 @@
 Every colour is written as a placeholder and replaced by a CSS variable, so that one SVG reads
 well on a light and on a dark page. Text stays text: it takes the page's font.
 """
+
 import hashlib
 import io
 import math
@@ -16,25 +17,48 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 # Role -> the placeholder matplotlib draws with. The page defines --role.
-_ROLES = {'ink': '#010101', 'muted': '#020202', 'grid': '#030303', 'before': '#040404',
-          'after': '#050505', 'other': '#060606', 'reference': '#070707'}
+_ROLES = {
+  'ink': '#010101',
+  'muted': '#020202',
+  'grid': '#030303',
+  'before': '#040404',
+  'after': '#050505',
+  'other': '#060606',
+  'reference': '#070707',
+}
 _INCHES, _POINTS = (4.7, 2.35), 8.5  # small, as the page enlarges it: text must stay readable
 _STYLE = {
-    'svg.fonttype': 'none', 'svg.hashsalt': 'rft_jax', 'font.size': _POINTS,
-    'axes.edgecolor': _ROLES['grid'], 'axes.labelcolor': _ROLES['muted'],
-    'xtick.color': _ROLES['grid'], 'ytick.color': _ROLES['grid'],
-    'xtick.labelcolor': _ROLES['muted'], 'ytick.labelcolor': _ROLES['muted'],
-    'figure.facecolor': 'none', 'axes.facecolor': 'none',
-    'text.color': _ROLES['muted'], 'axes.spines.top': False, 'axes.spines.right': False,
-    'axes.spines.left': False, 'axes.grid': True, 'axes.grid.axis': 'y',
-    'grid.color': _ROLES['grid'], 'grid.linewidth': 0.6, 'axes.axisbelow': True,
-    'ytick.major.size': 0, 'xtick.major.size': 3, 'axes.formatter.useoffset': False,
-    'axes.formatter.limits': (-3, 5), 'axes.formatter.use_mathtext': False,
+  'svg.fonttype': 'none',
+  'svg.hashsalt': 'rft_jax',
+  'font.size': _POINTS,
+  'axes.edgecolor': _ROLES['grid'],
+  'axes.labelcolor': _ROLES['muted'],
+  'xtick.color': _ROLES['grid'],
+  'ytick.color': _ROLES['grid'],
+  'xtick.labelcolor': _ROLES['muted'],
+  'ytick.labelcolor': _ROLES['muted'],
+  'figure.facecolor': 'none',
+  'axes.facecolor': 'none',
+  'text.color': _ROLES['muted'],
+  'axes.spines.top': False,
+  'axes.spines.right': False,
+  'axes.spines.left': False,
+  'axes.grid': True,
+  'axes.grid.axis': 'y',
+  'grid.color': _ROLES['grid'],
+  'grid.linewidth': 0.6,
+  'axes.axisbelow': True,
+  'ytick.major.size': 0,
+  'xtick.major.size': 3,
+  'axes.formatter.useoffset': False,
+  'axes.formatter.limits': (-3, 5),
+  'axes.formatter.use_mathtext': False,
 }
 
 
 class Line(NamedTuple):
   """One curve."""
+
   label: str
   role: str  # a colour: 'before', 'after', 'other', 'reference'
   steps: list
@@ -44,8 +68,9 @@ class Line(NamedTuple):
 
 
 @matplotlib.rc_context(_STYLE)
-def curves(lines: list[Line], *, last: int, stages=(), levels=(),
-           unit_interval: bool = False) -> str:
+def curves(
+  lines: list[Line], *, last: int, stages=(), levels=(), unit_interval: bool = False
+) -> str:
   """Returns an SVG of curves over training steps.
 
   Args:
@@ -62,8 +87,9 @@ def curves(lines: list[Line], *, last: int, stages=(), levels=(),
     steps, values = np.asarray(line.steps, float), _numbers(line.values)
     colour = _ROLES[line.role]
     if line.low is not None:
-      axes.fill_between(steps, _numbers(line.low), _numbers(line.high), color=colour, alpha=0.18,
-                        linewidth=0)
+      axes.fill_between(
+        steps, _numbers(line.low), _numbers(line.high), color=colour, alpha=0.18, linewidth=0
+      )
       axes.plot(steps, values, color=colour, linewidth=1.6, marker='o', markersize=3.4)
     elif len(values) > 40:
       axes.plot(steps, values, color=colour, linewidth=0.7, alpha=0.35)
@@ -92,8 +118,9 @@ def histogram(before: list, after: list, *, label: str, bins: int = 20) -> str:
   for values, role, filled in ((before, 'before', True), (after, 'after', False)):
     share, _ = np.histogram(values, bins=edges)
     share = 100 * share / max(len(values), 1)
-    axes.stairs(share, edges, color=_ROLES[role], fill=True, alpha=0.30 if filled else 0.22,
-                linewidth=0)
+    axes.stairs(
+      share, edges, color=_ROLES[role], fill=True, alpha=0.30 if filled else 0.22, linewidth=0
+    )
     axes.stairs(share, edges, color=_ROLES[role], linewidth=1.4)
   axes.set_xlabel(label)
   axes.yaxis.set_major_formatter(lambda value, _: f'{value:g} %')
@@ -106,7 +133,7 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
   if high <= low:
     low, high = (0.0, 1.0) if 0 <= low <= 1 else (low - 0.5, low + 0.5)
   values = MaxNLocator(count, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
-  if 0 <= low and high <= 1:
+  if low >= 0 and high <= 1:
     values = [value for value in values if -1e-9 <= value <= 1 + 1e-9]
   return [float(f'{value:.6g}') + 0.0 for value in values]
 
@@ -134,9 +161,17 @@ def _mark_levels(axes, levels):
     above = next((other for other in values if other > value), math.inf)
     below = above - value < 0.12 * (high - low)
     axes.axhline(value, color=_ROLES['reference'], linewidth=0.9, linestyle=(0, (4, 3)))
-    axes.annotate(label, (1, value), xycoords=('axes fraction', 'data'), ha='right',
-                  xytext=(-2, -2.5 if below else 2.5), textcoords='offset points',
-                  va='top' if below else 'bottom', color=_ROLES['reference'], parse_math=False)
+    axes.annotate(
+      label,
+      (1, value),
+      xycoords=('axes fraction', 'data'),
+      ha='right',
+      xytext=(-2, -2.5 if below else 2.5),
+      textcoords='offset points',
+      va='top' if below else 'bottom',
+      color=_ROLES['reference'],
+      parse_math=False,
+    )
 
 
 def _mark_stages(axes, stages, last):
@@ -146,15 +181,23 @@ def _mark_stages(axes, stages, last):
       continue
     if number:
       axes.axvline(first, color=_ROLES['muted'], linewidth=0.8, linestyle=(0, (1, 2)))
-    axes.annotate(name, (first, 1), xycoords=('data', 'axes fraction'), xytext=(2, 1.5),
-                  textcoords='offset points', ha='left', va='bottom', color=_ROLES['muted'],
-                  parse_math=False)
+    axes.annotate(
+      name,
+      (first, 1),
+      xycoords=('data', 'axes fraction'),
+      xytext=(2, 1.5),
+      textcoords='offset points',
+      ha='left',
+      va='bottom',
+      color=_ROLES['muted'],
+      parse_math=False,
+    )
 
 
 def _span(values):
   """Range of a histogram: [0, 1] for grades within it, from 0 for lengths."""
   low, high = float(values.min()), float(values.max())
-  if 0 <= low and high <= 1:
+  if low >= 0 and high <= 1:
     return 0.0, 1.0
   return (min(low, 0.0), high) if high > low else (low - 0.5, low + 0.5)
 
@@ -167,13 +210,15 @@ def _svg(figure):
   """Returns the figure as an <svg> element that scales with its column."""
   buffer = io.StringIO()
   FigureCanvasSVG(figure).print_svg(
-      buffer, metadata={key: None for key in ('Date', 'Creator', 'Format', 'Type')})
+    buffer, metadata=dict.fromkeys(('Date', 'Creator', 'Format', 'Type'))
+  )
   text = buffer.getvalue()
-  text = text[text.index('<svg'):]
-  text = re.sub(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1" aria-hidden="true">',
-                text, count=1)
+  text = text[text.index('<svg') :]
+  text = re.sub(
+    r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1" aria-hidden="true">', text, count=1
+  )
   text = re.sub(r'<style type="text/css">.*?</style>', '', text, flags=re.S)  # the whole page's
-  text = re.sub(r" font-family: [^;\"]*;| transform=\"rotate\(-0 [^\"]*\"", '', text)
+  text = re.sub(r' font-family: [^;\"]*;| transform=\"rotate\(-0 [^\"]*\"', '', text)
   # One page holds many figures: group ids go, the ids referred to become this figure's own.
   text = re.sub(r'<g id="[^"]*"', '<g', text)
   own = hashlib.sha256(text.encode()).hexdigest()[:8]

@@ -1,4 +1,5 @@
 """The samples of the held-out evaluations of a run, row by row: evaluations/episodes/."""
+
 import json
 import math
 import pathlib
@@ -14,6 +15,7 @@ _NOT_REFERENCE = ('messages', 'tools', 'solution')  # the other fields of a row:
 
 class Answers(NamedTuple):
   """What a policy gave for one held-out row; records as ledger.read returns them."""
+
   greedy: dict  # the first that was recorded for the row
   sampled: list[dict]  # the others; those that the mean grade is of
 
@@ -32,7 +34,8 @@ def read(workdir, row: dict | None) -> dict[int, Answers]:
 def same_rows(one: dict[int, Answers], other: dict[int, Answers]) -> bool:
   """Returns whether two evaluations asked the same of the same rows, and graded by the same."""
   return one.keys() == other.keys() and all(
-      _asked(one[key].greedy) == _asked(other[key].greedy) for key in one)
+    _asked(one[key].greedy) == _asked(other[key].greedy) for key in one
+  )
 
 
 def sampled_grade(answers: Answers) -> float | None:
@@ -46,8 +49,9 @@ def greedy_grade(answers: Answers) -> float | None:
   return answers.greedy['reward']
 
 
-def paired_change(before: dict[int, Answers], after: dict[int, Answers],
-                  grade=sampled_grade) -> dict | None:
+def paired_change(
+  before: dict[int, Answers], after: dict[int, Answers], grade=sampled_grade
+) -> dict | None:
   """Returns the mean change of a row's grade, with its 95 % interval and the count of rows.
 
       mean(d) +- 1.96 * stdev(d) / sqrt(n),   d = grade after - grade before, over n rows
@@ -57,8 +61,9 @@ def paired_change(before: dict[int, Answers], after: dict[int, Answers],
   fewer than two rows.
   """
   old, new = ({key: grade(answers) for key, answers in side.items()} for side in (before, after))
-  changes = [new[key] - old[key] for key in old.keys() & new.keys()
-             if None not in (old[key], new[key])]
+  changes = [
+    new[key] - old[key] for key in old.keys() & new.keys() if None not in (old[key], new[key])
+  ]
   if len(changes) < 2:
     return None
   mean, half = statistics.fmean(changes), 1.96 * statistics.stdev(changes) / math.sqrt(len(changes))
@@ -77,11 +82,16 @@ def transcripts(sides: list[tuple[str, str, dict[int, Answers]]], at_most: int) 
   for key in sorted(sides[-1][2])[:at_most] if sides else ():
     arms = [(kind, label, answers[key].greedy) for kind, label, answers in sides if key in answers]
     row = arms[0][2]['row']
-    rows.append({
+    rows.append(
+      {
         'prompt': row.get('messages', ''),
         'references': [f'{name}: {_text(value)}' for name, value in _references(row).items()],
-        'arms': [{'kind': kind, 'label': label, 'text': record['text'], 'reward': record['reward']}
-                 for kind, label, record in arms]})
+        'arms': [
+          {'kind': kind, 'label': label, 'text': record['text'], 'reward': record['reward']}
+          for kind, label, record in arms
+        ],
+      }
+    )
   return rows
 
 

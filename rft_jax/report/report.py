@@ -4,6 +4,7 @@ It is made from the workdir's files alone, so that it can be written at any time
 that was interrupted. A section whose files are missing is left out, and the page says so. The
 page needs no network and no script; it can be mailed.
 """
+
 import dataclasses
 import json
 import pathlib
@@ -22,6 +23,7 @@ _TEMPLATE = pathlib.Path(__file__).with_name('report_template.html.jinja')
 @dataclasses.dataclass(slots=True, kw_only=True)
 class ReportConfig:
   """What the report shows besides the run itself."""
+
   compare: tuple[str, ...] = ()  # 'label=path/to/other/workdir': its last evaluation
   # JSON file {name: {mean, low, high}}, such as the best possible score, or a task's task.json;
   # 'path:name,name' chooses among its entries.
@@ -30,8 +32,11 @@ class ReportConfig:
 
   def validate(self) -> list[str]:
     """Returns every problem as 'field=value, need form'; [] if there is none."""
-    problems = [f'compare={arm!r}, need label=path/to/other/workdir' for arm in self.compare
-                if not all(part.strip() for part in arm.partition('=')[::2])]
+    problems = [
+      f'compare={arm!r}, need label=path/to/other/workdir'
+      for arm in self.compare
+      if not all(part.strip() for part in arm.partition('=')[::2])
+    ]
     if self.transcripts < 0:
       problems.append(f'transcripts={self.transcripts}, need >= 0')
     return problems
@@ -52,24 +57,26 @@ def write(workdir, *, title: str, config: ReportConfig | None = None) -> pathlib
   before, after = (own[-2], own[-1]) if len(own) > 1 else (None, None)
   shown = charts.main(run, levels)
   page = {
-      'title': title,
-      'subtitle': _subtitle(run),
-      'verdict': verdict.give(own, others, run.stage_of(own[-1].row['step']) if own else None),
-      'facts': _facts(run),
-      'split': run.split,
-      'forest': comparison.forest([*own, *others], levels),
-      'measures': comparison.measures(own),
-      'figures': shown,
-      'more_figures': charts.others(run, shown),
-      'histograms': charts.histograms(run, before, after, left_out),
-      'transcripts': transcripts.read(run, _answers(own, others, config.transcripts),
-                                      config.transcripts, left_out),
-      'provenance': _provenance(run.manifest),
-      'config': json.dumps(run.config, indent=2, ensure_ascii=False) if run.config else None,
-      'left_out': [*_missing(run), *left_out],
+    'title': title,
+    'subtitle': _subtitle(run),
+    'verdict': verdict.give(own, others, run.stage_of(own[-1].row['step']) if own else None),
+    'facts': _facts(run),
+    'split': run.split,
+    'forest': comparison.forest([*own, *others], levels),
+    'measures': comparison.measures(own),
+    'figures': shown,
+    'more_figures': charts.others(run, shown),
+    'histograms': charts.histograms(run, before, after, left_out),
+    'transcripts': transcripts.read(
+      run, _answers(own, others, config.transcripts), config.transcripts, left_out
+    ),
+    'provenance': _provenance(run.manifest),
+    'config': json.dumps(run.config, indent=2, ensure_ascii=False) if run.config else None,
+    'left_out': [*_missing(run), *left_out],
   }
-  environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined,
-                                   trim_blocks=True, lstrip_blocks=True)
+  environment = jinja2.Environment(
+    autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+  )
   environment.filters['number'] = comparison.number
   template = environment.from_string(_TEMPLATE.read_text(encoding='utf-8'))
   path = run.workdir / FILE
@@ -88,11 +95,10 @@ def _missing(run):
   """Returns what the page cannot show yet, and why."""
   evaluations = len(run.held_out)
   reasons = (
-      (evaluations == 0, 'The comparison before and after: no held-out evaluation is recorded.'),
-      (evaluations == 1,
-       'The comparison before and after: there is one held-out evaluation so far.'),
-      (len(run.training) < 2, f'Learning curves: {metrics.TRAINING} has fewer than two steps.'),
-      (not run.manifest, f'Provenance and config: the workdir has no {manifest.FILE}.'),
+    (evaluations == 0, 'The comparison before and after: no held-out evaluation is recorded.'),
+    (evaluations == 1, 'The comparison before and after: there is one held-out evaluation so far.'),
+    (len(run.training) < 2, f'Learning curves: {metrics.TRAINING} has fewer than two steps.'),
+    (not run.manifest, f'Provenance and config: the workdir has no {manifest.FILE}.'),
   )
   return [reason for missing, reason in reasons if missing]
 
@@ -117,8 +123,12 @@ def _facts(run):
     facts.append(('Steps', f'{done:,}' if done >= planned else f'{done:,} of {planned:,}'))
   if rows and rows[-1].get('num_tokens') is not None:
     facts.append(('Tokens trained on', f'{rows[-1]["num_tokens"]:,.0f}'))
-  seconds = sum(value for row in rows for name, value in row.items()
-                if name.startswith('seconds/') and value is not None)
+  seconds = sum(
+    value
+    for row in rows
+    for name, value in row.items()
+    if name.startswith('seconds/') and value is not None
+  )
   if seconds:
     facts.append(('Time in steps', duration(seconds)))
   for split, evaluations in run.evaluations.items():

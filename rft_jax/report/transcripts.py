@@ -1,4 +1,5 @@
 """Held-out rows in full: the prompt, and the answer of each arm beside the others."""
+
 import json
 
 FILE = 'transcripts.json'
@@ -18,11 +19,14 @@ def read(run, rows, at_most, left_out):
   if not rows:
     left_out.append('Transcripts: no answers to held-out rows were kept.')
   markers = (run.config.get('chat') or {}).get('reasoning')
-  return [{
+  return [
+    {
       'prompt': _prompt(row['prompt']),
       'references': _references(row),
       'arms': [_answer(arm, markers) for arm in row['arms']],
-  } for row in rows[:at_most]]
+    }
+    for row in rows[:at_most]
+  ]
 
 
 def _prompt(prompt):
@@ -34,8 +38,9 @@ def _prompt(prompt):
 
 def _content(content):
   if isinstance(content, list):
-    return '\n'.join(part.get('text', '') if isinstance(part, dict) else str(part)
-                     for part in content)
+    return '\n'.join(
+      part.get('text', '') if isinstance(part, dict) else str(part) for part in content
+    )
   return '' if content is None else str(content)
 
 
@@ -43,8 +48,10 @@ def _references(row):
   given = row.get('references', row.get('reference'))
   if given is None:
     return []
-  return [value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-          for value in (given if isinstance(given, list) else [given])]
+  return [
+    value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    for value in (given if isinstance(given, list) else [given])
+  ]
 
 
 def _answer(arm, markers):
@@ -52,12 +59,18 @@ def _answer(arm, markers):
   text, note = arm['text'], ''
   if len(text) > _LONGEST:
     note = f'{len(text) - _LONGEST:,} characters in the middle are left out.'
-    text = f'{text[:_LONGEST // 2]}\n…\n{text[-_LONGEST // 2:]}'
+    text = f'{text[: _LONGEST // 2]}\n…\n{text[-_LONGEST // 2 :]}'
   reasoning, answer = '', text
   if markers:
     reasoning, end, answer = text.partition(markers[1])
     reasoning = reasoning.strip().removeprefix(markers[0])
     if not end:
       note = f'{note} The reasoning never ended, so there is no answer.'.strip()
-  return {'kind': arm.get('kind', 'before'), 'label': arm['label'], 'reward': arm.get('reward'),
-          'reasoning': reasoning.strip(), 'answer': answer.strip(), 'note': note}
+  return {
+    'kind': arm.get('kind', 'before'),
+    'label': arm['label'],
+    'reward': arm.get('reward'),
+    'reasoning': reasoning.strip(),
+    'answer': answer.strip(),
+    'note': note,
+  }

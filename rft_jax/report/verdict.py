@@ -1,4 +1,5 @@
 """Did it help: the newest policy against the one before the last stage, and against other runs."""
+
 import math
 
 from rft_jax.report import held_out
@@ -22,16 +23,21 @@ def give(own: list[Arm], others: list[Arm], stage=None) -> dict:
   if own and not own[-1].measure('grade') and own[-1].measure(_PAIRS):
     return _of_pairs(own, stage)
   if not own or not own[-1].measure('grade'):
-    return {'tone': 'unknown', 'headline': 'Not evaluated yet', 'details': [
-        'No held-out rows have been graded, so nothing can be said about whether training '
-        'helped.']}
+    return {
+      'tone': 'unknown',
+      'headline': 'Not evaluated yet',
+      'details': [
+        'No held-out rows have been graded, so nothing can be said about whether training helped.'
+      ],
+    }
   last = own[-1]
   if len(own) < 2 or not own[-2].measure('grade'):
-    return {'tone': 'unknown',
-            'headline': f'Held-out grade {last.measure("grade")["mean"]:.2f}, nothing to compare '
-                        'it with yet',
-            'details': [f'Evaluated once, at step {last.row["step"]}, on {last.row["rows"]:,} '
-                        'rows.']}
+    return {
+      'tone': 'unknown',
+      'headline': f'Held-out grade {last.measure("grade")["mean"]:.2f}, nothing to compare '
+      'it with yet',
+      'details': [f'Evaluated once, at step {last.row["step"]}, on {last.row["rows"]:,} rows.'],
+    }
   subject = stage.word.capitalize() if stage else 'Training'
   before = own[-2]
   tone = judged(change(before, last, 'grade')) or 'same'
@@ -39,21 +45,25 @@ def give(own: list[Arm], others: list[Arm], stage=None) -> dict:
   said = _from_to(before, last, 'grade')
   greedy = _from_to(before, last, 'greedy/grade')
   headline = {
-      'better': f'{subject} helped{so_far}: the sampled held-out grade rose {said}',
-      'worse': f'{subject} hurt{so_far}: the sampled held-out grade fell {said}',
-      'same': f'No clear change by {subject.lower()}{so_far}: the sampled held-out grade went '
-              f'{said}',
+    'better': f'{subject} helped{so_far}: the sampled held-out grade rose {said}',
+    'worse': f'{subject} hurt{so_far}: the sampled held-out grade fell {said}',
+    'same': f'No clear change by {subject.lower()}{so_far}: the sampled held-out grade went {said}',
   }[tone]
   details = [_against(before, last, final=True)]
   if tone == 'same':
-    details.append('These rows do not settle whether it helped. More rows, or more samples of '
-                   'each, would.')
-  details += [_beside(subject, arm, last) for arm in others
-              if not arm.differs and arm.measure('grade')]
+    details.append(
+      'These rows do not settle whether it helped. More rows, or more samples of each, would.'
+    )
+  details += [
+    _beside(subject, arm, last) for arm in others if not arm.differs and arm.measure('grade')
+  ]
   if len(own) > 2 and own[0].measure('grade'):
     details.append(_against(own[0], last))
-  return {'tone': tone, 'headline': headline + (f' (greedy {greedy})' if greedy else ''),
-          'details': details}
+  return {
+    'tone': tone,
+    'headline': headline + (f' (greedy {greedy})' if greedy else ''),
+    'details': details,
+  }
 
 
 def _of_pairs(own, stage) -> dict:
@@ -62,16 +72,21 @@ def _of_pairs(own, stage) -> dict:
   text = f'{found["mean"]:.2f}'
   if has_interval(found):
     text += f' [{found["low"]:.2f}, {found["high"]:.2f}]'
-  about = (f'At step {last.row["step"]}, {last.row["rows"]:,} held-out rows; in brackets the 95 % '
-           'interval. 0.50 is chance, and where a policy stands that equals its reference.')
+  about = (
+    f'At step {last.row["step"]}, {last.row["rows"]:,} held-out rows; in brackets the 95 % '
+    'interval. 0.50 is chance, and where a policy stands that equals its reference.'
+  )
   tone = 'unknown'
   if len(own) > 1 and has_interval(found):
     tone = 'better' if found['low'] > 0.5 else 'worse' if found['high'] < 0.5 else 'same'
   subject = stage.word.capitalize() if stage else 'The policy'
   words = {'better': 'helped', 'worse': 'hurt', 'same': 'made no clear difference'}
   said = f'{subject} {words[tone]}: ' if stage and tone in words else ''
-  return {'tone': tone, 'headline': f'{said}{text} of the held-out pairs are ranked rightly',
-          'details': [about]}
+  return {
+    'tone': tone,
+    'headline': f'{said}{text} of the held-out pairs are ranked rightly',
+    'details': [about],
+  }
 
 
 def change(before: Arm, after: Arm, name: str) -> dict:
@@ -128,10 +143,16 @@ def _against(before, last, *, final=False):
   text += f', {_signed(greedy)} greedy' if greedy else ''
   if not final:
     return text + '.'
-  how = f', paired over {sampled["rows"]:,} held-out rows' if 'rows' in sampled else (
-      f', on {last.row["rows"]:,} held-out rows')
-  return text + (f'{how}; in brackets 95 % intervals.' if has_interval(sampled) else
-                 f'{how}. Without intervals it cannot be told from chance.')
+  how = (
+    f', paired over {sampled["rows"]:,} held-out rows'
+    if 'rows' in sampled
+    else (f', on {last.row["rows"]:,} held-out rows')
+  )
+  return text + (
+    f'{how}; in brackets 95 % intervals.'
+    if has_interval(sampled)
+    else f'{how}. Without intervals it cannot be told from chance.'
+  )
 
 
 def _beside(subject, arm, last):
@@ -139,7 +160,8 @@ def _beside(subject, arm, last):
   sampled, greedy = change(arm, last, 'grade'), change(arm, last, 'greedy/grade')
   both = f'{_signed(sampled)} sampled' + (f', {_signed(greedy)} greedy' if greedy else '')
   how = {'better': 'beats', 'worse': 'is behind', 'same': 'cannot be told from'}.get(
-      judged(sampled), 'beside')
+    judged(sampled), 'beside'
+  )
   link = ': ' if how in ('cannot be told from', 'beside') else ' by '
   return f'{subject} {how} “{arm.label}”{link}{both}.'
 

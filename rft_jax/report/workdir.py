@@ -1,4 +1,5 @@
 """A workdir as its files tell it: what was planned, trained and evaluated."""
+
 import pathlib
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ _SPLITS = ('test', 'validation')  # which held-out rows the report is about, if 
 
 class Stage(NamedTuple):
   """A stage as planned: steps first + 1 .. end."""
+
   name: str  # its algorithm
   word: str  # what it does for the policy: 'warm-up', 'fine-tuning', 'reinforcement', ...
   first: int
@@ -19,6 +21,7 @@ class Stage(NamedTuple):
 
 class Run(NamedTuple):
   """The rows of a workdir's files; empty where a file is missing."""
+
   workdir: pathlib.Path
   manifest: dict
   training: list[dict]  # rows of metrics.jsonl
@@ -75,15 +78,16 @@ def read(workdir) -> Run:
     splits.setdefault(row['split'], {})[row['step']] = row  # evaluated again: the later counts
   evaluations = {split: [rows[step] for step in sorted(rows)] for split, rows in splits.items()}
   planned = (about.get('config') or {}).get('stages') or ()
-  return Run(workdir, about, metrics.read(workdir / metrics.TRAINING), evaluations,
-             _stages(planned))
+  return Run(
+    workdir, about, metrics.read(workdir / metrics.TRAINING), evaluations, _stages(planned)
+  )
 
 
 def _stages(planned):
   names = [stage.get('algorithm', f'stage {number}') for number, stage in enumerate(planned)]
   stages, first = [], 0
   for number, (name, stage) in enumerate(zip(names, planned)):
-    reinforced_later = any(later != 'sft' for later in names[number + 1:])
+    reinforced_later = any(later != 'sft' for later in names[number + 1 :])
     word = _WORDS.get(name, 'reinforcement')
     word = 'warm-up' if name == 'sft' and reinforced_later else word
     stages.append(Stage(name, word, first, first + stage.get('steps', 0)))

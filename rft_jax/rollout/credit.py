@@ -5,6 +5,7 @@
 The rewards come from a grader of steps (process), from the grades of what stands there so far
 (prefix), or from completions sampled anew from each state (resample).
 """
+
 import dataclasses
 import time
 from typing import NamedTuple
@@ -27,6 +28,7 @@ ESTIMATORS = ('auto', 'baseline', 'normalised', 'difference')
 @dataclasses.dataclass(slots=True, kw_only=True)
 class CreditConfig:
   """Where credit goes. All but level is about level='step'; `estimator` about grpo alone."""
+
   # response: one advantage for a whole sample. step: one for each step of it. token: one for each
   # token, which needs a critic. auto: token in ppo, response elsewhere.
   level: str = 'auto'
@@ -56,29 +58,42 @@ class CreditConfig:
   def validate(self) -> list[str]:
     by_steps, process = self.level == 'step', self.source == 'process'
     checks = (
-        (self.level in LEVELS, f'level={self.level!r}, need one of {LEVELS}'),
-        (self.steps in segments.BORDERS,
-         f'steps={self.steps!r}, need one of {tuple(segments.BORDERS)}'),
-        (bool(self.delimiter) == (self.steps == 'delimiter'),
-         f'delimiter={self.delimiter!r} with steps={self.steps!r}: need a text for '
-         "steps='delimiter', and none for the others"),
-        (self.max_steps >= 2, f"max_steps={self.max_steps}, need >= 2; one step is "
-         "level='response'"),
-        (self.source in SOURCES, f'source={self.source!r}, need one of {SOURCES}'),
-        (not by_steps or not process or bool(self.grader),
-         "grader is empty, need grader JSON for source='process': it grades each step"),
-        (not by_steps or self.source != 'resample' or not self.grader,
-         "grader is set, need none for source='resample': whole answers are graded, with the "
-         "run's grader"),
-        (self.estimator in ESTIMATORS, f'estimator={self.estimator!r}, need one of {ESTIMATORS}'),
-        (not (process and self.estimator == 'difference'),
-         "estimator='difference' with source='process': rewards of steps are no values of states, "
-         "need 'baseline' or 'normalised'"),
-        (self.outcome_weight >= 0 or self.outcome_weight == -1,
-         f'outcome_weight={self.outcome_weight}, need >= 0, or -1: chosen'),
-        (self.process_weight > 0, f'process_weight={self.process_weight}, need > 0; without the '
-         "steps it is level='response'"),
-        (self.resamples >= 1, f'resamples={self.resamples}, need >= 1'),
+      (self.level in LEVELS, f'level={self.level!r}, need one of {LEVELS}'),
+      (
+        self.steps in segments.BORDERS,
+        f'steps={self.steps!r}, need one of {tuple(segments.BORDERS)}',
+      ),
+      (
+        bool(self.delimiter) == (self.steps == 'delimiter'),
+        f'delimiter={self.delimiter!r} with steps={self.steps!r}: need a text for '
+        "steps='delimiter', and none for the others",
+      ),
+      (self.max_steps >= 2, f"max_steps={self.max_steps}, need >= 2; one step is level='response'"),
+      (self.source in SOURCES, f'source={self.source!r}, need one of {SOURCES}'),
+      (
+        not by_steps or not process or bool(self.grader),
+        "grader is empty, need grader JSON for source='process': it grades each step",
+      ),
+      (
+        not by_steps or self.source != 'resample' or not self.grader,
+        "grader is set, need none for source='resample': whole answers are graded, with the "
+        "run's grader",
+      ),
+      (self.estimator in ESTIMATORS, f'estimator={self.estimator!r}, need one of {ESTIMATORS}'),
+      (
+        not (process and self.estimator == 'difference'),
+        "estimator='difference' with source='process': rewards of steps are no values of states, "
+        "need 'baseline' or 'normalised'",
+      ),
+      (
+        self.outcome_weight >= 0 or self.outcome_weight == -1,
+        f'outcome_weight={self.outcome_weight}, need >= 0, or -1: chosen',
+      ),
+      (
+        self.process_weight > 0,
+        f"process_weight={self.process_weight}, need > 0; without the steps it is level='response'",
+      ),
+      (self.resamples >= 1, f'resamples={self.resamples}, need >= 1'),
     )
     return [problem for good, problem in checks if not good]
 
@@ -86,15 +101,21 @@ class CreditConfig:
 def problems(config: CreditConfig, algorithms) -> list[str]:
   """Returns why the stages' algorithms cannot give credit at config.level; [] if they can."""
   if config.level == 'token' and 'grpo' in algorithms:
-    return ["credit.level='token' with algorithm 'grpo': a value for each token needs a critic, "
-            "which grpo has not; need algorithm 'ppo', or credit.level='step' (its "
-            "source='resample' values states without a critic)"]
+    return [
+      "credit.level='token' with algorithm 'grpo': a value for each token needs a critic, "
+      "which grpo has not; need algorithm 'ppo', or credit.level='step' (its "
+      "source='resample' values states without a critic)"
+    ]
   if config.level == 'step' and not {'grpo', 'ppo'} & {*algorithms}:
-    return [f"credit.level='step' with algorithms {tuple(algorithms)}: need a stage of 'grpo' or "
-            "'ppo', or credit.level='auto'"]
+    return [
+      f"credit.level='step' with algorithms {tuple(algorithms)}: need a stage of 'grpo' or "
+      "'ppo', or credit.level='auto'"
+    ]
   if config.level == 'step' and config.source == 'resample' and 'ppo' in algorithms:
-    return ["credit.source='resample' with algorithm 'ppo': its critic values the states already; "
-            "need algorithm 'grpo', or credit.source='prefix' or 'process'"]
+    return [
+      "credit.source='resample' with algorithm 'ppo': its critic values the states already; "
+      "need algorithm 'grpo', or credit.source='prefix' or 'process'"
+    ]
   return []
 
 
@@ -108,14 +129,16 @@ def chosen(config: CreditConfig) -> tuple[str, float]:
 
 class StepRewards(NamedTuple):
   """What the steps of B samples are worth; rows in the order of their groups."""
+
   ends: list[list[int]]  # the last token of each step
   rewards: list[list[float]]  # one for each step; of prefix and resample the rises
   whole: np.ndarray  # bool[P]: every step of the group has its reward
   metrics: dict[str, float]
 
 
-def advantages(groups: list[list[Episode]], weights, outcome, given: StepRewards,
-               config: CreditConfig) -> np.ndarray:
+def advantages(
+  groups: list[list[Episode]], weights, outcome, given: StepRewards, config: CreditConfig
+) -> np.ndarray:
   """Returns the advantages f32[B, T] of tokens: of their step, blended with the sample's.
 
   A group that is not whole has the advantages of its samples alone.
@@ -130,17 +153,23 @@ def advantages(groups: list[list[Episode]], weights, outcome, given: StepRewards
   outcome, whole = np.asarray(outcome, np.float32).reshape(-1), given.whole[group]
   rewards = [row if sure else [0.0] * len(row) for row, sure in zip(given.rewards, whole)]
   values = {
-      'baseline': lambda: objectives.baseline_sums(rewards, group),
-      'normalised': lambda: objectives.normalised_sums(rewards, group),
-      'difference': lambda: [np.asarray(row, np.float64) for row in rewards],
+    'baseline': lambda: objectives.baseline_sums(rewards, group),
+    'normalised': lambda: objectives.normalised_sums(rewards, group),
+    'difference': lambda: [np.asarray(row, np.float64) for row in rewards],
   }[estimator]()
-  total = objectives.blend(outcome, objectives.to_tokens(values, given.ends, weights), weights,
-                           outcome_weight=outcome_weight, process_weight=config.process_weight)
+  total = objectives.blend(
+    outcome,
+    objectives.to_tokens(values, given.ends, weights),
+    weights,
+    outcome_weight=outcome_weight,
+    process_weight=config.process_weight,
+  )
   return np.where(whole[:, None], total, outcome[:, None] * weights)
 
 
-def on_tokens(groups: list[list[Episode]], weights, outcome, given: StepRewards,
-              config: CreditConfig) -> tuple[np.ndarray, np.ndarray]:
+def on_tokens(
+  groups: list[list[Episode]], weights, outcome, given: StepRewards, config: CreditConfig
+) -> tuple[np.ndarray, np.ndarray]:
   """Returns (what whole answers earn f64[B], what steps earn, on their last tokens, f32[B, T]).
 
   What a critic learns from; a group that is not whole earns its outcome alone.
@@ -159,12 +188,26 @@ def on_tokens(groups: list[list[Episode]], weights, outcome, given: StepRewards,
 
 def splitter(chat, config: CreditConfig):
   """Returns split(tokens) -> segments.Steps, as config says where steps end."""
-  return segments.make(chat.decode, steps=config.steps, delimiter=config.delimiter,
-                       reasoning=chat.reasoning, max_steps=config.max_steps)
+  return segments.make(
+    chat.decode,
+    steps=config.steps,
+    delimiter=config.delimiter,
+    reasoning=chat.reasoning,
+    max_steps=config.max_steps,
+  )
 
 
-def make(chat, config: CreditConfig, rollout: RolloutConfig, *, grader, step_grader, seed: int,
-         mesh, response_format=None):
+def make(
+  chat,
+  config: CreditConfig,
+  rollout: RolloutConfig,
+  *,
+  grader,
+  step_grader,
+  seed: int,
+  mesh,
+  response_format=None,
+):
   """Returns step_rewards(policy, groups, step) -> StepRewards, for groups graded whole.
 
   Args:
@@ -187,17 +230,28 @@ def make(chat, config: CreditConfig, rollout: RolloutConfig, *, grader, step_gra
       grades, metrics = _graded(asked, episodes, parts, config.source)
     _check_faults(grades, rollout, step)
     starts, last = _starts(groups, config.source), config.source != 'process'
-    rewards = [_rewards([grades[b, j] for j in range(len(part.ends) - last)], config.source,
-                        starts[b], episodes[b].grade.reward)
-               for b, part in enumerate(parts)]
+    rewards = [
+      _rewards(
+        [grades[b, j] for j in range(len(part.ends) - last)],
+        config.source,
+        starts[b],
+        episodes[b].grade.reward,
+      )
+      for b, part in enumerate(parts)
+    ]
     whole, first = np.ones(len(groups), bool), 0
     for p, group in enumerate(groups):
-      whole[p] = all(None not in row for row in rewards[first:first + len(group)])
+      whole[p] = all(None not in row for row in rewards[first : first + len(group)])
       first += len(group)
-    given = StepRewards([part.ends for part in parts],
-                        [[0.0 if r is None else r for r in row] for row in rewards], whole, {})
-    return given._replace(metrics=_metrics(given, config) | metrics | {
-        'seconds/credit': time.monotonic() - began})
+    given = StepRewards(
+      [part.ends for part in parts],
+      [[0.0 if r is None else r for r in row] for row in rewards],
+      whole,
+      {},
+    )
+    return given._replace(
+      metrics=_metrics(given, config) | metrics | {'seconds/credit': time.monotonic() - began}
+    )
 
   return step_rewards
 
@@ -254,15 +308,18 @@ def _check_faults(grades, rollout, step):
   failed = sum(reward is None for reward in every)
   if failed > rollout.max_grader_faults * len(every):
     raise GraderFaults(
-        f'step {step}: the grader failed on {failed} of {len(every)} steps, more than '
-        f'rollout.max_grader_faults={rollout.max_grader_faults}. Mend credit.grader or the rows; '
-        'the run continues from its last checkpoint.')
+      f'step {step}: the grader failed on {failed} of {len(every)} steps, more than '
+      f'rollout.max_grader_faults={rollout.max_grader_faults}. Mend credit.grader or the rows; '
+      'the run continues from its last checkpoint.'
+    )
 
 
 def _metrics(given, config):
   counts = np.array([len(row) for row in given.ends])
   rewards = [reward for row in given.rewards for reward in row]
-  return {'credit/steps_mean': float(counts.mean()),
-          'credit/at_max_steps': float((counts == config.max_steps).mean()),
-          'credit/step_reward': float(np.mean(rewards)),
-          'credit/groups_without_steps': float((~given.whole).sum())}
+  return {
+    'credit/steps_mean': float(counts.mean()),
+    'credit/at_max_steps': float((counts == config.max_steps).mean()),
+    'credit/step_reward': float(np.mean(rewards)),
+    'credit/groups_without_steps': float((~given.whole).sum()),
+  }

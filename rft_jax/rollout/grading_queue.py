@@ -1,4 +1,5 @@
 """Grading as a stage: answers are graded in a thread of their own while others are sampled."""
+
 import collections
 import concurrent.futures
 import threading

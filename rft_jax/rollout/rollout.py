@@ -1,4 +1,5 @@
 """P prompts x G samples -> graded Episodes: sample, decode, find the answer, grade."""
+
 import collections
 import dataclasses
 from typing import NamedTuple
@@ -16,6 +17,7 @@ from rft_jax.types import Episode, Example, Grade
 @dataclasses.dataclass(slots=True, kw_only=True)
 class RolloutConfig(SamplingConfig):
   """How many completions are drawn in a training step, how, and what their faults cost."""
+
   prompts_per_step: int = 16
   samples_per_prompt: int = 8  # the group; sequences per step = prompts x samples
   slots: int = 0  # completions decoded side by side on each part of the mesh; 0: chosen
@@ -35,14 +37,18 @@ class RolloutConfig(SamplingConfig):
 
   def validate(self) -> list[str]:
     checks = (
-        (self.prompts_per_step >= 1, f'prompts_per_step={self.prompts_per_step}, need >= 1'),
-        (self.samples_per_prompt >= 1, f'samples_per_prompt={self.samples_per_prompt}, need >= 1'),
-        (self.refill_rounds >= 0, f'refill_rounds={self.refill_rounds}, need >= 0 (0: off)'),
-        (self.slots >= 0, f'slots={self.slots}, need >= 0 (0: chosen)'),
-        (self.quantization in QUANTIZATIONS,
-         f'quantization={self.quantization!r}, need one of {QUANTIZATIONS}'),
-        (0 <= self.max_grader_faults <= 1,
-         f'max_grader_faults={self.max_grader_faults}, need 0 to 1'),
+      (self.prompts_per_step >= 1, f'prompts_per_step={self.prompts_per_step}, need >= 1'),
+      (self.samples_per_prompt >= 1, f'samples_per_prompt={self.samples_per_prompt}, need >= 1'),
+      (self.refill_rounds >= 0, f'refill_rounds={self.refill_rounds}, need >= 0 (0: off)'),
+      (self.slots >= 0, f'slots={self.slots}, need >= 0 (0: chosen)'),
+      (
+        self.quantization in QUANTIZATIONS,
+        f'quantization={self.quantization!r}, need one of {QUANTIZATIONS}',
+      ),
+      (
+        0 <= self.max_grader_faults <= 1,
+        f'max_grader_faults={self.max_grader_faults}, need 0 to 1',
+      ),
     )
     # Named in full: a slots dataclass is a new class, which a bare super() does not know.
     return SamplingConfig.validate(self) + [problem for good, problem in checks if not good]
@@ -65,8 +71,11 @@ def joined(rollouts: list[Rollout]) -> Rollout:
   groups = [group for one in rollouts for group in one.groups]
   counts = grading_queue.added([one.counts for one in rollouts])
   overhead = np.mean([one.metrics['sampling/slot_overhead'] for one in rollouts])
-  return Rollout(groups, metrics(groups) | grading_queue.metrics(counts) | {
-      'sampling/slot_overhead': float(overhead)}, counts)
+  return Rollout(
+    groups,
+    metrics(groups) | grading_queue.metrics(counts) | {'sampling/slot_overhead': float(overhead)},
+    counts,
+  )
 
 
 class GraderFaults(RuntimeError):
@@ -94,23 +103,46 @@ def make(chat, grader, config: RolloutConfig, *, seed: int, mesh, response_forma
 
       statistics = []
       engine.generate(
-          policy, [example.prompt_ids for example in examples],
-          samples_per_prompt=config.samples_per_prompt, max_new_tokens=config.max_new_tokens,
-          temperature=config.temperature, top_k=config.top_k, top_p=config.top_p,
-          min_p=config.min_p, seed=seed, stop_ids=chat.stop_ids, step=step,
-          occurrences=occurrences, mesh=mesh, slots_per_part=config.slots,
-          quantization=config.quantization, finished=finished, report=statistics.append)
-    groups = [[episode._replace(grade=desk.grades[p, g]) for g, episode in enumerate(group)]
-              for p, group in enumerate(groups)]
+        policy,
+        [example.prompt_ids for example in examples],
+        samples_per_prompt=config.samples_per_prompt,
+        max_new_tokens=config.max_new_tokens,
+        temperature=config.temperature,
+        top_k=config.top_k,
+        top_p=config.top_p,
+        min_p=config.min_p,
+        seed=seed,
+        stop_ids=chat.stop_ids,
+        step=step,
+        occurrences=occurrences,
+        mesh=mesh,
+        slots_per_part=config.slots,
+        quantization=config.quantization,
+        finished=finished,
+        report=statistics.append,
+      )
+    groups = [
+      [episode._replace(grade=desk.grades[p, g]) for g, episode in enumerate(group)]
+      for p, group in enumerate(groups)
+    ]
     _check_faults([episode for group in groups for episode in group], config, step)
     overhead, counts = statistics[0].decoded / statistics[0].tokens, desk.counts()
-    return Rollout(groups, metrics(groups) | grading_queue.metrics(counts) | {
-        'sampling/slot_overhead': overhead}, counts)
+    return Rollout(
+      groups,
+      metrics(groups) | grading_queue.metrics(counts) | {'sampling/slot_overhead': overhead},
+      counts,
+    )
 
   rollout.compile_ahead = lambda policy, examples: engine.compile_ahead(
-      policy, [example.prompt_ids for example in examples],
-      samples_per_prompt=config.samples_per_prompt, settings=config, stop_ids=chat.stop_ids,
-      mesh=mesh, slots_per_part=config.slots, quantization=config.quantization)
+    policy,
+    [example.prompt_ids for example in examples],
+    samples_per_prompt=config.samples_per_prompt,
+    settings=config,
+    stop_ids=chat.stop_ids,
+    mesh=mesh,
+    slots_per_part=config.slots,
+    quantization=config.quantization,
+  )
   return rollout
 
 
@@ -118,8 +150,18 @@ def episode_of(chat, example, occurrence, index, sample, step) -> Episode:
   """Returns the episode of a sample, not graded yet."""
   text = chat.decode(sample.tokens)
   answer = chat.answer(text, sample.tokens)
-  return Episode(example.item, occurrence, index, example.prompt_ids, sample, text,
-                 answer.output_text, answer.reasoning_tokens, Grade(None, {}, {}), step)
+  return Episode(
+    example.item,
+    occurrence,
+    index,
+    example.prompt_ids,
+    sample,
+    text,
+    answer.output_text,
+    answer.reasoning_tokens,
+    Grade(None, {}, {}),
+    step,
+  )
 
 
 def to_grade(episode, config, response_format):
@@ -140,10 +182,11 @@ def _check_faults(episodes, config, step):
     kinds = collections.Counter(key for episode in faults for key in episode.grade.errors)
     first = faults[0]
     raise GraderFaults(
-        f'step {step}: the grader failed on {len(faults)} of {len(episodes)} samples '
-        f'({dict(kinds)}), more than rollout.max_grader_faults={config.max_grader_faults}; first: '
-        f'{first.item.source}: {first.grade.errors}. Mend the grader or the rows; the run '
-        'continues from its last checkpoint.')
+      f'step {step}: the grader failed on {len(faults)} of {len(episodes)} samples '
+      f'({dict(kinds)}), more than rollout.max_grader_faults={config.max_grader_faults}; first: '
+      f'{first.item.source}: {first.grade.errors}. Mend the grader or the rows; the run '
+      'continues from its last checkpoint.'
+    )
 
 
 def metrics(groups: list[list[Episode]]) -> dict[str, float]:
@@ -153,17 +196,18 @@ def metrics(groups: list[list[Episode]]) -> dict[str, float]:
   lengths = np.array([len(e.sample.tokens) for e in episodes])
   ended = np.array([e.sample.stop_reason == 'stop' for e in episodes])
   values = {
-      'completions/mean_length': lengths.mean(),
-      'completions/min_length': lengths.min(),
-      'completions/max_length': lengths.max(),
-      'completions/clipped_ratio': 1 - ended.mean(),
-      'completions/mean_terminated_length': lengths[ended].mean() if ended.any() else 0.0,
-      'reasoning_tokens_mean': np.mean([e.reasoning_tokens for e in episodes]),
-      'groups_dropped': len(groups) - len(graded),
-      'step_tokens': lengths.sum() + sum(len(group[0].prompt_ids) for group in groups),
+    'completions/mean_length': lengths.mean(),
+    'completions/min_length': lengths.min(),
+    'completions/max_length': lengths.max(),
+    'completions/clipped_ratio': 1 - ended.mean(),
+    'completions/mean_terminated_length': lengths[ended].mean() if ended.any() else 0.0,
+    'reasoning_tokens_mean': np.mean([e.reasoning_tokens for e in episodes]),
+    'groups_dropped': len(groups) - len(graded),
+    'step_tokens': lengths.sum() + sum(len(group[0].prompt_ids) for group in groups),
   }
-  errors = collections.Counter(key for e in episodes for key, value in e.grade.errors.items()
-                               if value is True)
+  errors = collections.Counter(
+    key for e in episodes for key, value in e.grade.errors.items() if value is True
+  )
   values |= {f'errors/{key}': count / len(episodes) for key, count in errors.items()}
   if graded:
     rewards = np.array([[e.grade.reward for e in group] for group in graded])

@@ -1,4 +1,5 @@
 """Values of states: completions sampled anew from the end of each step, and their mean grade."""
+
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ STREAM = 0x5EED  # keeps the random numbers of resampling apart from those of th
 
 class Resampling(NamedTuple):
   """Values of states, by completions from each: VinePPO, https://arxiv.org/abs/2410.01679."""
+
   chat: Any
   resamples: int  # K, completions from each state
   rollout: RolloutConfig
@@ -30,8 +32,11 @@ class Resampling(NamedTuple):
     """
     first = first_in_state(episodes, parts)
     states = list(dict.fromkeys(first.values()))
-    counts = {'credit/resampled': 0.0, 'credit/resampled_tokens': 0.0,
-              'credit/resampled_prompt_tokens': 0.0}
+    counts = {
+      'credit/resampled': 0.0,
+      'credit/resampled_tokens': 0.0,
+      'credit/resampled_prompt_tokens': 0.0,
+    }
     rewards = {}
     with grading_queue.Desk(self.grader) as desk:
 
@@ -48,19 +53,21 @@ class Resampling(NamedTuple):
           desk.hand_in((b, j, k), episodes[b].item.row, ready)
 
       if states:
-        self._generate(policy, episodes, [(b, parts[b].ends[j]) for b, j in states], step,
-                       finished, counts)
+        self._generate(
+          policy, episodes, [(b, parts[b].ends[j]) for b, j in states], step, finished, counts
+        )
     rewards |= {key: grade.reward for key, grade in desk.grades.items()}
     told = {f'credit/{name}': value for name, value in grading_queue.metrics(desk.counts()).items()}
-    return {place: [rewards[*state, k] for k in range(self.resamples)]
-            for place, state in first.items()}, counts | told
+    return {
+      place: [rewards[*state, k] for k in range(self.resamples)] for place, state in first.items()
+    }, counts | told
 
   def _generate(self, policy, episodes, states, step, finished, counts):
     settings, K = self.rollout, self.resamples
     prompts, occurrences, limits = [], [], []
     for b, end in states:
       episode = episodes[b]
-      prompts.append([*episode.prompt_ids, *episode.sample.tokens[:end + 1]])
+      prompts.append([*episode.prompt_ids, *episode.sample.tokens[: end + 1]])
       limits.append([settings.max_new_tokens - end - 1] * K)
       # One number for each state of a step, whatever else the step holds.
       sample = episode.occurrence * settings.samples_per_prompt + episode.index
@@ -70,19 +77,38 @@ class Resampling(NamedTuple):
     spare = few(len(prompts)) - len(prompts)
     stream = int(np.random.SeedSequence((self.seed, STREAM)).generate_state(1)[0]) >> 1
     engine.generate(
-        policy, prompts + [prompts[0]] * spare, samples_per_prompt=K,
-        max_new_tokens=settings.max_new_tokens, temperature=settings.temperature,
-        top_k=settings.top_k, top_p=settings.top_p, min_p=settings.min_p, seed=stream,
-        stop_ids=self.chat.stop_ids, step=step, occurrences=occurrences + [0] * spare,
-        mesh=self.mesh, limits=limits + [[1] * K] * spare, slots_per_part=settings.slots,
-        quantization=settings.quantization, finished=finished)
+      policy,
+      prompts + [prompts[0]] * spare,
+      samples_per_prompt=K,
+      max_new_tokens=settings.max_new_tokens,
+      temperature=settings.temperature,
+      top_k=settings.top_k,
+      top_p=settings.top_p,
+      min_p=settings.min_p,
+      seed=stream,
+      stop_ids=self.chat.stop_ids,
+      step=step,
+      occurrences=occurrences + [0] * spare,
+      mesh=self.mesh,
+      limits=limits + [[1] * K] * spare,
+      slots_per_part=settings.slots,
+      quantization=settings.quantization,
+      finished=finished,
+    )
 
   def _answer(self, episode, end, sample):
     """Returns (what the grader sees, policy faults) of the steps so far with their new end."""
-    whole = Sample([*episode.sample.tokens[:end + 1], *sample.tokens], [], None,
-                   sample.stop_reason)
-    again = episode_of(self.chat, Example(episode.item, episode.prompt_ids, None),
-                       episode.occurrence, episode.index, whole, episode.policy_step)
+    whole = Sample(
+      [*episode.sample.tokens[: end + 1], *sample.tokens], [], None, sample.stop_reason
+    )
+    again = episode_of(
+      self.chat,
+      Example(episode.item, episode.prompt_ids, None),
+      episode.occurrence,
+      episode.index,
+      whole,
+      episode.policy_step,
+    )
     return to_grade(again, self.rollout, self.response_format)
 
 
@@ -91,6 +117,6 @@ def first_in_state(episodes, parts) -> dict[tuple[int, int], tuple[int, int]]:
   first, found = {}, {}
   for b, (episode, part) in enumerate(zip(episodes, parts)):
     for j, end in enumerate(part.ends[:-1]):
-      state = episode.occurrence, tuple(episode.sample.tokens[:end + 1])
+      state = episode.occurrence, tuple(episode.sample.tokens[: end + 1])
       found[b, j] = first.setdefault(state, (b, j))
   return found

@@ -1,4 +1,5 @@
 """From a Config to the rooms of a run, everything checked before anything is paid for."""
+
 import contextlib
 import dataclasses
 import json
@@ -21,6 +22,7 @@ class Refused(ValueError):
 
 class Rooms(NamedTuple):
   """What a run is made of, apart from weights."""
+
   mesh: Any
   chat: Any
   grader: Any
@@ -59,25 +61,40 @@ def rooms(config: Config, *, source: str = '', training: bool = True, workdir=No
   directory = refusing(hf.resolve, source or config.model.source)
   positions = refusing(hf.read_config, directory).max_positions
   chat = refusing(chats.make, directory, config.chat)
-  with (grader(config, workdir, mesh) as (made, grader_json, response_format),
-        _step_grader(config, workdir, mesh, training) as steps):
+  with (
+    grader(config, workdir, mesh) as (made, grader_json, response_format),
+    _step_grader(config, workdir, mesh, training) as steps,
+  ):
     if config.advantage.estimator == 'gdpo' and made and len(graders.listed(made)) < 2:
-      raise Refused("config.advantage.estimator='gdpo' compares several graders, and the grader "
-                    f'{made.name!r} is one: need type multi, or another estimator')
+      raise Refused(
+        "config.advantage.estimator='gdpo' compares several graders, and the grader "
+        f'{made.name!r} is one: need type multi, or another estimator'
+      )
     fields = made and made.item_fields() or frozenset()
     if steps is not None:  # item.step is put in beside the row's own fields
       fields |= {field for field in steps.item_fields() or () if not re.match(r'step\b', field)}
     train, validation, warnings = refusing(_examples, config, chat, fields, training)
     if made is None and all(example.target_ids is None for example in validation):
-      raise Refused(f'config.data.validation={config.data.validation} holds no preferences, and '
-                    'config.grader is empty: nothing can be measured; give one of the two')
+      raise Refused(
+        f'config.data.validation={config.data.validation} holds no preferences, and '
+        'config.grader is empty: nothing can be measured; give one of the two'
+      )
     if training and any(stage.algorithm == 'distillation' for stage in config.stages):
       positions = min(positions, refusing(_check_teacher, config.distillation.teacher, chat))
     if training and any(starts_from_reward_model(config, stage) for stage in config.stages):
       positions = min(positions, refusing(_check_critic, config.critic.source, chat))
     refusing(_check_lengths, config, train, validation, positions)
-    yield Rooms(mesh, chat, made, grader_json, response_format, train, validation,
-                config.warnings() + warnings, steps)
+    yield Rooms(
+      mesh,
+      chat,
+      made,
+      grader_json,
+      response_format,
+      train,
+      validation,
+      config.warnings() + warnings,
+      steps,
+    )
 
 
 @contextlib.contextmanager
@@ -95,7 +112,10 @@ def grader(config: Config, workdir='', mesh=None):
     yield None, None, None
     return
   with _made(config, refusing(_json, 'grader', config.grader), workdir, mesh) as (
-      made, grader_json, response_format):
+    made,
+    grader_json,
+    response_format,
+  ):
     yield made, grader_json, response_format
 
 
@@ -117,10 +137,19 @@ def _made(config, grader_json, workdir, mesh):
     raise Refused('\n'.join(problems))
   with contextlib.ExitStack() as stack:
     judges = stack.enter_context(contextlib.closing(_judges(config.judge, workdir)))
-    made = stack.enter_context(contextlib.closing(refusing(
-        graders.make, grader_json, ungradable_reward=config.rollout.ungradable_reward,
-        sandbox=config.sandbox, response_format=response_format, judges=judges,
-        reward_models=_reward_models(config, grader_json, mesh))))
+    made = stack.enter_context(
+      contextlib.closing(
+        refusing(
+          graders.make,
+          grader_json,
+          ungradable_reward=config.rollout.ungradable_reward,
+          sandbox=config.sandbox,
+          response_format=response_format,
+          judges=judges,
+          reward_models=_reward_models(config, grader_json, mesh),
+        )
+      )
+    )
     yield made, grader_json, response_format
 
 
@@ -128,17 +157,21 @@ def _reward_models(config, grader_json, mesh) -> dict[str, reward_model.RewardMo
   """Returns the reward models that the grader names; their weights are not read yet."""
   if not named_in(grader_json):
     return {}
-  mesh = mesh or refusing(sharding.make_mesh, config.mesh.data, config.mesh.fsdp,
-                          config.mesh.tensor)
-  return refusing(reward_model.open_all, grader_json, mesh=mesh, dtype=config.model.dtype,
-                  update=config.update)
+  mesh = mesh or refusing(
+    sharding.make_mesh, config.mesh.data, config.mesh.fsdp, config.mesh.tensor
+  )
+  return refusing(
+    reward_model.open_all, grader_json, mesh=mesh, dtype=config.model.dtype, update=config.update
+  )
 
 
 def check_graded(config: Config) -> None:
   """Raises Refused for a run without a grader, where answers are to be graded."""
   if config.ungraded():
-    raise Refused('config.grader is empty: answers cannot be graded; held-out pairs are measured '
-                  'in training, against its reference (evaluation.jsonl)')
+    raise Refused(
+      'config.grader is empty: answers cannot be graded; held-out pairs are measured '
+      'in training, against its reference (evaluation.jsonl)'
+    )
 
 
 def _judges(config, workdir) -> graders.Judges:
@@ -157,11 +190,14 @@ def _json(name, value):
   try:
     return json.loads(path.read_text(encoding='utf-8'))
   except OSError as error:
-    raise ValueError(f'config.{name}={value}: cannot be read ({error.strerror}); need a JSON '
-                     'object or the path of one') from error
+    raise ValueError(
+      f'config.{name}={value}: cannot be read ({error.strerror}); need a JSON '
+      'object or the path of one'
+    ) from error
   except json.JSONDecodeError as error:
-    raise ValueError(f'{path}:{error.lineno}: not JSON ({error.msg}, column {error.colno})'
-                    ) from error
+    raise ValueError(
+      f'{path}:{error.lineno}: not JSON ({error.msg}, column {error.colno})'
+    ) from error
 
 
 def _examples(config, chat, fields, training):
@@ -182,23 +218,42 @@ def _examples(config, chat, fields, training):
     for kind in _readings(given):
       target = config.sft.target if kind == 'targets' else ''
       *loaded[source, kind], found = rows.load(
-          dataclasses.replace(config.data, train=source), chat=chat, item_fields=fields, kind=kind,
-          held_out=held_out, target_template=target, graded=bool({'prompts', 'targets'} & {*given}))
+        dataclasses.replace(config.data, train=source),
+        chat=chat,
+        item_fields=fields,
+        kind=kind,
+        held_out=held_out,
+        target_template=target,
+        graded=bool({'prompts', 'targets'} & {*given}),
+      )
       warnings += [line for line in found if training and line not in warnings]
   validation = next(iter(loaded.values()))[1]
   readings = {source: {kind for one, kind in loaded if one == source} for source in sources}
-  train = [loaded[source, kind if kind in readings[source] else
-                  next(other for other in ('pairs', 'targets') if other in readings[source])][0]
-           for source, kind in zip(sources, kinds)] if training else []
-  return train, validation[:config.evaluate.rows or None], warnings
+  train = (
+    [
+      loaded[
+        source,
+        kind
+        if kind in readings[source]
+        else next(other for other in ('pairs', 'targets') if other in readings[source]),
+      ][0]
+      for source, kind in zip(sources, kinds)
+    ]
+    if training
+    else []
+  )
+  return train, validation[: config.evaluate.rows or None], warnings
 
 
 def _readings(kinds):
   """Returns in which ways a file is to be read, so that every stage finds what it needs."""
   if 'pairs' in kinds:
     return ['pairs'] + ['answers'] * ('answers' in kinds)
-  return [kind for kind in ('targets', 'answers', 'prompts') if kind in kinds and (
-      kind != 'prompts' or 'targets' not in kinds)]
+  return [
+    kind
+    for kind in ('targets', 'answers', 'prompts')
+    if kind in kinds and (kind != 'prompts' or 'targets' not in kinds)
+  ]
 
 
 def _check_teacher(source, chat) -> int:
@@ -207,13 +262,19 @@ def _check_teacher(source, chat) -> int:
   positions = hf.read_config(directory).max_positions
   found = tokenizers.differences(chat.tokenizer, tokenizers.load(directory))
   if found:
-    raise ValueError('\n  '.join([
-        f'config.distillation.teacher={source} has another tokenizer than config.model.source; it '
-        f'would be asked about other tokens than those sampled. {len(found)} differences, first '
-        '(policy, then teacher):', *found[:5],
-        'Need a teacher of the same vocabulary, of the same family for example. Where an end id '
-        'alone differs, copy the teacher and give the copy the tokenizer_config.json of the '
-        'policy.']))
+    raise ValueError(
+      '\n  '.join(
+        [
+          f'config.distillation.teacher={source} has another tokenizer than config.model.source; it '
+          f'would be asked about other tokens than those sampled. {len(found)} differences, first '
+          '(policy, then teacher):',
+          *found[:5],
+          'Need a teacher of the same vocabulary, of the same family for example. Where an end id '
+          'alone differs, copy the teacher and give the copy the tokenizer_config.json of the '
+          'policy.',
+        ]
+      )
+    )
   return positions
 
 
@@ -228,23 +289,35 @@ def _check_critic(source, chat) -> int:
     raise ValueError('\n'.join([f'config.critic.source={source}:', *problems]))
   directory = hf.resolve(source)
   if found := tokenizers.differences(chat.tokenizer, tokenizers.load(directory)):
-    raise ValueError('\n  '.join([
-        f'config.critic.source={source} has another vocabulary than config.model.source, and would '
-        f'read other tokens than those sampled. {len(found)} differences, first (policy, then '
-        'critic):', *found[:5], "Need a reward model of the same family, or '' (the policy)."]))
+    raise ValueError(
+      '\n  '.join(
+        [
+          f'config.critic.source={source} has another vocabulary than config.model.source, and would '
+          f'read other tokens than those sampled. {len(found)} differences, first (policy, then '
+          'critic):',
+          *found[:5],
+          "Need a reward model of the same family, or '' (the policy).",
+        ]
+      )
+    )
   return hf.read_config(directory).max_positions
 
 
 def _check_lengths(config, train, validation, positions):
   """Raises if a prompt with its completion needs more positions than the model has."""
   new = 0 if config.ungraded() else config.rollout.max_new_tokens
-  given = [len(e.prompt_ids) + max(len(e.target_ids), len(e.rejected_ids or ()))
-           for examples in [*train, validation] for e in examples if e.target_ids is not None]
+  given = [
+    len(e.prompt_ids) + max(len(e.target_ids), len(e.rejected_ids or ()))
+    for examples in [*train, validation]
+    for e in examples
+    if e.target_ids is not None
+  ]
   longest = max(len(e.prompt_ids) for examples in [*train, validation] for e in examples)
   if max([longest + new, *given]) > positions:
     raise ValueError(
-        f'the longest prompt has {longest} tokens; with rollout.max_new_tokens={new}'
-        f'{" (longest row with its answer: %d)" % max(given) if given else ""} that is more '
-        f'than the {positions} positions of model or teacher (max_position_embeddings); lower '
-        'rollout.max_new_tokens, or set data.max_prompt_tokens and data.max_completion_tokens '
-        'with data.overlong=drop')
+      f'the longest prompt has {longest} tokens; with rollout.max_new_tokens={new}'
+      f'{" (longest row with its answer: %d)" % max(given) if given else ""} that is more '
+      f'than the {positions} positions of model or teacher (max_position_embeddings); lower '
+      'rollout.max_new_tokens, or set data.max_prompt_tokens and data.max_completion_tokens '
+      'with data.overlong=drop'
+    )

@@ -3,6 +3,7 @@
 Each takes seconds, so a run wants them in its first step and none afterwards; metrics.jsonl has the
 number of each step.
 """
+
 from jax import monitoring
 
 EVENT = '/jax/core/compile/backend_compile_duration'

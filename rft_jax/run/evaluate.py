@@ -1,4 +1,5 @@
 """Held-out rows -> greedy and sampled answers -> grades, pass@k, faults, with 95 % intervals."""
+
 import dataclasses
 import math
 from typing import NamedTuple
@@ -17,6 +18,7 @@ STREAM = 0x4E11  # folded into the seed: evaluation has random numbers of its ow
 
 class Evaluation(NamedTuple):
   """What a policy does on held-out rows."""
+
   values: dict[str, dict[str, float]]  # metric -> mean, low, high (95 %, bootstrap over rows)
   rows: int
   greedy: list[Episode]  # one a row; [] without a grader
@@ -34,12 +36,18 @@ def make(chat, grader, config: Config, *, mesh, response_format=None):
     return lambda policy, examples: Evaluation({}, len(examples), [], None)
   seed = int(np.random.SeedSequence([config.seed, STREAM]).generate_state(1)[0] >> 1)
   settings = dataclasses.replace(
-      config.rollout, samples_per_prompt=config.evaluate.samples_per_prompt,
-      temperature=config.evaluate.temperature, top_k=0, top_p=1.0, min_p=0.0,
-      quantization='none')
+    config.rollout,
+    samples_per_prompt=config.evaluate.samples_per_prompt,
+    temperature=config.evaluate.temperature,
+    top_k=0,
+    top_p=1.0,
+    min_p=0.0,
+    quantization='none',
+  )
   greedily = dataclasses.replace(settings, samples_per_prompt=1, temperature=0.0)
-  run = lambda settings: rollout.make(chat, grader, settings, seed=seed, mesh=mesh,
-                                      response_format=response_format)
+  run = lambda settings: rollout.make(
+    chat, grader, settings, seed=seed, mesh=mesh, response_format=response_format
+  )
   sample, decode = run(settings), run(greedily)
 
   def evaluate_policy(policy, examples: list[Example]) -> Evaluation:
@@ -60,13 +68,13 @@ def measure(sampled, greedy, pass_threshold) -> dict[str, np.ndarray]:
   share = lambda test: np.array([np.mean([test(e) for e in group]) for group in sampled])
   k = rewards.shape[1]
   columns = {
-      'grade': rewards.mean(1),
-      'greedy/grade': np.array([_reward(e) for e in greedy]),
-      'greedy/pass': np.array([_reward(e) >= pass_threshold for e in greedy], float),
-      'truncated': share(lambda e: e.sample.stop_reason == 'length'),
-      'unparsable': share(_unparsable),
-      'mean_tokens': share(lambda e: len(e.sample.tokens)),
-      'reasoning_tokens': share(lambda e: e.reasoning_tokens),
+    'grade': rewards.mean(1),
+    'greedy/grade': np.array([_reward(e) for e in greedy]),
+    'greedy/pass': np.array([_reward(e) >= pass_threshold for e in greedy], float),
+    'truncated': share(lambda e: e.sample.stop_reason == 'length'),
+    'unparsable': share(_unparsable),
+    'mean_tokens': share(lambda e: len(e.sample.tokens)),
+    'reasoning_tokens': share(lambda e: e.reasoning_tokens),
   }
   for size in sorted({1, k} | {2**n for n in range(1, k.bit_length()) if 2**n <= k}):
     columns[f'pass@{size}'] = np.array([pass_at_k(k, c, size) for c in passed.sum(1)])
@@ -119,8 +127,12 @@ def _reward(episode):
 
 def _unparsable(episode):
   errors = episode.grade.errors
-  return bool(errors.get('sample_parse_error') or errors.get('unresponsive_reward_error') or
-              errors.get('python_grader_runtime_error') or errors.get('invalid_variable_error'))
+  return bool(
+    errors.get('sample_parse_error')
+    or errors.get('unresponsive_reward_error')
+    or errors.get('python_grader_runtime_error')
+    or errors.get('invalid_variable_error')
+  )
 
 
 def evaluate(config: Config, model: str = '') -> dict[str, dict[str, float]]:
@@ -139,8 +151,10 @@ def evaluate(config: Config, model: str = '') -> dict[str, dict[str, float]]:
   source = model or config.model.source
   build.check_graded(config)
   with build.rooms(config, source=source, training=False) as rooms:
-    policy, _ = build.refusing(hf.load, source, dtype=config.model.dtype,
-                               attention=config.model.attention, mesh=rooms.mesh)
-    run = make(rooms.chat, rooms.grader, config, mesh=rooms.mesh,
-               response_format=rooms.response_format)
+    policy, _ = build.refusing(
+      hf.load, source, dtype=config.model.dtype, attention=config.model.attention, mesh=rooms.mesh
+    )
+    run = make(
+      rooms.chat, rooms.grader, config, mesh=rooms.mesh, response_format=rooms.response_format
+    )
     return run(policy, rooms.validation).values

@@ -1,4 +1,5 @@
 """What a workdir gives: its report, the grade of a checkpoint, a checkpoint as HF directory."""
+
 import contextlib
 import pathlib
 
@@ -18,17 +19,25 @@ from rft_jax.run.evaluate import make as make_evaluate
 from rft_jax.training.update import value_batch
 from rft_jax.types import TrainState
 
-_TOLD = (('grade', 'grade, sampled'), ('greedy/grade', 'greedy'),
-         ('preference/accuracy', 'pair accuracy'))
+_TOLD = (
+  ('grade', 'grade, sampled'),
+  ('greedy/grade', 'greedy'),
+  ('preference/accuracy', 'pair accuracy'),
+)
 
 
 def finish(config: Config, workdir, tell=lambda _: None):
   """Writes what a finished run leaves: the report, and the best checkpoint as HF directory."""
   for row in _evaluations(workdir):
     if row['step'] in {0} | {span.end for span in config.spans()}:
-      tell(f'held-out at step {row["step"]}: ' + ', '.join(
+      tell(
+        f'held-out at step {row["step"]}: '
+        + ', '.join(
           f'{label} {row[name]["mean"]:.3f} [{row[name]["low"]:.3f}, {row[name]["high"]:.3f}]'
-          for name, label in _TOLD if name in row))
+          for name, label in _TOLD
+          if name in row
+        )
+      )
   tell(f'report: {write_report(config, workdir)}')
   tell(f'export: {export_checkpoint(config, workdir, force=True)}')
 
@@ -45,8 +54,9 @@ def write_report(config: Config, workdir) -> pathlib.Path:
   return build.refusing(report.write, workdir, title=title, config=config.report)
 
 
-def export_checkpoint(config: Config, workdir, *, which: int | str = 'best', to='',
-                      force: bool = False) -> pathlib.Path:
+def export_checkpoint(
+  config: Config, workdir, *, which: int | str = 'best', to='', force: bool = False
+) -> pathlib.Path:
   """Writes a checkpoint of a workdir as an HF directory, workdir/export by default.
 
   Args:
@@ -64,9 +74,15 @@ def export_checkpoint(config: Config, workdir, *, which: int | str = 'best', to=
     build.refusing(hf.export, policy, decoder, **given)
     return to
   chat = build.refusing(chats.make, hf.resolve(config.model.source), config.chat)
-  build.refusing(hf.export_reward_model, _head(config, workdir, policy, step), decoder,
-                 trunk=policy, stop_ids=chat.stop_ids,
-                 chat_template=chat.template if config.chat.template else '', **given)
+  build.refusing(
+    hf.export_reward_model,
+    _head(config, workdir, policy, step),
+    decoder,
+    trunk=policy,
+    stop_ids=chat.stop_ids,
+    chat_template=chat.template if config.chat.template else '',
+    **given,
+  )
   return to
 
 
@@ -78,8 +94,9 @@ def _is_reward_model(config, step) -> bool:
 def _head(config, workdir, policy, step):
   """Returns the head of a reward model's checkpoint, on the mesh of its trunk."""
   checkpoints = Checkpoints(workdir / 'checkpoints', config.checkpoints)
-  like = sharding.abstract(jax.eval_shape(lambda: models.make_critic(policy, 'head')),
-                           policy.embed[...].sharding.mesh)
+  like = sharding.abstract(
+    jax.eval_shape(lambda: models.make_critic(policy, 'head')), policy.embed[...].sharding.mesh
+  )
   return build.refusing(checkpoints.restore_critic, step, like)
 
 
@@ -97,13 +114,18 @@ def evaluate_checkpoint(config: Config, workdir, *, which: int | str = 'best') -
   with build.rooms(config, training=False, workdir=workdir) as rooms:
     policy, _, step = _checkpoint(config, workdir, which)
     if _is_reward_model(config, step):
-      measure = reward_model.held_out(rooms.validation, lambda state, batch: value_batch(
-          state.policy, state.critic, batch, config.update, mesh=rooms.mesh))
+      measure = reward_model.held_out(
+        rooms.validation,
+        lambda state, batch: value_batch(
+          state.policy, state.critic, batch, config.update, mesh=rooms.mesh
+        ),
+      )
       head = _head(config, workdir, policy, step)
       return intervals(measure(TrainState(step, policy, None, head)))
     build.check_graded(config)
-    evaluate = make_evaluate(rooms.chat, rooms.grader, config, mesh=rooms.mesh,
-                             response_format=rooms.response_format)
+    evaluate = make_evaluate(
+      rooms.chat, rooms.grader, config, mesh=rooms.mesh, response_format=rooms.response_format
+    )
     return evaluate(policy, rooms.validation).values
 
 
@@ -133,16 +155,24 @@ def diagnose(config: Config, workdir='', *, model='', which='') -> doctor.Examin
 def _policy(config, workdir, model, which, mesh):
   if which:
     return _checkpoint(config, pathlib.Path(workdir), which)[0]
-  return build.refusing(hf.load, model or config.model.source, dtype=config.model.dtype,
-                        attention=config.model.attention, mesh=mesh)[0]
+  return build.refusing(
+    hf.load,
+    model or config.model.source,
+    dtype=config.model.dtype,
+    attention=config.model.attention,
+    mesh=mesh,
+  )[0]
 
 
 def _checkpoint(config, workdir, which):
   """Returns the policy of a checkpoint on the config's mesh, its DecoderConfig, and the step."""
-  mesh = build.refusing(sharding.make_mesh, config.mesh.data, config.mesh.fsdp,
-                        config.mesh.tensor)
-  decoder = build.refusing(hf.read_config, build.refusing(hf.resolve, config.model.source),
-                           dtype=config.model.dtype, attention=config.model.attention)
+  mesh = build.refusing(sharding.make_mesh, config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+  decoder = build.refusing(
+    hf.read_config,
+    build.refusing(hf.resolve, config.model.source),
+    dtype=config.model.dtype,
+    attention=config.model.attention,
+  )
   checkpoints = Checkpoints(workdir / 'checkpoints', config.checkpoints)
   step = build.refusing(checkpoints.resolve, which)
   like = sharding.abstract(models.abstract(decoder), mesh)
@@ -157,13 +187,17 @@ def _card(config, workdir, step) -> dict:
   before = [numbers(row) for row in evaluations if row['step'] == 0]
   after = [numbers(row) for row in evaluations if row['step'] == step]
   return {
-      'base_model': config.model.source,
-      'stages': ', then '.join(f'{stage.algorithm} ({stage.steps} steps)'
-                               for stage in config.stages),
-      'data': config.data.train, 'data_sha256': about.get('sha256', {}).get('data'),
-      'validation': config.data.validation, 'grader': about.get('config', {}).get('grader'),
-      'steps': config.total_steps(), 'step': step, 'seed': config.seed,
-      'before': before[-1] if before else None, 'after': after[-1] if after else None,
+    'base_model': config.model.source,
+    'stages': ', then '.join(f'{stage.algorithm} ({stage.steps} steps)' for stage in config.stages),
+    'data': config.data.train,
+    'data_sha256': about.get('sha256', {}).get('data'),
+    'validation': config.data.validation,
+    'grader': about.get('config', {}).get('grader'),
+    'steps': config.total_steps(),
+    'step': step,
+    'seed': config.seed,
+    'before': before[-1] if before else None,
+    'after': after[-1] if after else None,
   }
 
 
@@ -174,5 +208,8 @@ def _evaluations(workdir):
 def last_evaluation(workdir) -> dict[str, dict[str, float]]:
   """Returns the newest held-out evaluation: {metric: {'mean', 'low', 'high'}}; {} without one."""
   evaluations = _evaluations(workdir)
-  return {name: value for name, value in evaluations[-1].items()
-          if isinstance(value, dict)} if evaluations else {}
+  return (
+    {name: value for name, value in evaluations[-1].items() if isinstance(value, dict)}
+    if evaluations
+    else {}
+  )

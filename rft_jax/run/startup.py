@@ -1,4 +1,5 @@
 """Opening a run: what it is made of, where it goes on from, and what it will do, in words."""
+
 import concurrent.futures
 import contextlib
 import dataclasses
@@ -21,20 +22,37 @@ from rft_jax.types import TrainState
 def about(config, built, overrides) -> dict:
   """Returns the manifest of this start."""
   base = build.refusing(hf.resolve, config.model.source)
-  data = {'train': sorted({stage.data or config.data.train for stage in config.stages}),
-          'validation': [config.data.validation]}
+  data = {
+    'train': sorted({stage.data or config.data.train for stage in config.stages}),
+    'validation': [config.data.validation],
+  }
   # Files are hashed as they are; hub data sets and directories by their rows.
-  unnamed = {split: {source: rows.fingerprint(source, split=split) for source in sources
-                     if not pathlib.Path(source).is_file()} for split, sources in data.items()}
+  unnamed = {
+    split: {
+      source: rows.fingerprint(source, split=split)
+      for source in sources
+      if not pathlib.Path(source).is_file()
+    }
+    for split, sources in data.items()
+  }
   distilled = any(stage.algorithm == 'distillation' for stage in config.stages)
   teacher = build.refusing(hf.resolve, config.distillation.teacher) if distilled else None
   return manifest.gather(
-      dataclasses.asdict(config), seed=config.seed, overrides=overrides, mesh=built.mesh,
-      data=data, base=base, tokenizer=base, template=built.chat.template,
-      grader=built.grader_json, teacher=teacher, extra={
-          'rows': unnamed,
-          'reward_models': build.refusing(reward_model.fingerprints, built.grader_json)}) | {
-          'isolation': getattr(built.grader, 'isolation', None)}
+    dataclasses.asdict(config),
+    seed=config.seed,
+    overrides=overrides,
+    mesh=built.mesh,
+    data=data,
+    base=base,
+    tokenizer=base,
+    template=built.chat.template,
+    grader=built.grader_json,
+    teacher=teacher,
+    extra={
+      'rows': unnamed,
+      'reward_models': build.refusing(reward_model.fingerprints, built.grader_json),
+    },
+  ) | {'isolation': getattr(built.grader, 'isolation', None)}
 
 
 def put_on_record(workdir, about):
@@ -49,21 +67,35 @@ def state(config, rooms, checkpoints) -> tuple[TrainState, int, int]:
   newest = checkpoints.latest()
   if newest is None:
     checkpoints.clear()  # a start that died before its first checkpoint may have left a reference
-    policy, _ = build.refusing(hf.load, config.model.source, dtype=config.model.dtype,
-                               attention=config.model.attention, mesh=rooms.mesh)
+    policy, _ = build.refusing(
+      hf.load,
+      config.model.source,
+      dtype=config.model.dtype,
+      attention=config.model.attention,
+      mesh=rooms.mesh,
+    )
     return TrainState(0, policy, None), -1, 0
   about = checkpoints.metadata(newest)
   policy = sharding.abstract(models.abstract(_decoder(config)), rooms.mesh)
   tokens = about['position']['num_tokens']
   span = config.spans()[about['stage']]
   if newest == span.end:  # the next stage begins with an optimizer of its own
-    return TrainState(newest, build.refusing(checkpoints.restore_policy, newest, policy),
-                      None), -1, tokens
+    return (
+      TrainState(newest, build.refusing(checkpoints.restore_policy, newest, policy), None),
+      -1,
+      tokens,
+    )
   stage = config.stages[span.number]
-  like = jax.eval_shape(functools.partial(begin, config, stage), TrainState(newest, policy, None),
-                        starting_critic(config, stage, None))
-  like = like._replace(**sharding.abstract({name: getattr(like, name) for name in (
-      'policy', 'optimizer', 'critic')}, rooms.mesh))
+  like = jax.eval_shape(
+    functools.partial(begin, config, stage),
+    TrainState(newest, policy, None),
+    starting_critic(config, stage, None),
+  )
+  like = like._replace(
+    **sharding.abstract(
+      {name: getattr(like, name) for name in ('policy', 'optimizer', 'critic')}, rooms.mesh
+    )
+  )
   return build.refusing(checkpoints.restore, newest, like), span.number, tokens
 
 
@@ -77,9 +109,14 @@ def begin(config, stage, state: TrainState, given=None) -> TrainState:
   critic = models.make_critic(state.policy, kind) if kind and given is None else given
   learners = {'policy': state.policy, 'critic': critic}
   # The structure of the state does not depend on how many steps the schedule spans.
-  return state._replace(critic=critic, memory={}, optimizer={
+  return state._replace(
+    critic=critic,
+    memory={},
+    optimizer={
       name: optim.make(chosen, 1).init(learners[name])
-      for name, chosen in optimizers(config, stage).items()})
+      for name, chosen in optimizers(config, stage).items()
+    },
+  )
 
 
 def starting_critic(config, stage, mesh):
@@ -125,8 +162,12 @@ def compiling(config, rooms, evaluate, *, fresh):
 
 
 def _decoder(config):
-  return build.refusing(hf.read_config, hf.resolve(config.model.source), dtype=config.model.dtype,
-                        attention=config.model.attention)
+  return build.refusing(
+    hf.read_config,
+    hf.resolve(config.model.source),
+    dtype=config.model.dtype,
+    attention=config.model.attention,
+  )
 
 
 def arithmetic(config, rooms, state) -> list[str]:
@@ -134,16 +175,22 @@ def arithmetic(config, rooms, state) -> list[str]:
   parameters = sum(leaf.size for leaf in jax.tree.leaves(state.policy))
   model = state.policy.config
   kernel = attention.chosen(model.attention, model.dtype, model.head_dim)
-  lines = [f'{config.model.source}: {parameters:,} parameters, mesh {dict(rooms.mesh.shape)}, '
-           f'{len(rooms.validation)} held-out rows, {kernel} attention']
+  lines = [
+    f'{config.model.source}: {parameters:,} parameters, mesh {dict(rooms.mesh.shape)}, '
+    f'{len(rooms.validation)} held-out rows, {kernel} attention'
+  ]
   if isolation := getattr(rooms.grader, 'isolation', None):
-    lines.append(f'the grader runs code in isolation level {isolation!r} '
-                 f'(sandbox.require={config.sandbox.require!r})')
+    lines.append(
+      f'the grader runs code in isolation level {isolation!r} '
+      f'(sandbox.require={config.sandbox.require!r})'
+    )
   for span, stage in zip(config.spans(), config.stages):
     count = len(rooms.train[span.number])
     each, what = _each_step(config, stage.algorithm)
-    lines.append(f'stage {span.number} ({stage.algorithm}): steps {span.first + 1}..{span.end}, '
-                 f'{what}, {stage.steps * each / count:.1f} epochs of {count} rows')
+    lines.append(
+      f'stage {span.number} ({stage.algorithm}): steps {span.first + 1}..{span.end}, '
+      f'{what}, {stage.steps * each / count:.1f} epochs of {count} rows'
+    )
   if state.step == config.total_steps():
     lines.append(f'all {state.step} steps are done; nothing is left to train')
   elif state.step:
@@ -160,8 +207,11 @@ def _each_step(config, algorithm):
     count = config.reward_model.pairs_per_step
     return count, f'{count} pairs a step, nothing sampled'
   if algorithm == 'dpo':
-    return config.dpo.pairs_per_step, (f'{config.dpo.pairs_per_step} pairs a step, '
-                                       f'loss {config.dpo.preference.loss!r}')
+    return config.dpo.pairs_per_step, (
+      f'{config.dpo.pairs_per_step} pairs a step, loss {config.dpo.preference.loss!r}'
+    )
   P, G = config.rollout.prompts_per_step, config.rollout.samples_per_prompt
-  return P, (f'{P} prompts x {G} samples = {P * G} sequences a step, '
-             f'{config.update.updates_per_batch} update(s) of them')
+  return P, (
+    f'{P} prompts x {G} samples = {P * G} sequences a step, '
+    f'{config.update.updates_per_batch} update(s) of them'
+  )

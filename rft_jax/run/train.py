@@ -1,4 +1,5 @@
 """THE loop: collect -> update -> report -> evaluate -> save, stage after stage."""
+
 import contextlib
 import dataclasses
 import pathlib
@@ -30,6 +31,7 @@ from rft_jax.types import TrainState
 
 class Desk(NamedTuple):
   """What a run writes to and reads from while it trains."""
+
   config: Config
   workdir: pathlib.Path
   rooms: build.Rooms
@@ -40,8 +42,9 @@ class Desk(NamedTuple):
   evaluate: Any  # policy -> Evaluation
 
 
-def train(config: Config, workdir, *, stop_at_step: int | None = None, overrides=(),
-          quiet: bool = False) -> dict[str, dict[str, float]]:
+def train(
+  config: Config, workdir, *, stop_at_step: int | None = None, overrides=(), quiet: bool = False
+) -> dict[str, dict[str, float]]:
   """Trains, or continues where the workdir's newest checkpoint stands.
 
   Args:
@@ -67,8 +70,9 @@ def train(config: Config, workdir, *, stop_at_step: int | None = None, overrides
     warnings = []
     if checkpoints.latest() is not None:
       warnings = build.refusing(manifest.check_continue, workdir, about)
-    evaluate = make_evaluate(rooms.chat, rooms.grader, config, mesh=rooms.mesh,
-                             response_format=rooms.response_format)
+    evaluate = make_evaluate(
+      rooms.chat, rooms.grader, config, mesh=rooms.mesh, response_format=rooms.response_format
+    )
     with startup.compiling(config, rooms, evaluate, fresh=checkpoints.latest() is None):
       state, stage, tokens = startup.state(config, rooms, checkpoints)
     # Nothing is written before everything given has been read.
@@ -79,14 +83,26 @@ def train(config: Config, workdir, *, stop_at_step: int | None = None, overrides
       tell(line)
     episodes.truncate(workdir, state.step + 1)
     episodes.truncate(workdir / 'evaluations', state.step + 1)
-    metrics = stack.enter_context(Metrics(workdir, resume_step=state.step + 1,
-                                          resume_evaluation=state.step + 1 if state.step else 0))
+    metrics = stack.enter_context(
+      Metrics(
+        workdir, resume_step=state.step + 1, resume_evaluation=state.step + 1 if state.step else 0
+      )
+    )
     events = stack.enter_context(Events(workdir, resume_step=state.step + 1))
-    events.message(f'The run continues from step {state.step}' if state.step else
-                   'The run has started')
+    events.message(
+      f'The run continues from step {state.step}' if state.step else 'The run has started'
+    )
     progress = stack.enter_context(Progress(config.total_steps(), quiet, began=began))
-    desk = Desk(config, workdir, rooms, checkpoints, metrics, events, progress,
-                lambda policy: evaluate(policy, rooms.validation))
+    desk = Desk(
+      config,
+      workdir,
+      rooms,
+      checkpoints,
+      metrics,
+      events,
+      progress,
+      lambda policy: evaluate(policy, rooms.validation),
+    )
     last = min(config.total_steps(), stop_at_step or config.total_steps())
     for span in config.spans():
       if span.first < last and state.step < span.end:
@@ -118,16 +134,23 @@ def _run_stage(desk, span, state, tokens, last, *, fresh):
   if state.step == 0:
     _evaluate(desk, state, algorithm)
   optimizers = startup.optimizers(config, stage)
-  update_steps = {name: algorithm.updates_per_batch * sum(
-      name in algorithm.trains(step) for step in range(span.first, span.end))
-      for name in optimizers}
+  update_steps = {
+    name: algorithm.updates_per_batch
+    * sum(name in algorithm.trains(step) for step in range(span.first, span.end))
+    for name in optimizers
+  }
   update = make_update(
-      algorithm.loss,
-      {name: optim.make(chosen, update_steps[name]) for name, chosen in optimizers.items()},
-      config=config.update, mesh=mesh, temperature=algorithm.temperature,
-      skip_zero_advantages=algorithm.zero_advantages_teach_nothing, answers=algorithm.answers,
-      schedule={name: optim.make_schedule(chosen, update_steps[name])
-                for name, chosen in optimizers.items()})
+    algorithm.loss,
+    {name: optim.make(chosen, update_steps[name]) for name, chosen in optimizers.items()},
+    config=config.update,
+    mesh=mesh,
+    temperature=algorithm.temperature,
+    skip_zero_advantages=algorithm.zero_advantages_teach_nothing,
+    answers=algorithm.answers,
+    schedule={
+      name: optim.make_schedule(chosen, update_steps[name]) for name, chosen in optimizers.items()
+    },
+  )
   while state.step < min(span.end, last):
     state, values = _step(algorithm, update, state)
     tokens += int(values['step_tokens'])
@@ -141,9 +164,13 @@ def _run_stage(desk, span, state, tokens, last, *, fresh):
     if held_out or state.step == last or _due(state.step, config.checkpoints.every):
       # A reward model is not compared with the policies that led to it.
       ranked = state.step > config.spans()[-1].first or not config.ends_in_reward_model()
-      desk.checkpoints.save(state.step, state, stage=span.number,
-                            metric=_measure(held_out) if ranked else None,
-                            position={'num_tokens': tokens})
+      desk.checkpoints.save(
+        state.step,
+        state,
+        stage=span.number,
+        metric=_measure(held_out) if ranked else None,
+        position={'num_tokens': tokens},
+      )
       desk.events.message(f'Checkpoint created at step {state.step}', step=state.step)
   return state, tokens
 
@@ -178,26 +205,53 @@ def _algorithm(desk, span, state, keep) -> Algorithm:
   if state.step == span.first and (span.first or compared):
     desk.checkpoints.save_reference(span.number, state.policy)
   sampling = lambda settings: rollout.make(
-      rooms.chat, rooms.grader, settings, seed=config.seed, mesh=rooms.mesh,
-      response_format=rooms.response_format)
-  return build.refusing(module.make, Room(
-      groups=groups, seed=config.seed, first_step=span.first,
-      examples=rooms.train[span.number], validation=rooms.validation,
+    rooms.chat,
+    rooms.grader,
+    settings,
+    seed=config.seed,
+    mesh=rooms.mesh,
+    response_format=rooms.response_format,
+  )
+  return build.refusing(
+    module.make,
+    Room(
+      groups=groups,
+      seed=config.seed,
+      first_step=span.first,
+      examples=rooms.train[span.number],
+      validation=rooms.validation,
       reference=_reference(desk, span, state),
       rollout=sampling(config.rollout),
-      greedy=sampling(dataclasses.replace(config.rollout, samples_per_prompt=1, temperature=0.0,
-                                          top_k=0, top_p=1.0, min_p=0.0)),
+      greedy=sampling(
+        dataclasses.replace(
+          config.rollout, samples_per_prompt=1, temperature=0.0, top_k=0, top_p=1.0, min_p=0.0
+        )
+      ),
       score=lambda model, batch, temperature=config.rollout.temperature: score_batch(
-          model, batch, config.update, temperature=jnp.float32(temperature), mesh=rooms.mesh),
-      values=lambda state, batch: value_batch(state.policy, state.critic, batch, config.update,
-                                              mesh=rooms.mesh),
+        model, batch, config.update, temperature=jnp.float32(temperature), mesh=rooms.mesh
+      ),
+      values=lambda state, batch: value_batch(
+        state.policy, state.critic, batch, config.update, mesh=rooms.mesh
+      ),
       credit=credit.make(
-          rooms.chat, config.credit, config.rollout, grader=rooms.grader,
-          step_grader=rooms.step_grader, seed=config.seed, mesh=rooms.mesh,
-          response_format=rooms.response_format) if config.credit.level == 'step' else None,
-      load=lambda source: build.refusing(hf.load, source, dtype=config.model.dtype,
-                                         attention=config.model.attention, mesh=rooms.mesh)[0],
-      keep=keep, folder=desk.workdir))
+        rooms.chat,
+        config.credit,
+        config.rollout,
+        grader=rooms.grader,
+        step_grader=rooms.step_grader,
+        seed=config.seed,
+        mesh=rooms.mesh,
+        response_format=rooms.response_format,
+      )
+      if config.credit.level == 'step'
+      else None,
+      load=lambda source: build.refusing(
+        hf.load, source, dtype=config.model.dtype, attention=config.model.attention, mesh=rooms.mesh
+      )[0],
+      keep=keep,
+      folder=desk.workdir,
+    ),
+  )
 
 
 def _reference(desk, span, state):
@@ -220,10 +274,15 @@ def _reference(desk, span, state):
 
 def _begin(config, stage, state, mesh):
   """Returns opening.begin's state, what is new of it born on its shards."""
-  new = sharding.place(lambda policy, critic: {
+  new = sharding.place(
+    lambda policy, critic: {
       name: getattr(startup.begin(config, stage, state._replace(policy=policy), critic), name)
-      for name in ('optimizer', 'critic')}, mesh, state.policy,
-      startup.starting_critic(config, stage, mesh))
+      for name in ('optimizer', 'critic')
+    },
+    mesh,
+    state.policy,
+    startup.starting_critic(config, stage, mesh),
+  )
   return state._replace(**new, memory={})
 
 
@@ -237,17 +296,25 @@ def _due(step, every):
 def _evaluate(desk, state, algorithm):
   """Evaluates the policy and puts it on record; returns (its Evaluation, the seconds it took)."""
   began = time.monotonic()
-  result = (desk.evaluate(state.policy) if algorithm.answers else
-            Evaluation({}, len(desk.rooms.validation), [], None))
+  result = (
+    desk.evaluate(state.policy)
+    if algorithm.answers
+    else Evaluation({}, len(desk.rooms.validation), [], None)
+  )
   if algorithm.held_out is not None:
     result = result._replace(values=result.values | intervals(algorithm.held_out(state)))
   if not result.values:  # no grader, and an algorithm that measures nothing itself
     return None, 0.0
   desk.metrics.evaluation(state.step, 'validation', result.rows, result.values)
   if result.sampled is not None:
-    episodes.write(desk.workdir / 'evaluations', state.step,
-                 [episode._replace(policy_step=state.step)
-                  for episode in result.greedy + result.sampled.episodes()])
+    episodes.write(
+      desk.workdir / 'evaluations',
+      state.step,
+      [
+        episode._replace(policy_step=state.step)
+        for episode in result.greedy + result.sampled.episodes()
+      ],
+    )
   desk.progress.evaluated(_measure(result))
   return result, time.monotonic() - began
 
@@ -266,10 +333,19 @@ def _tell_events(desk, step, values, train, held_out, seconds):
   grader = desk.rooms.grader
   sampling, training = values['seconds/collect'], values['seconds/update']
   desk.events.metrics(
-      step, desk.config.total_steps(), graders.listed(grader) if grader else (), train=train,
-      valid=valid, loss=values.get('loss'),
-      seconds={'eval': seconds, 'sampling': sampling, 'training': training,
-               'full_iteration': seconds + sampling + training})
+    step,
+    desk.config.total_steps(),
+    graders.listed(grader) if grader else (),
+    train=train,
+    valid=valid,
+    loss=values.get('loss'),
+    seconds={
+      'eval': seconds,
+      'sampling': sampling,
+      'training': training,
+      'full_iteration': seconds + sampling + training,
+    },
+  )
 
 
 def _tell(line):

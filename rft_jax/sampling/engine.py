@@ -5,6 +5,7 @@ when one ends, the next takes its slot, and when none waits any more the slots s
 left. The key of a sampled token depends on (seed, step, occurrence, sample, position) alone, so
 that a sample does not depend on what else was in its batch, on the mesh, or on a restart.
 """
+
 import functools
 from typing import NamedTuple
 
@@ -27,16 +28,34 @@ TOKENS_PER_RUN = 64  # decoded at most before the host looks: finished samples w
 
 class Statistics(NamedTuple):
   """How well the slots were used; see generate's `report`."""
+
   tokens: int  # that were wanted: all that the samples have
   decoded: int  # that were computed: slots times steps
   prompt_tokens: int  # prefilled, padding not counted
   runs: int  # how often the host looked
 
 
-def generate(model, prompts, *, samples_per_prompt=1, max_new_tokens=128, temperature=1.0,
-             top_k=0, top_p=1.0, min_p=0.0, seed=0, stop_ids=None, step=0, occurrences=None,
-             mesh=None, limits=None, slots_per_part=0, quantization='none', finished=None,
-             report=None) -> list[list[Sample]]:
+def generate(
+  model,
+  prompts,
+  *,
+  samples_per_prompt=1,
+  max_new_tokens=128,
+  temperature=1.0,
+  top_k=0,
+  top_p=1.0,
+  min_p=0.0,
+  seed=0,
+  stop_ids=None,
+  step=0,
+  occurrences=None,
+  mesh=None,
+  limits=None,
+  slots_per_part=0,
+  quantization='none',
+  finished=None,
+  report=None,
+) -> list[list[Sample]]:
   """Samples completions.
 
   Args:
@@ -64,16 +83,15 @@ def generate(model, prompts, *, samples_per_prompt=1, max_new_tokens=128, temper
   Raises:
     ValueError: an empty prompt, ids out of range, or settings out of range; all are named.
   """
-  settings = SamplingConfig(max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k,
-                            top_p=top_p, min_p=min_p)
+  settings = SamplingConfig(
+    max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p
+  )
   occurrences = list(range(len(prompts)) if occurrences is None else occurrences)
-  _check(model.config, prompts, settings, samples_per_prompt, occurrences, limits,
-         quantization)
+  _check(model.config, prompts, settings, samples_per_prompt, occurrences, limits, quantization)
   if not prompts:
     return []
   stop_ids = sorted(model.config.eos_ids if stop_ids is None else stop_ids) or [-1]
-  room = _Room(model, prompts, samples_per_prompt, settings, mesh, slots_per_part,
-               quantization)
+  room = _Room(model, prompts, samples_per_prompt, settings, mesh, slots_per_part, quantization)
   key = jax.random.fold_in(jax.random.key(seed), step)
   knobs, stop_ids = samplers.knobs(settings), np.asarray(stop_ids, np.int32)
   samples = [[None] * samples_per_prompt for _ in prompts]
@@ -100,16 +118,26 @@ def generate(model, prompts, *, samples_per_prompt=1, max_new_tokens=128, temper
   return samples
 
 
-def compile_ahead(model, prompts, *, samples_per_prompt, settings: SamplingConfig, stop_ids,
-                  mesh=None, slots_per_part=0, quantization='none') -> None:
+def compile_ahead(
+  model,
+  prompts,
+  *,
+  samples_per_prompt,
+  settings: SamplingConfig,
+  stop_ids,
+  mesh=None,
+  slots_per_part=0,
+  quantization='none',
+) -> None:
   """Compiles what generate() begins with, into JAX's cache on disk: while weights are being read.
 
   Args:
     model: a Decoder of ShapeDtypeStructs with their shardings.
     settings, the others: as generate will be called.
   """
-  room = _Room(model, prompts, samples_per_prompt, settings, mesh, slots_per_part, quantization,
-               call=_compile)
+  room = _Room(
+    model, prompts, samples_per_prompt, settings, mesh, slots_per_part, quantization, call=_compile
+  )
   room.fill(range(len(prompts)), None, jax.random.key(0))
   room.run(samplers.knobs(settings), np.asarray(sorted(stop_ids), np.int32), 0)
 
@@ -117,8 +145,11 @@ def compile_ahead(model, prompts, *, samples_per_prompt, settings: SamplingConfi
 def _compile(program, *args, **static):
   """Compiles program for args and returns what it would return, as ShapeDtypeStructs."""
   lowered = program.lower(*args, **static)
-  return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-                      lowered.out_info, lowered.compile().output_shardings)
+  return jax.tree.map(
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+    lowered.out_info,
+    lowered.compile().output_shardings,
+  )
 
 
 def _execute(program, *args, **static):
@@ -155,8 +186,9 @@ def columns_for(T: int) -> list[int]:
 class _Room:
   """The device's side of one call: what lies there, and the programs that are run on it."""
 
-  def __init__(self, model, prompts, samples, settings, mesh, slots_per_part,
-               quantization, call=_execute):
+  def __init__(
+    self, model, prompts, samples, settings, mesh, slots_per_part, quantization, call=_execute
+  ):
     self.model, self.prompts, self.mesh = model, prompts, mesh
     self.settings, self.call = settings, call
     self.parts = sharding.batch_shards(mesh) if mesh else 1
@@ -170,8 +202,15 @@ class _Room:
     self.layers = call(_layers_of, model, mesh, quantization)
     self.columns = columns_for(T)  # the last of them is what the slots have
     self.slots, self.kept_prompts = call(
-        _empty, model.config, mesh, self.parts * N, self.columns[-1], self.parts * places,
-        round_up(bucket(longest), self.width), settings.filtered)
+      _empty,
+      model.config,
+      mesh,
+      self.parts * N,
+      self.columns[-1],
+      self.parts * places,
+      round_up(bucket(longest), self.width),
+      settings.filtered,
+    )
     self.lengths = np.zeros(self.parts * places, np.int32)
 
   def fill(self, occurrences, limits, key):
@@ -189,7 +228,7 @@ class _Room:
     of_part = [[r for r in readings if r.part == part] for part in range(self.parts)]
     most = max(1, PREFILL_TOKENS // self.width)
     for start in range(0, max(map(len, of_part)), most):
-      batch = [some[start:start + most] for some in of_part]
+      batch = [some[start : start + most] for some in of_part]
       self._read_some(batch, power_of_two(max(map(len, batch))))
 
   def _read_some(self, batch, rows):
@@ -200,13 +239,20 @@ class _Room:
       for row, (_, place, prompt) in enumerate(some):
         places[part, row] = place
         ids = self.prompts[prompt]
-        tokens[part, row, :len(ids)] = ids
+        tokens[part, row, : len(ids)] = ids
         self.lengths[part * self.schedule.places + place] = len(ids) - 1
     for offset in range(0, max(longest - 1, 1), self.width):
-      stretch = tokens[:, :, offset:offset + self.width]
+      stretch = tokens[:, :, offset : offset + self.width]
       self.kept_prompts = self.call(
-          _prefill, self.kept_prompts, self.model, self.layers, places, stretch, np.int32(offset),
-          first=offset == 0)
+        _prefill,
+        self.kept_prompts,
+        self.model,
+        self.layers,
+        places,
+        stretch,
+        np.int32(offset),
+        first=offset == 0,
+      )
 
   def _admit(self, admissions, occurrences, limits, key):
     rows = power_of_two(len(admissions))
@@ -214,10 +260,17 @@ class _Room:
     columns = np.full((6, rows), N, np.int64)  # beyond what is admitted: slot N, which is none
     for row, (slot, p, g) in enumerate(admissions):
       limit = self.settings.max_new_tokens if limits is None else limits[p][g]
-      columns[:, row] = (slot, self.prompts[p][-1], len(self.prompts[p]) - 1, limit,
-                         occurrences[p], g)
-    self.slots = self.call(slots.admit, self.slots, *columns[:4].astype(np.int32),
-                           *columns[4:].astype(np.uint32), key)
+      columns[:, row] = (
+        slot,
+        self.prompts[p][-1],
+        len(self.prompts[p]) - 1,
+        limit,
+        occurrences[p],
+        g,
+      )
+    self.slots = self.call(
+      slots.admit, self.slots, *columns[:4].astype(np.int32), *columns[4:].astype(np.uint32), key
+    )
 
   def run(self, knobs, stop_ids, clock) -> slots.Ended:
     """Decodes until samples end whose slots are wanted, or the columns are used up."""
@@ -228,9 +281,20 @@ class _Room:
     if len(self.columns) > 1:
       steps = min(steps, self.columns[-1] - clock)
     self.slots, ended = self.call(
-        slots.run, self.slots, self.model, self.layers, self.kept_prompts, self.lengths,
-        self.schedule.members(), knobs, stop_ids, np.int32(steps), np.int32(ends),
-        np.int32(self.schedule.floor()), filtered=self.settings.filtered)
+      slots.run,
+      self.slots,
+      self.model,
+      self.layers,
+      self.kept_prompts,
+      self.lengths,
+      self.schedule.members(),
+      knobs,
+      stop_ids,
+      np.int32(steps),
+      np.int32(ends),
+      np.int32(self.schedule.floor()),
+      filtered=self.settings.filtered,
+    )
     return ended
 
 
@@ -239,9 +303,12 @@ def _sample(ended, slot, began, filtered) -> Sample:
   T = ended.tokens.shape[1]
   columns = (began + np.arange(ended.ages[slot])) % T
   of = lambda array: array[slot, columns].tolist()
-  return Sample(of(ended.tokens), of(ended.logprobs),
-                of(ended.filtered_logprobs) if filtered else None,
-                'stop' if ended.stopped[slot] else 'length')
+  return Sample(
+    of(ended.tokens),
+    of(ended.logprobs),
+    of(ended.filtered_logprobs) if filtered else None,
+    'stop' if ended.stopped[slot] else 'length',
+  )
 
 
 # --- programs and where their arrays live ---------------------------------------------------------
@@ -253,16 +320,24 @@ def _prefill(prompts, model, layers, places, tokens, offset, *, first):
 @functools.partial(jax.jit, static_argnums=(1, 2))
 def _layers_of(model, mesh, quantization):
   layers = decoding.layers_of(model, quantization)
-  return layers if mesh is None else jax.lax.with_sharding_constraint(
-      layers, sharding.decoding_shardings(layers, mesh))
+  return (
+    layers
+    if mesh is None
+    else jax.lax.with_sharding_constraint(layers, sharding.decoding_shardings(layers, mesh))
+  )
 
 
 @functools.partial(jax.jit, static_argnums=range(7))
 def _empty(config, mesh, N, T, places, S, filtered):
   """Returns (N free slots, nothing in `places` places of S columns), split over the mesh."""
   made = slots.make(config, N, T, filtered), decoding.empty(config, places, S)
-  return made if mesh is None else jax.lax.with_sharding_constraint(
-      made, jax.tree.map(lambda x: sharding.rows_sharding(mesh, x.ndim), made))
+  return (
+    made
+    if mesh is None
+    else jax.lax.with_sharding_constraint(
+      made, jax.tree.map(lambda x: sharding.rows_sharding(mesh, x.ndim), made)
+    )
+  )
 
 
 def compilations() -> int:
@@ -279,20 +354,29 @@ def _check(config, prompts, settings, samples_per_prompt, occurrences, limits, q
   if len(occurrences) != len(prompts):
     problems.append(f'{len(occurrences)} occurrences for {len(prompts)} prompts')
   if limits is not None and (
-      len(limits) != len(prompts) or any(len(row) != samples_per_prompt for row in limits) or
-      not all(1 <= limit <= settings.max_new_tokens for row in limits for limit in row)):
-    problems.append(f'limits: need {len(prompts)} x {samples_per_prompt} numbers in '
-                    f'1..max_new_tokens={settings.max_new_tokens}')
-  longest = lambda number: (settings.max_new_tokens if limits is None or problems else
-                            max(limits[number]))
+    len(limits) != len(prompts)
+    or any(len(row) != samples_per_prompt for row in limits)
+    or not all(1 <= limit <= settings.max_new_tokens for row in limits for limit in row)
+  ):
+    problems.append(
+      f'limits: need {len(prompts)} x {samples_per_prompt} numbers in '
+      f'1..max_new_tokens={settings.max_new_tokens}'
+    )
+  longest = lambda number: (
+    settings.max_new_tokens if limits is None or problems else max(limits[number])
+  )
   for number, prompt in enumerate(prompts):
     if not prompt:
       problems.append(f'prompt {number} is empty; give it at least one token, such as BOS')
     elif not 0 <= min(prompt) <= max(prompt) < config.vocab_size:
-      problems.append(f'prompt {number} has id {max(prompt)} or {min(prompt)} outside '
-                      f'0..{config.vocab_size - 1}: another tokenizer than the model\'s?')
+      problems.append(
+        f'prompt {number} has id {max(prompt)} or {min(prompt)} outside '
+        f"0..{config.vocab_size - 1}: another tokenizer than the model's?"
+      )
     elif len(prompt) + (new := longest(number)) > config.max_positions:
-      problems.append(f'prompt {number} has {len(prompt)} tokens, with {new} new ones more than '
-                      f'the model\'s {config.max_positions} positions')
+      problems.append(
+        f'prompt {number} has {len(prompt)} tokens, with {new} new ones more than '
+        f"the model's {config.max_positions} positions"
+      )
   if problems:
     raise ValueError('generate: ' + '\n'.join(problems[:20]))

@@ -1,4 +1,5 @@
 """How the next token is drawn from logits: temperature, top-k, top-p, min-p, greedy."""
+
 import dataclasses
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ class SamplingConfig:
   rollouts want top_k=0, top_p=1, min_p=0; the log-probs kept for training are those before the
   filters in any case.
   """
+
   max_new_tokens: int = 512  # per completion, the stop token included
   # Sampler and scorer both divide the logits by the temperature, so their log-probs agree at
   # every value. 0 is greedy, for evaluation; its log-probs are those of temperature 1.
@@ -28,11 +30,11 @@ class SamplingConfig:
 
   def validate(self) -> list[str]:
     checks = (
-        (self.max_new_tokens >= 1, f'max_new_tokens={self.max_new_tokens}, need >= 1'),
-        (self.temperature >= 0, f'temperature={self.temperature}, need >= 0'),
-        (self.top_k >= 0, f'top_k={self.top_k}, need >= 0 (0: no limit)'),
-        (0 < self.top_p <= 1, f'top_p={self.top_p}, need 0 < top_p <= 1'),
-        (0 <= self.min_p < 1, f'min_p={self.min_p}, need 0 <= min_p < 1'),
+      (self.max_new_tokens >= 1, f'max_new_tokens={self.max_new_tokens}, need >= 1'),
+      (self.temperature >= 0, f'temperature={self.temperature}, need >= 0'),
+      (self.top_k >= 0, f'top_k={self.top_k}, need >= 0 (0: no limit)'),
+      (0 < self.top_p <= 1, f'top_p={self.top_p}, need 0 < top_p <= 1'),
+      (0 <= self.min_p < 1, f'min_p={self.min_p}, need 0 <= min_p < 1'),
     )
     return [problem for good, problem in checks if not good]
 
@@ -43,6 +45,7 @@ class SamplingConfig:
 
 class Knobs(NamedTuple):
   """The settings as traced numbers: changing one does not compile again."""
+
   temperature: jax.Array  # f32[]
   top_k: jax.Array  # i32[]
   top_p: jax.Array  # f32[]
@@ -56,8 +59,12 @@ class Drawn(NamedTuple):
 
 
 def knobs(config: SamplingConfig) -> Knobs:
-  return Knobs(jnp.float32(config.temperature), jnp.int32(config.top_k),
-               jnp.float32(config.top_p), jnp.float32(config.min_p))
+  return Knobs(
+    jnp.float32(config.temperature),
+    jnp.int32(config.top_k),
+    jnp.float32(config.top_p),
+    jnp.float32(config.min_p),
+  )
 
 
 def draw(logits, keys, knobs: Knobs, *, valid_vocab: int, filtered: bool) -> Drawn:
@@ -75,12 +82,15 @@ def draw(logits, keys, knobs: Knobs, *, valid_vocab: int, filtered: bool) -> Dra
   top = logits.max(-1, keepdims=True)
   mass = jnp.exp(kept - top)
   tokens = jnp.where(greedy, _first(logits == top), _invert(mass, keys)).astype(jnp.int32)
-  of_token = lambda x, total: (jnp.take_along_axis(x - top, tokens[:, None], 1)[:, 0] -
-                               jnp.log(total))
+  of_token = lambda x, total: (
+    jnp.take_along_axis(x - top, tokens[:, None], 1)[:, 0] - jnp.log(total)
+  )
   filtered_logprobs = of_token(kept, mass.sum(-1))
-  return Drawn(tokens,
-               of_token(logits, jnp.exp(logits - top).sum(-1)) if filtered else filtered_logprobs,
-               filtered_logprobs)
+  return Drawn(
+    tokens,
+    of_token(logits, jnp.exp(logits - top).sum(-1)) if filtered else filtered_logprobs,
+    filtered_logprobs,
+  )
 
 
 def _first(found):
@@ -125,7 +135,8 @@ def _filter(logits, knobs):
   inside = jnp.where(logits >= kth, logits, NEVER)
   probabilities = jax.nn.softmax(inside)
   nucleus = _smallest(
-      lambda x: jnp.where(inside > x, probabilities, 0.0).sum(-1) < knobs.top_p, len(logits))
+    lambda x: jnp.where(inside > x, probabilities, 0.0).sum(-1) < knobs.top_p, len(logits)
+  )
   best = logits.max(-1, keepdims=True)  # stays, also where rounding says that it is not needed
   floor = jnp.where(knobs.min_p > 0, best + jnp.log(knobs.min_p), -jnp.inf)
   return jnp.where(inside >= jnp.maximum(jnp.minimum(nucleus, best), floor), inside, NEVER)

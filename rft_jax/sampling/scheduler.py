@@ -5,6 +5,7 @@ until its last sample has ended; its samples go to slots as they become free. Wh
 slots and places in several parts, prompt p belongs to part p % A. Nothing here depends on time, so
 that the same requests with the same lengths are always decoded in the same company.
 """
+
 import collections
 import heapq
 import math
@@ -19,6 +20,7 @@ SPARE_PLACES = 8  # prompts are read ahead, up to so many at a time
 
 class Admission(NamedTuple):
   """A sample that begins."""
+
   slot: int
   prompt: int
   sample: int
@@ -26,6 +28,7 @@ class Admission(NamedTuple):
 
 class Reading(NamedTuple):
   """A prompt that is to be read into a place."""
+
   part: int
   place: int  # within the part
   prompt: int
@@ -37,8 +40,7 @@ def places_for(prompts: int, samples: int, slots: int) -> int:
   Those of the prompts whose samples fill the slots, twice as many for prompts of which the
   longest samples still run, and the spare ones; never more than there are prompts.
   """
-  return max(1, min(prompts, 3 * math.ceil(slots / samples) + SPARE_PLACES,
-                    slots + SPARE_PLACES))
+  return max(1, min(prompts, 3 * math.ceil(slots / samples) + SPARE_PLACES, slots + SPARE_PLACES))
 
 
 def sizes(slots: int) -> list[int]:
@@ -66,8 +68,10 @@ class Schedule:
     self.samples, self.parts, self.size, self.places = samples, parts, slots, places
     self.rows = min(samples, slots)  # R, of a place at most at a time
     self._sizes = sizes(slots)
-    self._queues = [collections.deque((p, g) for p in range(part, prompts, parts)
-                                      for g in range(samples)) for part in range(parts)]
+    self._queues = [
+      collections.deque((p, g) for p in range(part, prompts, parts) for g in range(samples))
+      for part in range(parts)
+    ]
     self._unread = [collections.deque(range(part, prompts, parts)) for part in range(parts)]
     self._free_slots = [list(range(slots)) for _ in range(parts)]
     self._free_places = [list(range(places)) for _ in range(parts)]
@@ -115,9 +119,11 @@ class Schedule:
 
   def running(self) -> list[Admission]:
     """Returns what is in the slots now."""
-    return [Admission(part * self.size + slot, prompt, sample)
-            for part, slots in enumerate(self._running)
-            for slot, (prompt, sample) in slots.items()]
+    return [
+      Admission(part * self.size + slot, prompt, sample)
+      for part, slots in enumerate(self._running)
+      for slot, (prompt, sample) in slots.items()
+    ]
 
   def end(self, slot: int) -> None:
     """Frees a slot, and its prompt's place after the prompt's last sample."""
@@ -144,7 +150,7 @@ class Schedule:
     kept = np.zeros((self.parts, size), np.int32)
     for part, slots in enumerate(self._running):
       used = sorted(slots)
-      kept[part, :len(used)] = used
+      kept[part, : len(used)] = used
       self._running[part] = {new: slots[old] for new, old in enumerate(used)}
       self._free_slots[part] = list(range(len(used), size))
     self.size = size

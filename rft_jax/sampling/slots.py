@@ -7,6 +7,7 @@ is young the arrays are narrower: attention reads every column there is.
 
 A slot that is free computes like the others; what comes of it is never read.
 """
+
 import functools
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ from rft_jax.sampling import samplers
 
 class Slots(NamedTuple):
   """The N slots. Donated to admit and run, which give them back changed."""
+
   clock: jax.Array  # i32[], tokens decoded so far; the next one goes to column clock % T
   inputs: jax.Array  # i32[N], the token that each slot reads next
   starts: jax.Array  # i32[N], the position of the last prompt token
@@ -35,6 +37,7 @@ class Slots(NamedTuple):
 
 class Ended(NamedTuple):
   """What the host reads after each run."""
+
   clock: jax.Array
   ages: jax.Array
   live: jax.Array
@@ -48,10 +51,20 @@ def make(config, N: int, T: int, filtered: bool) -> Slots:
   """Returns N free slots for completions of up to T tokens."""
   integers = lambda: jnp.zeros(N, jnp.int32)
   booleans = lambda: jnp.zeros(N, bool)
-  return Slots(jnp.int32(0), integers(), integers(), integers(), integers(),
-               jax.random.split(jax.random.key(0), N), booleans(), booleans(),
-               jnp.zeros((N, T), jnp.int32), jnp.zeros((N, T)),
-               jnp.zeros((N, T)) if filtered else None, decoding.empty(config, N, T))
+  return Slots(
+    jnp.int32(0),
+    integers(),
+    integers(),
+    integers(),
+    integers(),
+    jax.random.split(jax.random.key(0), N),
+    booleans(),
+    booleans(),
+    jnp.zeros((N, T), jnp.int32),
+    jnp.zeros((N, T)),
+    jnp.zeros((N, T)) if filtered else None,
+    decoding.empty(config, N, T),
+  )
 
 
 @functools.partial(jax.jit, donate_argnums=0)
@@ -64,9 +77,14 @@ def admit(slots: Slots, which, inputs, starts, limits, occurrences, indices, key
   keys = fold(jax.vmap(jax.random.fold_in, (None, 0))(key, occurrences), indices)
   put = lambda array, new: array.at[which].set(new, mode='drop')
   return slots._replace(
-      inputs=put(slots.inputs, inputs), starts=put(slots.starts, starts),
-      ages=put(slots.ages, 0), limits=put(slots.limits, limits), keys=put(slots.keys, keys),
-      live=put(slots.live, True), stopped=put(slots.stopped, False))
+    inputs=put(slots.inputs, inputs),
+    starts=put(slots.starts, starts),
+    ages=put(slots.ages, 0),
+    limits=put(slots.limits, limits),
+    keys=put(slots.keys, keys),
+    live=put(slots.live, True),
+    stopped=put(slots.stopped, False),
+  )
 
 
 @jax.jit
@@ -85,8 +103,11 @@ def widen(slots: Slots, T: int) -> Slots:
     jax.tree.map(lambda array: array.delete(), layer)
   wide = lambda array: None if array is None else _widen(array, 1, T)
   return slots._replace(
-      tokens=wide(slots.tokens), logprobs=wide(slots.logprobs),
-      filtered_logprobs=wide(slots.filtered_logprobs), completions=tuple(completions))
+    tokens=wide(slots.tokens),
+    logprobs=wide(slots.logprobs),
+    filtered_logprobs=wide(slots.filtered_logprobs),
+    completions=tuple(completions),
+  )
 
 
 @functools.partial(jax.jit, static_argnames=('T',))
@@ -96,13 +117,27 @@ def _widen_layer(layer, T):
 
 @functools.partial(jax.jit, static_argnames=('axis', 'T'))
 def _widen(array, axis, T):
-  return jnp.pad(array, [(0, T - size if number == axis else 0)
-                         for number, size in enumerate(array.shape)])
+  return jnp.pad(
+    array, [(0, T - size if number == axis else 0) for number, size in enumerate(array.shape)]
+  )
 
 
 @functools.partial(jax.jit, donate_argnums=0, static_argnames=('filtered',))
-def run(slots: Slots, model, layers, prompts, lengths, members, knobs, stop_ids, steps, ends,
-        floor, *, filtered: bool) -> tuple[Slots, Ended]:
+def run(
+  slots: Slots,
+  model,
+  layers,
+  prompts,
+  lengths,
+  members,
+  knobs,
+  stop_ids,
+  steps,
+  ends,
+  floor,
+  *,
+  filtered: bool,
+) -> tuple[Slots, Ended]:
   """Decodes until it is worth the host's while: the one loop in which tokens are made.
 
   Args:
@@ -126,22 +161,39 @@ def run(slots: Slots, model, layers, prompts, lengths, members, knobs, stop_ids,
     column = slots.clock % T
     behind = (column - jnp.arange(T)) % T  # how many tokens ago each column was written
     hidden, completions = decoding.decode(
-        model, layers, slots.inputs, slots.starts + slots.ages, slots.completions, column,
-        behind <= slots.ages[:, None], prompts, lengths, members)
+      model,
+      layers,
+      slots.inputs,
+      slots.starts + slots.ages,
+      slots.completions,
+      column,
+      behind <= slots.ages[:, None],
+      prompts,
+      lengths,
+      members,
+    )
     keys = jax.vmap(jax.random.fold_in)(slots.keys, slots.ages)
-    drawn = samplers.draw(model.logits(hidden), keys, knobs,
-                          valid_vocab=model.config.valid_vocab, filtered=filtered)
+    drawn = samplers.draw(
+      model.logits(hidden), keys, knobs, valid_vocab=model.config.valid_vocab, filtered=filtered
+    )
     live = slots.live
     stopped = live & (drawn.tokens[:, None] == stop_ids).any(1)
     ages = slots.ages + live
     put = functools.partial(_put_column, column=column, live=live)
     after = slots._replace(
-        clock=slots.clock + 1, inputs=drawn.tokens, ages=ages, completions=completions,
-        live=live & ~stopped & (ages < slots.limits), stopped=slots.stopped | stopped,
-        tokens=put(slots.tokens, drawn.tokens), logprobs=put(slots.logprobs, drawn.logprobs))
+      clock=slots.clock + 1,
+      inputs=drawn.tokens,
+      ages=ages,
+      completions=completions,
+      live=live & ~stopped & (ages < slots.limits),
+      stopped=slots.stopped | stopped,
+      tokens=put(slots.tokens, drawn.tokens),
+      logprobs=put(slots.logprobs, drawn.logprobs),
+    )
     if filtered:
       after = after._replace(
-          filtered_logprobs=put(slots.filtered_logprobs, drawn.filtered_logprobs))
+        filtered_logprobs=put(slots.filtered_logprobs, drawn.filtered_logprobs)
+      )
     return after, step + 1
 
   slots, _ = jax.lax.while_loop(going, body, (slots, jnp.int32(0)))

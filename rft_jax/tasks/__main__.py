@@ -5,6 +5,7 @@ and reference scores) and base/, an untrained decoder with a tokenizer as a Hugg
 with --pairs=N, where the task can make them, also pairs.jsonl, a right and a wrong answer to each
 of the last N rows to train on, and pairs_validation.jsonl of those held out.
 """
+
 import argparse
 import dataclasses
 import pathlib
@@ -16,9 +17,13 @@ from rft_jax.tasks import PAIRS, TASKS, base_checkpoint, files
 def add_fields(parser, config_class):
   """Adds one --field for each field of the dataclass; a pair of numbers is written as 3,8."""
   for field in dataclasses.fields(config_class):
-    parser.add_argument(f'--{field.name}', type=_reader(field.default), default=field.default,
-                        metavar=str(field.default).strip('()').replace(' ', ''),
-                        help='default %(metavar)s')
+    parser.add_argument(
+      f'--{field.name}',
+      type=_reader(field.default),
+      default=field.default,
+      metavar=str(field.default).strip('()').replace(' ', ''),
+      help='default %(metavar)s',
+    )
 
 
 def _reader(default):
@@ -41,16 +46,24 @@ def _of(config_class, given):
 
 def main(arguments=None) -> int:
   """Writes the task that the command line asks for; returns the exit code."""
-  parser = argparse.ArgumentParser(prog='python -m rft_jax.tasks', description=__doc__,
-                                   formatter_class=argparse.RawDescriptionHelpFormatter,
-                                   allow_abbrev=False)
+  parser = argparse.ArgumentParser(
+    prog='python -m rft_jax.tasks',
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    allow_abbrev=False,
+  )
   commands = parser.add_subparsers(dest='task', required=True)
   for name, task in TASKS.items():
     command = commands.add_parser(name, help=task.__doc__.splitlines()[0], allow_abbrev=False)
     command.add_argument('--to', required=True, type=pathlib.Path, help='directory to write into')
     if name in PAIRS:
-      command.add_argument('--pairs', type=int, default=0, metavar='N',
-                           help='pairs of answers to learn preferences from; default 0')
+      command.add_argument(
+        '--pairs',
+        type=int,
+        default=0,
+        metavar='N',
+        help='pairs of answers to learn preferences from; default 0',
+      )
     add_fields(command.add_argument_group('task'), task.Config)
     add_fields(command.add_argument_group('base checkpoint'), base_checkpoint.Config)
   given = parser.parse_args(arguments)
@@ -65,8 +78,9 @@ def main(arguments=None) -> int:
   made = TASKS[given.task].make(task)
   if pairs:
     made = made._replace(pairs=PAIRS[given.task](task, made, pairs))
-  base_checkpoint.make(given.to / 'base', files.texts(made), seed=task.seed,
-                       **dataclasses.asdict(size))
+  base_checkpoint.make(
+    given.to / 'base', files.texts(made), seed=task.seed, **dataclasses.asdict(size)
+  )
   files.write(made, given.to)
   print(f'{given.to}: {len(made.train)} rows to train on, {len(made.validation)} held out')
   for name, score in made.facts['reference'].items():

@@ -3,6 +3,7 @@
 The solutions to warm up on show the intermediate step, then answer with the number alone:
 <think>28 * 3 = 84; 17 + 84 = 101</think>101. Digits are single tokens.
 """
+
 import dataclasses
 
 import numpy as np
@@ -10,11 +11,11 @@ import numpy as np
 from rft_jax.tasks import files
 
 GRADER = {
-    'type': 'string_check',
-    'name': 'exact',
-    'input': '{{ sample.output_text }}',
-    'reference': '{{ item.answer }}',
-    'operation': 'eq',
+  'type': 'string_check',
+  'name': 'exact',
+  'input': '{{ sample.output_text }}',
+  'reference': '{{ item.answer }}',
+  'operation': 'eq',
 }
 SLIPS = (-10, -2, -1, 1, 2, 10)  # between a true answer and one that corruption puts in its place
 
@@ -22,6 +23,7 @@ SLIPS = (-10, -2, -1, 1, 2, 10)  # between a true answer and one that corruption
 @dataclasses.dataclass(slots=True, kw_only=True)
 class Config:
   """Which problems there are, and how many rows are drawn from them."""
+
   seed: int = 0
   train_rows: int = 2000
   validation_rows: int = 300
@@ -33,13 +35,16 @@ class Config:
   def validate(self) -> list[str]:
     """Returns every problem as 'field=value, need range'; [] if there is none."""
     fields = ('train_rows', 'validation_rows', 'largest_term', 'largest_factor', 'largest_digit')
-    problems = [f'{name}={getattr(self, name)}, need >= 1' for name in fields
-                if getattr(self, name) < 1]
+    problems = [
+      f'{name}={getattr(self, name)}, need >= 1' for name in fields if getattr(self, name) < 1
+    ]
     if not 0 <= self.corrupt <= 1:
       problems.append(f'corrupt={self.corrupt}, need 0 to 1')
     if not problems and self.train_rows + self.validation_rows > self.problems():
-      problems.append(f'train_rows={self.train_rows} validation_rows={self.validation_rows}, '
-                      f'need a sum of at most {self.problems()}: there are no more problems')
+      problems.append(
+        f'train_rows={self.train_rows} validation_rows={self.validation_rows}, '
+        f'need a sum of at most {self.problems()}: there are no more problems'
+      )
     return problems
 
   def problems(self) -> int:
@@ -60,10 +65,10 @@ def row(term: int, sign: str, factor: int, digit: int) -> dict:
   product = factor * digit
   total = term + product if sign == '+' else term - product
   return {
-      'messages': [{'role': 'user', 'content': f'{term} {sign} {factor} * {digit}'}],
-      'answer': str(total),
-      'solution': f'<think>{factor} * {digit} = {product}; '
-                  f'{term} {sign} {product} = {total}</think>{total}',
+    'messages': [{'role': 'user', 'content': f'{term} {sign} {factor} * {digit}'}],
+    'answer': str(total),
+    'solution': f'<think>{factor} * {digit} = {product}; '
+    f'{term} {sign} {product} = {total}</think>{total}',
   }
 
 
@@ -82,13 +87,19 @@ def make(config: Config) -> files.Files:
   if problems:
     raise ValueError('\n'.join(['arithmetic:', *problems]))
   rng = np.random.default_rng(config.seed)
-  chosen = rng.permutation(config.problems())[:config.train_rows + config.validation_rows]
+  chosen = rng.permutation(config.problems())[: config.train_rows + config.validation_rows]
   rows = [row(*problem(int(index), config)) for index in chosen]
-  train = rows[config.validation_rows:]
-  train = files.corrupt(train, 'answer', config.corrupt, config.seed,
-                        lambda number, rng: wrong_answer(train[number]['answer'], rng))
-  return files.Files(train, rows[:config.validation_rows], GRADER, {
-      'task': 'arithmetic',
-      'config': dataclasses.asdict(config),
-      'reference': {},
-  })
+  train = rows[config.validation_rows :]
+  train = files.corrupt(
+    train,
+    'answer',
+    config.corrupt,
+    config.seed,
+    lambda number, rng: wrong_answer(train[number]['answer'], rng),
+  )
+  return files.Files(
+    train,
+    rows[: config.validation_rows],
+    GRADER,
+    {'task': 'arithmetic', 'config': dataclasses.asdict(config), 'reference': {}},
+  )

@@ -4,6 +4,7 @@ A slip changes the result of one step: by one, by ten, or by one of the step's o
 forgotten carry or a miscounted product does. Later steps are right about the wrong number, so that
 the two answers have the same form and nearly the same length.
 """
+
 import operator
 import re
 
@@ -30,10 +31,14 @@ def pairs(rows: list[dict], *, seed: int) -> list[dict]:
     rows: of rft_jax.tasks.arithmetic, with `solution`; their other keys stay.
     seed: of the slips; a row's slip depends on the seed and its place alone.
   """
-  return [{**{key: value for key, value in row.items() if key != 'solution'},
-           'chosen': row['solution'],
-           'rejected': slipped(row['solution'], np.random.default_rng((seed, place)))}
-          for place, row in enumerate(rows)]
+  return [
+    {
+      **{key: value for key, value in row.items() if key != 'solution'},
+      'chosen': row['solution'],
+      'rejected': slipped(row['solution'], np.random.default_rng((seed, place))),
+    }
+    for place, row in enumerate(rows)
+  ]
 
 
 def slipped(solution: str, rng: np.random.Generator) -> str:
@@ -72,7 +77,7 @@ def _with_a_slip(thought, steps, rng):
       value += _slip(int(left), int(right), rng)
     if str(value) != result:
       wrong[result] = str(value)
-    text += thought[end:step.start()] + f'{left} {sign} {right} = {value}'
+    text += thought[end : step.start()] + f'{left} {sign} {right} = {value}'
     end = step.end()
   return text + thought[end:], value
 

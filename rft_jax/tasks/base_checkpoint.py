@@ -3,6 +3,7 @@
 Saved as a normal Hugging Face directory, so that all that follows takes the way of a real
 checkpoint.
 """
+
 import collections
 import dataclasses
 import os
@@ -16,22 +17,26 @@ from rft_jax.models.blocks import INIT_STD
 
 # Words, with the lower-case words after them, are one piece; so is a JSON key with its
 # punctuation, a digit, and a run of anything else.
-PIECE = (r'[{,"\[\] ]*"[a-z_]+": ?["\[{]*'
-         r'|(?:", "| )?[A-Za-z]+(?: [a-z]+)*'
-         r'|[0-9]'
-         r'|[^A-Za-z0-9]+')
+PIECE = (
+  r'[{,"\[\] ]*"[a-z_]+": ?["\[{]*'
+  r'|(?:", "| )?[A-Za-z]+(?: [a-z]+)*'
+  r'|[0-9]'
+  r'|[^A-Za-z0-9]+'
+)
 END_OF_TEXT, START, END = '<|endoftext|>', '<|im_start|>', '<|im_end|>'
 THINK = ('<think>', '</think>')
 TEMPLATE = (
-    "{% for message in messages %}<|im_start|>"
-    "{{ 'system' if message['role'] == 'developer' else message['role'] }}\n"
-    "{{ message['content'] }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}")
+  '{% for message in messages %}<|im_start|>'
+  "{{ 'system' if message['role'] == 'developer' else message['role'] }}\n"
+  "{{ message['content'] }}<|im_end|>\n{% endfor %}"
+  '{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}'
+)
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
 class Config:
   """The size of the decoder, in the Llama family, and of its vocabulary."""
+
   dim: int = 128
   layers: int = 2
   heads: int = 4
@@ -41,22 +46,42 @@ class Config:
 
   def validate(self) -> list[str]:
     """Returns every problem as 'field=value, need range'; [] if there is none."""
-    checks = [(getattr(self, name) >= 1, f'{name}={getattr(self, name)}, need >= 1')
-              for name in ('dim', 'layers', 'heads', 'kv_heads', 'mlp_dim')]
+    checks = [
+      (getattr(self, name) >= 1, f'{name}={getattr(self, name)}, need >= 1')
+      for name in ('dim', 'layers', 'heads', 'kv_heads', 'mlp_dim')
+    ]
     if all(good for good, _ in checks):
       checks += [
-          (self.dim % (2 * self.heads) == 0,
-           f'dim={self.dim}, need a multiple of 2 * heads={2 * self.heads}'),
-          (self.heads % self.kv_heads == 0,
-           f'heads={self.heads}, need a multiple of kv_heads={self.kv_heads}'),
+        (
+          self.dim % (2 * self.heads) == 0,
+          f'dim={self.dim}, need a multiple of 2 * heads={2 * self.heads}',
+        ),
+        (
+          self.heads % self.kv_heads == 0,
+          f'heads={self.heads}, need a multiple of kv_heads={self.kv_heads}',
+        ),
       ]
-    checks.append((self.vocabulary >= 261, f'vocabulary={self.vocabulary}, need >= 261: '
-                   '256 bytes and 5 special tokens'))
+    checks.append(
+      (
+        self.vocabulary >= 261,
+        f'vocabulary={self.vocabulary}, need >= 261: 256 bytes and 5 special tokens',
+      )
+    )
     return [problem for good, problem in checks if not good]
 
 
-def make(to: str | os.PathLike, texts, *, seed: int, dim: int, layers: int, heads: int,
-         kv_heads: int, mlp_dim: int, vocabulary: int) -> None:
+def make(
+  to: str | os.PathLike,
+  texts,
+  *,
+  seed: int,
+  dim: int,
+  layers: int,
+  heads: int,
+  kv_heads: int,
+  mlp_dim: int,
+  vocabulary: int,
+) -> None:
   """Writes an untrained Llama of this size and a tokenizer for the texts into the directory `to`.
 
   Every matrix is drawn with a standard deviation of dim ** -0.5, four times a large model's 0.02
@@ -65,20 +90,31 @@ def make(to: str | os.PathLike, texts, *, seed: int, dim: int, layers: int, head
   Raises:
     ValueError: the sizes do not fit each other (all problems are named).
   """
-  size = Config(dim=dim, layers=layers, heads=heads, kv_heads=kv_heads, mlp_dim=mlp_dim,
-                vocabulary=vocabulary)
+  size = Config(
+    dim=dim, layers=layers, heads=heads, kv_heads=kv_heads, mlp_dim=mlp_dim, vocabulary=vocabulary
+  )
   problems = size.validate()
   if problems:
     raise ValueError('\n'.join(['base checkpoint:', *problems]))
   tokenizer = make_tokenizer(texts, vocabulary=vocabulary)
   config = models.DecoderConfig(
-      vocab_size=len(tokenizer), dim=dim, layers=layers, heads=heads, kv_heads=kv_heads,
-      head_dim=dim // heads, mlp_dim=mlp_dim, tied_head=True, max_positions=512,
-      eos_ids=(tokenizer.eos_token_id,), pad_id=tokenizer.pad_token_id)
+    vocab_size=len(tokenizer),
+    dim=dim,
+    layers=layers,
+    heads=heads,
+    kv_heads=kv_heads,
+    head_dim=dim // heads,
+    mlp_dim=mlp_dim,
+    tied_head=True,
+    max_positions=512,
+    eos_ids=(tokenizer.eos_token_id,),
+    pad_id=tokenizer.pad_token_id,
+  )
   widen = lambda leaf: leaf * (dim**-0.5 / INIT_STD)
   model = models.make(config, seed)
   model = jax.tree_util.tree_map_with_path(
-      lambda path, leaf: leaf if 'norm' in jax.tree_util.keystr(path) else widen(leaf), model)
+    lambda path, leaf: leaf if 'norm' in jax.tree_util.keystr(path) else widen(leaf), model
+  )
   hf.save_base(model, config, tokenizer, to)
 
 
@@ -89,28 +125,40 @@ def make_tokenizer(texts, *, vocabulary: int):
   everything can be encoded and decodes to itself. ChatML template; the end-of-turn token is the
   EOS token; <think> and </think> are tokens, kept when special tokens are skipped.
   """
-  split = tokenizers.pre_tokenizers.Sequence([
+  split = tokenizers.pre_tokenizers.Sequence(
+    [
       tokenizers.pre_tokenizers.Split(tokenizers.Regex(PIECE), 'isolated'),
       tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-  ])
+    ]
+  )
   special = [END_OF_TEXT, START, END, *THINK]
   counts = collections.Counter(
-      piece for text in texts for part in _between(text, special)
-      for piece, _ in split.pre_tokenize_str(part))
+    piece
+    for text in texts
+    for part in _between(text, special)
+    for piece, _ in split.pre_tokenize_str(part)
+  )
   counts.update({'user': 1, 'assistant': 1, 'system': 1, 'Ċ': 1})  # Ċ: the byte of a line's end
   letters = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
   pieces = sorted((p for p in counts if len(p) > 1), key=lambda p: (-counts[p], p))
-  tokens = special + letters + pieces[:vocabulary - len(special) - len(letters)]
+  tokens = special + letters + pieces[: vocabulary - len(special) - len(letters)]
   # No merges: a piece in the vocabulary is one token as it stands, any other is its bytes.
-  fast = tokenizers.Tokenizer(tokenizers.models.BPE(
-      vocab={token: i for i, token in enumerate(tokens)}, merges=[], ignore_merges=True))
+  fast = tokenizers.Tokenizer(
+    tokenizers.models.BPE(
+      vocab={token: i for i, token in enumerate(tokens)}, merges=[], ignore_merges=True
+    )
+  )
   fast.pre_tokenizer = split
   fast.decoder = tokenizers.decoders.ByteLevel()
   fast.add_special_tokens([END_OF_TEXT, START, END])
   fast.add_tokens([tokenizers.AddedToken(t, normalized=False, special=False) for t in THINK])
   return transformers.PreTrainedTokenizerFast(
-      tokenizer_object=fast, eos_token=END, pad_token=END_OF_TEXT, chat_template=TEMPLATE,
-      clean_up_tokenization_spaces=False)
+    tokenizer_object=fast,
+    eos_token=END,
+    pad_token=END_OF_TEXT,
+    chat_template=TEMPLATE,
+    clean_up_tokenization_spaces=False,
+  )
 
 
 def _between(text, marks):

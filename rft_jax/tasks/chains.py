@@ -4,6 +4,7 @@ The solutions to warm up on reduce the sum line by line, the product first, then
 <think>4 * 5 = 20\n3 + 20 = 23\n23 - 6 = 17</think>17. STEP_GRADER tells of each line whether it
 is the right one to follow those before it, whatever they have made of the sum: for `credit`.
 """
+
 import dataclasses
 
 import numpy as np
@@ -12,9 +13,9 @@ from rft_jax.tasks import files
 from rft_jax.tasks.arithmetic import GRADER, wrong_answer
 
 STEP_GRADER = {
-    'type': 'python',
-    'name': 'line',
-    'source': '''\
+  'type': 'python',
+  'name': 'line',
+  'source': '''\
 def next_operation(terms):
   return terms.index('*') if '*' in terms else 1
 
@@ -41,6 +42,7 @@ def grade(sample, item):
 @dataclasses.dataclass(slots=True, kw_only=True)
 class Config:
   """How long the sums are, and how many rows are drawn from them."""
+
   seed: int = 0
   train_rows: int = 4000
   validation_rows: int = 300
@@ -50,14 +52,18 @@ class Config:
 
   def validate(self) -> list[str]:
     """Returns every problem as 'field=value, need range'; [] if there is none."""
-    problems = [f'{name}={getattr(self, name)}, need >= 1'
-                for name in ('train_rows', 'validation_rows', 'operations', 'largest_term')
-                if getattr(self, name) < 1]
+    problems = [
+      f'{name}={getattr(self, name)}, need >= 1'
+      for name in ('train_rows', 'validation_rows', 'operations', 'largest_term')
+      if getattr(self, name) < 1
+    ]
     if not 0 <= self.corrupt <= 1:
       problems.append(f'corrupt={self.corrupt}, need 0 to 1')
     if not problems and 2 * (self.train_rows + self.validation_rows) > self.problems():
-      problems.append(f'train_rows={self.train_rows} validation_rows={self.validation_rows}, '
-                      f'need a sum of at most {self.problems() // 2}: half of all problems')
+      problems.append(
+        f'train_rows={self.train_rows} validation_rows={self.validation_rows}, '
+        f'need a sum of at most {self.problems() // 2}: half of all problems'
+      )
     return problems
 
   def problems(self) -> int:
@@ -85,7 +91,7 @@ def lines_of(terms: list[str]) -> list[str]:
     a, b = int(terms[at - 1]), int(terms[at + 1])
     value = {'+': a + b, '-': a - b, '*': a * b}[terms[at]]
     lines.append(f'{a} {terms[at]} {b} = {value}')
-    terms[at - 1:at + 2] = [str(value)]
+    terms[at - 1 : at + 2] = [str(value)]
   return lines
 
 
@@ -93,8 +99,11 @@ def row(terms: list[str]) -> dict:
   """Returns the sum as a row: messages, answer, solution."""
   lines = lines_of(terms)
   answer, thought = lines[-1].rpartition(' = ')[2], '\n'.join(lines)
-  return {'messages': [{'role': 'user', 'content': ' '.join(terms)}], 'answer': answer,
-          'solution': f'<think>{thought}</think>{answer}'}
+  return {
+    'messages': [{'role': 'user', 'content': ' '.join(terms)}],
+    'answer': answer,
+    'solution': f'<think>{thought}</think>{answer}',
+  }
 
 
 def make(config: Config) -> files.Files:
@@ -111,11 +120,17 @@ def make(config: Config) -> files.Files:
     terms = problem(rng, config)
     chosen[' '.join(terms)] = terms
   rows = [row(terms) for terms in chosen.values()]
-  train = rows[config.validation_rows:]
-  train = files.corrupt(train, 'answer', config.corrupt, config.seed,
-                        lambda number, rng: wrong_answer(train[number]['answer'], rng))
-  return files.Files(train, rows[:config.validation_rows], GRADER, {
-      'task': 'chains',
-      'config': dataclasses.asdict(config),
-      'reference': {},
-  })
+  train = rows[config.validation_rows :]
+  train = files.corrupt(
+    train,
+    'answer',
+    config.corrupt,
+    config.seed,
+    lambda number, rng: wrong_answer(train[number]['answer'], rng),
+  )
+  return files.Files(
+    train,
+    rows[: config.validation_rows],
+    GRADER,
+    {'task': 'chains', 'config': dataclasses.asdict(config), 'reference': {}},
+  )

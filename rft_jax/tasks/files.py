@@ -1,4 +1,5 @@
 """What a task makes (rows to learn from, rows to be measured on, a grader), and how it is saved."""
+
 import json
 import os
 import pathlib
@@ -11,6 +12,7 @@ CORRUPTION = 3  # folded into the seed, so that corruption moves no other draw
 
 class Files(NamedTuple):
   """A built-in task, complete: what a user would bring as files of his own."""
+
   train: list[dict[str, Any]]  # rows in OpenAI's JSONL form, with a 'solution' to warm up on
   validation: list[dict[str, Any]]  # the same form, no prompt of train among them
   grader: dict[str, Any]  # OpenAI's grader JSON
@@ -32,7 +34,7 @@ def corrupt(rows: list[dict], key: str, share: float, seed: int, wrong) -> list[
   """
   order = np.random.default_rng((seed, CORRUPTION)).permutation(len(rows))
   rows = list(rows)
-  for number in order[:round(share * len(rows))].tolist():
+  for number in order[: round(share * len(rows))].tolist():
     row, rng = rows[number], np.random.default_rng((seed, CORRUPTION, number))
     rows[number] = row | {key: wrong(number, rng), 'corrupted': True, 'truth': row[key]}
   return rows
@@ -64,11 +66,11 @@ def write(files: Files, to: str | os.PathLike) -> None:
   lines = lambda rows: ''.join(json.dumps(row) + '\n' for row in rows)
   pairs = zip(('pairs.jsonl', 'pairs_validation.jsonl'), files.pairs or ())
   contents = {
-      'train.jsonl': lines(files.train),
-      'validation.jsonl': lines(files.validation),
-      **{name: lines(rows) for name, rows in pairs},
-      'grader.json': json.dumps(files.grader, indent=2) + '\n',
-      'task.json': json.dumps(files.facts, indent=2) + '\n',
+    'train.jsonl': lines(files.train),
+    'validation.jsonl': lines(files.validation),
+    **{name: lines(rows) for name, rows in pairs},
+    'grader.json': json.dumps(files.grader, indent=2) + '\n',
+    'task.json': json.dumps(files.facts, indent=2) + '\n',
   }
   for name, text in contents.items():
     part = directory / f'.{name}.part'

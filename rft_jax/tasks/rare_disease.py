@@ -13,6 +13,7 @@ breaks the ties. What is absent, how frequent a finding is, sex and onset he ign
 solutions are honest and in the right form, and worse than the case allows: which findings to
 read and how to weigh them is left for reinforcement to find out, from the grades alone.
 """
+
 import dataclasses
 import itertools
 
@@ -22,20 +23,96 @@ from rft_jax.tasks import files, simulator
 from rft_jax.tasks.simulator import Case, World
 
 # Invented symbols, and findings by the names that doctors use.
-GENES = ('ABRX', 'BELQ', 'CUVN', 'DOXR', 'ELZP', 'FYRQ', 'GOVX', 'HIRZ', 'IQLN', 'JUVR', 'KAZB',
-         'LOXQ', 'MIZR', 'NUQP', 'OZRL', 'PYXN', 'QUBR', 'ROZK', 'SIXV', 'TAQL', 'UVRN', 'VEXK',
-         'WOLZ', 'XARP', 'YUQN', 'ZIBR')
+GENES = (
+  'ABRX',
+  'BELQ',
+  'CUVN',
+  'DOXR',
+  'ELZP',
+  'FYRQ',
+  'GOVX',
+  'HIRZ',
+  'IQLN',
+  'JUVR',
+  'KAZB',
+  'LOXQ',
+  'MIZR',
+  'NUQP',
+  'OZRL',
+  'PYXN',
+  'QUBR',
+  'ROZK',
+  'SIXV',
+  'TAQL',
+  'UVRN',
+  'VEXK',
+  'WOLZ',
+  'XARP',
+  'YUQN',
+  'ZIBR',
+)
 FINDINGS = (
-    'ataxia', 'cataract', 'seizures', 'deafness', 'short stature', 'scoliosis', 'cleft palate',
-    'joint laxity', 'nystagmus', 'anaemia', 'heart block', 'renal cysts', 'sparse hair',
-    'brittle nails', 'skin blisters', 'muscle wasting', 'optic atrophy', 'enlarged liver',
-    'large head', 'small jaw', 'extra digits', 'fused toes', 'wide eyes', 'dystonia', 'tremor',
-    'high palate', 'night blindness', 'gallstones', 'kidney stones', 'low calcium', 'thick lips',
-    'hernia', 'bone pain', 'fractures', 'neutropenia', 'nosebleeds', 'lens shift', 'spasticity',
-    'neuropathy', 'dry skin', 'flat feet', 'stiff joints', 'low tone', 'ptosis', 'squint',
-    'pale iris', 'goitre', 'hoarse voice')
-NOISE_FINDINGS = ('fatigue', 'headache', 'poor sleep', 'reflux', 'myopia', 'anxiety', 'back pain',
-                  'constipation', 'eczema', 'frequent colds')
+  'ataxia',
+  'cataract',
+  'seizures',
+  'deafness',
+  'short stature',
+  'scoliosis',
+  'cleft palate',
+  'joint laxity',
+  'nystagmus',
+  'anaemia',
+  'heart block',
+  'renal cysts',
+  'sparse hair',
+  'brittle nails',
+  'skin blisters',
+  'muscle wasting',
+  'optic atrophy',
+  'enlarged liver',
+  'large head',
+  'small jaw',
+  'extra digits',
+  'fused toes',
+  'wide eyes',
+  'dystonia',
+  'tremor',
+  'high palate',
+  'night blindness',
+  'gallstones',
+  'kidney stones',
+  'low calcium',
+  'thick lips',
+  'hernia',
+  'bone pain',
+  'fractures',
+  'neutropenia',
+  'nosebleeds',
+  'lens shift',
+  'spasticity',
+  'neuropathy',
+  'dry skin',
+  'flat feet',
+  'stiff joints',
+  'low tone',
+  'ptosis',
+  'squint',
+  'pale iris',
+  'goitre',
+  'hoarse voice',
+)
+NOISE_FINDINGS = (
+  'fatigue',
+  'headache',
+  'poor sleep',
+  'reflux',
+  'myopia',
+  'anxiety',
+  'back pain',
+  'constipation',
+  'eczema',
+  'frequent colds',
+)
 
 GRADER_SOURCE = '''\
 import json
@@ -62,6 +139,7 @@ GRADER = {'type': 'python', 'name': 'gene_rank', 'source': GRADER_SOURCE}
 @dataclasses.dataclass(slots=True, kw_only=True)
 class Config:
   """The world and how many cases are drawn from it. Probabilities are (lowest, highest)."""
+
   seed: int = 0
   train_rows: int = 4000
   validation_rows: int = 400
@@ -86,31 +164,42 @@ class Config:
   def validate(self) -> list[str]:
     """Returns every problem as 'field=value, need range'; [] if there is none."""
     checks = [
-        (self.train_rows >= 1, f'train_rows={self.train_rows}, need >= 1'),
-        (self.validation_rows >= 1, f'validation_rows={self.validation_rows}, need >= 1'),
-        (2 <= self.genes <= len(GENES), f'genes={self.genes}, need 2 to {len(GENES)}'),
-        (1 <= self.findings <= len(FINDINGS),
-         f'findings={self.findings}, need 1 to {len(FINDINGS)}'),
-        (0 <= self.noise_findings <= len(NOISE_FINDINGS),
-         f'noise_findings={self.noise_findings}, need 0 to {len(NOISE_FINDINGS)}'),
-        (1 <= self.characteristic <= self.findings,
-         f'characteristic={self.characteristic}, need 1 to findings={self.findings}'),
-        (self.shared >= 0, f'shared={self.shared}, need >= 0'),
-        (self.look_alikes >= 1, f'look_alikes={self.look_alikes}, need >= 1'),
-        (0 <= self.noise_listed <= self.genes,
-         f'noise_listed={self.noise_listed}, need 0 to genes={self.genes}'),
-        (self.noted_present > 0 and self.noted_absent > 0 and
-         self.noted_present + self.noted_absent <= 1,
-         f'noted_present={self.noted_present} noted_absent={self.noted_absent}, '
-         'need both above 0, sum at most 1'),
-        (0 <= self.corrupt <= 1, f'corrupt={self.corrupt}, need 0 to 1'),
-        (1 <= self.read_range[0] <= self.read_range[1], f'read_range={self.read_range}, '
-         'need 1 <= first <= second'),
+      (self.train_rows >= 1, f'train_rows={self.train_rows}, need >= 1'),
+      (self.validation_rows >= 1, f'validation_rows={self.validation_rows}, need >= 1'),
+      (2 <= self.genes <= len(GENES), f'genes={self.genes}, need 2 to {len(GENES)}'),
+      (1 <= self.findings <= len(FINDINGS), f'findings={self.findings}, need 1 to {len(FINDINGS)}'),
+      (
+        0 <= self.noise_findings <= len(NOISE_FINDINGS),
+        f'noise_findings={self.noise_findings}, need 0 to {len(NOISE_FINDINGS)}',
+      ),
+      (
+        1 <= self.characteristic <= self.findings,
+        f'characteristic={self.characteristic}, need 1 to findings={self.findings}',
+      ),
+      (self.shared >= 0, f'shared={self.shared}, need >= 0'),
+      (self.look_alikes >= 1, f'look_alikes={self.look_alikes}, need >= 1'),
+      (
+        0 <= self.noise_listed <= self.genes,
+        f'noise_listed={self.noise_listed}, need 0 to genes={self.genes}',
+      ),
+      (
+        self.noted_present > 0
+        and self.noted_absent > 0
+        and self.noted_present + self.noted_absent <= 1,
+        f'noted_present={self.noted_present} noted_absent={self.noted_absent}, '
+        'need both above 0, sum at most 1',
+      ),
+      (0 <= self.corrupt <= 1, f'corrupt={self.corrupt}, need 0 to 1'),
+      (
+        1 <= self.read_range[0] <= self.read_range[1],
+        f'read_range={self.read_range}, need 1 <= first <= second',
+      ),
     ]
     for field in ('characteristic', 'shared', 'background', 'noise'):
       low, high = getattr(self, f'{field}_frequency')
-      checks.append((0 < low <= high < 1, f'{field}_frequency={(low, high)}, '
-                     'need 0 < first <= second < 1'))
+      checks.append(
+        (0 < low <= high < 1, f'{field}_frequency={(low, high)}, need 0 < first <= second < 1')
+      )
     for field in ('present_range', 'absent_range'):
       low, high = getattr(self, field)
       checks.append((0 <= low <= high, f'{field}={(low, high)}, need 0 <= first <= second'))
@@ -121,8 +210,12 @@ def make_world(config: Config) -> World:
   """Returns the world that the seed and the sizes stand for."""
   rng = np.random.default_rng((config.seed, 0))
   genes, findings, noise = config.genes, config.findings, config.noise_findings
-  background = np.concatenate([rng.uniform(*config.background_frequency, findings),
-                               rng.uniform(*config.noise_frequency, noise)])
+  background = np.concatenate(
+    [
+      rng.uniform(*config.background_frequency, findings),
+      rng.uniform(*config.noise_frequency, noise),
+    ]
+  )
   frequency, listed = np.tile(background, (genes, 1)), np.zeros((genes, findings + noise), bool)
 
   def give(gene, chosen, between):
@@ -131,39 +224,50 @@ def make_world(config: Config) -> World:
   # Characteristic findings are dealt like cards, so that each is used before one comes again.
   rounds = -(-genes * config.characteristic // findings)
   cards = np.concatenate([rng.permutation(findings) for _ in range(rounds)])
-  own = [np.unique(cards[gene * config.characteristic:][:config.characteristic])
-         for gene in range(genes)]
+  own = [
+    np.unique(cards[gene * config.characteristic :][: config.characteristic])
+    for gene in range(genes)
+  ]
   for gene in range(genes):
     give(gene, own[gene], config.characteristic_frequency)
   for gene in range(genes):
-    mates = [other for other in range(genes)
-             if other != gene and other // config.look_alikes == gene // config.look_alikes]
+    mates = [
+      other
+      for other in range(genes)
+      if other != gene and other // config.look_alikes == gene // config.look_alikes
+    ]
     pool = sorted({int(f) for mate in mates for f in own[mate]} - set(own[gene].tolist()))
-    give(gene, rng.permutation(np.array(pool, int))[:config.shared], config.shared_frequency)
+    give(gene, rng.permutation(np.array(pool, int))[: config.shared], config.shared_frequency)
   for finding in range(findings, findings + noise):
-    listed[rng.permutation(genes)[:config.noise_listed], finding] = True
+    listed[rng.permutation(genes)[: config.noise_listed], finding] = True
 
   return World(
-      genes=tuple(sorted(rng.permutation(GENES)[:genes].tolist())),
-      findings=tuple(rng.permutation(FINDINGS)[:findings].tolist() +
-                     rng.permutation(NOISE_FINDINGS)[:noise].tolist()),
-      prior=np.full(genes, 1 / genes),
-      frequency=frequency,
-      listed=listed,
-      onset=0.025 + 0.9 * rng.dirichlet(np.ones(len(simulator.ONSETS)), genes),
-      male=np.where(rng.random(genes) < 0.3, 0.9, 0.5),  # some diseases are X-linked
-      noted_present=config.noted_present,
-      noted_absent=config.noted_absent,
-      present_range=config.present_range,
-      absent_range=config.absent_range)
+    genes=tuple(sorted(rng.permutation(GENES)[:genes].tolist())),
+    findings=tuple(
+      rng.permutation(FINDINGS)[:findings].tolist()
+      + rng.permutation(NOISE_FINDINGS)[:noise].tolist()
+    ),
+    prior=np.full(genes, 1 / genes),
+    frequency=frequency,
+    listed=listed,
+    onset=0.025 + 0.9 * rng.dirichlet(np.ones(len(simulator.ONSETS)), genes),
+    male=np.where(rng.random(genes) < 0.3, 0.9, 0.5),  # some diseases are X-linked
+    noted_present=config.noted_present,
+    noted_absent=config.noted_absent,
+    present_range=config.present_range,
+    absent_range=config.absent_range,
+  )
 
 
 def prompt(world: World, case: Case) -> str:
   """Returns the case as a user's message. The gene does not enter."""
-  present, absent = (', '.join(world.findings[f] for f in noted) or 'none'
-                     for noted in (case.present, case.absent))
-  return (f'{"Male" if case.male else "Female"} patient, onset in {simulator.ONSETS[case.onset]}.\n'
-          f'Present: {present}.\nAbsent: {absent}.\nRank up to five genes.')
+  present, absent = (
+    ', '.join(world.findings[f] for f in noted) or 'none' for noted in (case.present, case.absent)
+  )
+  return (
+    f'{"Male" if case.male else "Female"} patient, onset in {simulator.ONSETS[case.onset]}.\n'
+    f'Present: {present}.\nAbsent: {absent}.\nRank up to five genes.'
+  )
 
 
 def solution(world: World, case: Case, config: Config, rng: np.random.Generator) -> str:
@@ -173,11 +277,11 @@ def solution(world: World, case: Case, config: Config, rng: np.random.Generator)
   enter: `case.disease` is not read.
   """
   low, high = config.read_range
-  read = rng.permutation(case.present)[:int(rng.integers(low, high + 1))]
+  read = rng.permutation(case.present)[: int(rng.integers(low, high + 1))]
   votes = simulator.votes(world, read)
   shuffled = rng.permutation(len(world.genes))
   ranking = shuffled[np.argsort(-votes[shuffled], kind='stable')]
-  ranking = [int(gene) for gene in ranking if votes[gene] > 0][:simulator.MAX_RANKS]
+  ranking = [int(gene) for gene in ranking if votes[gene] > 0][: simulator.MAX_RANKS]
   lines, tally, reason = [], 'no votes', ''
   for finding in read:
     speaks_for = [world.genes[gene] for gene in np.flatnonzero(world.listed[:, finding])]
@@ -187,7 +291,8 @@ def solution(world: World, case: Case, config: Config, rng: np.random.Generator)
     tally = f'{most} vote{"s" if most > 1 else ""} for {world.genes[first]}'
     reason = next(world.findings[finding] for finding in read if world.listed[first, finding])
   return f'<think>{"; ".join(lines)}. {tally}</think>' + answer(
-      reason, [world.genes[gene] for gene in ranking])
+    reason, [world.genes[gene] for gene in ranking]
+  )
 
 
 def answer(explanation: str, genes: list[str]) -> str:
@@ -237,8 +342,9 @@ def reference_scores(world: World, cases: list[Case], config: Config) -> dict:
     values['bayes_optimal'].append(simulator.expected_grade(probabilities, ranking))
     values['bayes_optimal_on_these_labels'].append(simulator.expected_grade(truth, ranking))
     values['reader'].append(float(probabilities @ reader_grade(world, case, config)))
-    values['every_vote'].append(float(
-        probabilities @ simulator.tied_grades(simulator.votes(world, case.present))))
+    values['every_vote'].append(
+      float(probabilities @ simulator.tied_grades(simulator.votes(world, case.present)))
+    )
   return {name: files.mean_with_interval(numbers) for name, numbers in values.items()}
 
 
@@ -256,23 +362,40 @@ def make(config: Config) -> files.Files:
   rows = {}
   for split in ('validation', 'train'):
     rows[split] = [
-        row(world, case, f'{split}-{place:05d}', solution=solution(world, case, config, readers))
-        for place, case in enumerate(cases[split], 1)]
-  train = files.corrupt(rows['train'], 'gene', config.corrupt, config.seed,
-                        lambda number, rng: wrong_gene(world, cases['train'][number], rng))
-  return files.Files(train, rows['validation'], GRADER, {
+      row(world, case, f'{split}-{place:05d}', solution=solution(world, case, config, readers))
+      for place, case in enumerate(cases[split], 1)
+    ]
+  train = files.corrupt(
+    rows['train'],
+    'gene',
+    config.corrupt,
+    config.seed,
+    lambda number, rng: wrong_gene(world, cases['train'][number], rng),
+  )
+  return files.Files(
+    train,
+    rows['validation'],
+    GRADER,
+    {
       'task': 'rare_disease',
       'config': dataclasses.asdict(config),
       'reference': reference_scores(world, cases['validation'], config),
-      'world': {field.name: np.asarray(getattr(world, field.name)).tolist()
-                for field in dataclasses.fields(world)},
-  })
+      'world': {
+        field.name: np.asarray(getattr(world, field.name)).tolist()
+        for field in dataclasses.fields(world)
+      },
+    },
+  )
 
 
 def row(world: World, case: Case, case_id: str, **answers: str) -> dict:
   """Returns the case as a row, with the answers that are given."""
-  return {'messages': [{'role': 'user', 'content': prompt(world, case)}],
-          'gene': world.genes[case.disease], **answers, 'case_id': case_id}
+  return {
+    'messages': [{'role': 'user', 'content': prompt(world, case)}],
+    'gene': world.genes[case.disease],
+    **answers,
+    'case_id': case_id,
+  }
 
 
 def draw_cases(config: Config) -> dict[str, list[Case]]:
@@ -295,6 +418,8 @@ def draw_cases(config: Config) -> dict[str, list[Case]]:
       seen.add(key)
       cases[split].append(case)
     if len(cases[split]) < count:
-      raise ValueError(f'{split}_rows={count}, but this world gave {len(cases[split])} different '
-                       'cases: ask for fewer rows or more findings')
+      raise ValueError(
+        f'{split}_rows={count}, but this world gave {len(cases[split])} different '
+        'cases: ask for fewer rows or more findings'
+      )
   return cases

@@ -3,6 +3,7 @@
 Both are answers of the reader that the warm-up imitates, without his rationale: what he makes of
 some of the findings. So the two have one form, and what tells them apart is the case alone.
 """
+
 import json
 
 import numpy as np
@@ -21,14 +22,22 @@ def make(config: rare_disease.Config, made, count: int) -> tuple[list[dict], lis
   del made  # its solutions are one reading of each case
   world, cases = rare_disease.make_world(config), rare_disease.draw_cases(config)
   pairs_of = []
-  for number, (split, some) in enumerate((('train', cases['train'][-count:]),
-                                          ('validation', cases['validation']))):
+  for number, (split, some) in enumerate(
+    (('train', cases['train'][-count:]), ('validation', cases['validation']))
+  ):
     rng = np.random.default_rng((config.seed, 3, number))
     first = len(cases[split]) - len(some)
-    pairs = [(case, f'{split}-{first + place:05d}', _pair(world, case, config, rng))
-             for place, case in enumerate(some, 1)]
-    pairs_of.append([rare_disease.row(world, case, name, chosen=pair[0], rejected=pair[1])
-                     for case, name, pair in pairs if pair])
+    pairs = [
+      (case, f'{split}-{first + place:05d}', _pair(world, case, config, rng))
+      for place, case in enumerate(some, 1)
+    ]
+    pairs_of.append(
+      [
+        rare_disease.row(world, case, name, chosen=pair[0], rejected=pair[1])
+        for case, name, pair in pairs
+        if pair
+      ]
+    )
   return pairs_of[0], pairs_of[1]
 
 

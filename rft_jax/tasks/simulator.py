@@ -13,6 +13,7 @@ genes and the best grade that anyone can expect are computed, not estimated.
 
 Dimension letters here: K genes (diseases), F findings, R rows.
 """
+
 import dataclasses
 from typing import NamedTuple
 
@@ -26,6 +27,7 @@ DECAY = 0.7  # the grade falls by this factor from rank to rank
 @dataclasses.dataclass(frozen=True)
 class World:
   """The generative model, and the textbook that its doctors read."""
+
   genes: tuple[str, ...]  # K invented symbols
   findings: tuple[str, ...]  # F names
   prior: np.ndarray  # f64[K]
@@ -41,6 +43,7 @@ class World:
 
 class Case(NamedTuple):
   """What is written down of one patient, and the truth that only the grader may see."""
+
   present: tuple[int, ...]  # findings, in the order written
   absent: tuple[int, ...]
   onset: int
@@ -80,12 +83,21 @@ def draw(world: World, rng: np.random.Generator) -> Case:
   for _ in range(1000):
     u = rng.random(len(world.findings))
     seen, missing = np.flatnonzero(u < present), np.flatnonzero(u > 1 - absent)
-    if all(low <= len(x) <= high for x, (low, high) in ((seen, world.present_range),
-                                                        (missing, world.absent_range))):
-      return Case(tuple(map(int, rng.permutation(seen))), tuple(map(int, rng.permutation(missing))),
-                  onset, male, disease)
-  raise ValueError(f'no case of {world.genes[disease]} with present_range={world.present_range}, '
-                   f'absent_range={world.absent_range} in 1000 draws: widen the ranges')
+    if all(
+      low <= len(x) <= high
+      for x, (low, high) in ((seen, world.present_range), (missing, world.absent_range))
+    ):
+      return Case(
+        tuple(map(int, rng.permutation(seen))),
+        tuple(map(int, rng.permutation(missing))),
+        onset,
+        male,
+        disease,
+      )
+  raise ValueError(
+    f'no case of {world.genes[disease]} with present_range={world.present_range}, '
+    f'absent_range={world.absent_range} in 1000 draws: widen the ranges'
+  )
 
 
 def posterior(world: World, case: Case) -> np.ndarray:
@@ -98,11 +110,15 @@ def posterior(world: World, case: Case) -> np.ndarray:
   present, absent = _note_probabilities(world)
   unsaid = np.ones(len(world.findings), bool)
   unsaid[list(case.present + case.absent)] = False
-  logits = (np.log(world.prior) + np.log(world.onset[:, case.onset]) +
-            np.log(world.male if case.male else 1 - world.male) +
-            np.log(present[:, list(case.present)]).sum(1) +
-            np.log(absent[:, list(case.absent)]).sum(1) +
-            np.log1p(-(present + absent)[:, unsaid]).sum(1) - log_kept(world))
+  logits = (
+    np.log(world.prior)
+    + np.log(world.onset[:, case.onset])
+    + np.log(world.male if case.male else 1 - world.male)
+    + np.log(present[:, list(case.present)]).sum(1)
+    + np.log(absent[:, list(case.absent)]).sum(1)
+    + np.log1p(-(present + absent)[:, unsaid]).sum(1)
+    - log_kept(world)
+  )
   weights = np.exp(logits - logits.max())
   return weights / weights.sum()
 
@@ -128,9 +144,9 @@ def tied_grades(tally: np.ndarray) -> np.ndarray:
 
   A gene without a vote is not named and gets 0.
   """
-  worth = np.where(np.arange(len(tally)) < MAX_RANKS, DECAY**np.arange(len(tally)), 0.0)
+  worth = np.where(np.arange(len(tally)) < MAX_RANKS, DECAY ** np.arange(len(tally)), 0.0)
   grades = np.zeros(len(tally))
   for level in set(tally[tally > 0].tolist()):
     above, here = int((tally > level).sum()), tally == level
-    grades[here] = worth[above:above + int(here.sum())].mean()
+    grades[here] = worth[above : above + int(here.sum())].mean()
   return grades

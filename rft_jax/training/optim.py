@@ -1,4 +1,5 @@
 """From an OptimConfig to an optax transformation: clip, optimizer, schedule, decay."""
+
 import dataclasses
 import re
 
@@ -13,6 +14,7 @@ DECAYED = r'(kernel|embed)$'  # matrices; norms and biases are not decayed
 @dataclasses.dataclass(slots=True, kw_only=True)
 class OptimConfig:
   """The optimizer of one stage. Its schedule counts optimizer steps from the stage's start."""
+
   optimizer: str = 'adamw'  # one of OPTIMIZERS
   learning_rate: float = 1e-6  # peak
   schedule: str = 'constant'  # one of SCHEDULES
@@ -26,14 +28,15 @@ class OptimConfig:
 
   def validate(self) -> list[str]:
     checks = (
-        (self.optimizer in OPTIMIZERS, f'optimizer={self.optimizer!r}, need one of '
-         f'{tuple(OPTIMIZERS)}'),
-        (self.schedule in SCHEDULES, f'schedule={self.schedule!r}, need one of '
-         f'{tuple(SCHEDULES)}'),
-        (self.learning_rate >= 0, f'learning_rate={self.learning_rate}, need >= 0'),
-        (self.warmup_steps >= 0, f'warmup_steps={self.warmup_steps}, need >= 0'),
-        (0 <= self.final_fraction <= 1, f'final_fraction={self.final_fraction}, need 0 to 1'),
-        (self.clip_norm >= 0, f'clip_norm={self.clip_norm}, need >= 0 (0: no clipping)'),
+      (
+        self.optimizer in OPTIMIZERS,
+        f'optimizer={self.optimizer!r}, need one of {tuple(OPTIMIZERS)}',
+      ),
+      (self.schedule in SCHEDULES, f'schedule={self.schedule!r}, need one of {tuple(SCHEDULES)}'),
+      (self.learning_rate >= 0, f'learning_rate={self.learning_rate}, need >= 0'),
+      (self.warmup_steps >= 0, f'warmup_steps={self.warmup_steps}, need >= 0'),
+      (0 <= self.final_fraction <= 1, f'final_fraction={self.final_fraction}, need 0 to 1'),
+      (self.clip_norm >= 0, f'clip_norm={self.clip_norm}, need >= 0 (0: no clipping)'),
     )
     return [problem for good, problem in checks if not good]
 
@@ -43,8 +46,9 @@ def _constant(config, steps):
 
 
 def _linear(config, steps):
-  return optax.linear_schedule(config.learning_rate, config.learning_rate * config.final_fraction,
-                               max(steps, 1))
+  return optax.linear_schedule(
+    config.learning_rate, config.learning_rate * config.final_fraction, max(steps, 1)
+  )
 
 
 def _cosine(config, steps):
@@ -55,8 +59,9 @@ SCHEDULES = {'constant': _constant, 'linear': _linear, 'cosine': _cosine}
 
 
 def _adamw(config, schedule):
-  return optax.adamw(schedule, config.b1, config.b2, config.epsilon,
-                     weight_decay=config.weight_decay, mask=decayed)
+  return optax.adamw(
+    schedule, config.b1, config.b2, config.epsilon, weight_decay=config.weight_decay, mask=decayed
+  )
 
 
 def _sgd(config, schedule):
@@ -69,7 +74,8 @@ OPTIMIZERS = {'adamw': _adamw, 'sgd': _sgd}
 def decayed(tree):
   """Returns, leaf by leaf, whether weight decay applies."""
   return jax.tree_util.tree_map_with_path(
-      lambda path, _: bool(re.search(DECAYED, name_of(path))), tree)
+    lambda path, _: bool(re.search(DECAYED, name_of(path))), tree
+  )
 
 
 def make_schedule(config: OptimConfig, steps: int):

@@ -5,9 +5,11 @@ denominators depend on masks alone, those of the whole step are known before the
 and the gradients of `sum(coefficient * total / weight of the whole step)` are simply added. How a
 batch is cut into microbatches, padded, ordered or spread over devices changes nothing but rounding.
 """
+
 import dataclasses
 import functools
-from typing import Callable, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +30,7 @@ from rft_jax.types import Batch, TrainState
 @dataclasses.dataclass(slots=True, kw_only=True)
 class UpdateConfig:
   """How a step's batch becomes parameter updates."""
+
   updates_per_batch: int = 1  # optimizer steps per rollout; from 2 on, old log-probs are computed
   # Positions at once in memory, prompts (once a group) and completions. 0: chosen; 2048 on a CPU,
   # whose caches want little at a time, 16384 elsewhere.
@@ -38,10 +41,12 @@ class UpdateConfig:
 
   def validate(self) -> list[str]:
     checks = (
-        (self.updates_per_batch >= 1, f'updates_per_batch={self.updates_per_batch}, need >= 1'),
-        (self.microbatch_tokens >= 0,
-         f'microbatch_tokens={self.microbatch_tokens}, need >= 0 (0: chosen)'),
-        (self.remat in REMAT, f'remat={self.remat!r}, need one of {tuple(REMAT)}'),
+      (self.updates_per_batch >= 1, f'updates_per_batch={self.updates_per_batch}, need >= 1'),
+      (
+        self.microbatch_tokens >= 0,
+        f'microbatch_tokens={self.microbatch_tokens}, need >= 0 (0: chosen)',
+      ),
+      (self.remat in REMAT, f'remat={self.remat!r}, need one of {tuple(REMAT)}'),
     )
     return [problem for good, problem in checks if not good]
 
@@ -51,12 +56,14 @@ Loss = Callable[[TokenStatistics, Batch], tuple[dict[str, Term], dict[str, Weigh
 
 class Scored(NamedTuple):
   """What a model says of the completions of a batch. Host arrays, 0 on padding."""
+
   logprobs: np.ndarray  # f32[B, T] nats
   entropy: np.ndarray  # f32[B, T] nats, of the distribution each token was drawn from
 
 
-def completion_statistics(model, piece: Microbatch, *, temperature, critic=None,
-                          remat='none') -> TokenStatistics:
+def completion_statistics(
+  model, piece: Microbatch, *, temperature, critic=None, remat='none'
+) -> TokenStatistics:
   """Returns log-prob, entropy and rank of every completion token [B, T], prompts computed once.
 
   With a critic, its values too.
@@ -64,8 +71,13 @@ def completion_statistics(model, piece: Microbatch, *, temperature, critic=None,
   batch = piece.batch
   inputs = batch.prompts, batch.prompt_lengths, piece.packed, piece.begins
   hidden = model.completion_hidden(*inputs, remat=remat)
-  packed = token_statistics(hidden, model.head(), piece.packed, temperature=temperature,
-                            valid_vocab=model.config.valid_vocab)
+  packed = token_statistics(
+    hidden,
+    model.head(),
+    piece.packed,
+    temperature=temperature,
+    valid_vocab=model.config.valid_vocab,
+  )
   if critic is not None:
     packed = packed._replace(values=critic(critic.hidden(hidden, *inputs, remat=remat)))
   unpack = lambda x: jnp.take_along_axis(x.reshape(len(piece.places), -1), piece.places, axis=1)
@@ -81,15 +93,17 @@ def _scored(model, piece, temperature):
 def score_batch(model, batch: Batch, config: UpdateConfig, *, temperature, mesh) -> Scored:
   """Returns the log-probs of the completions under model, and its entropies beside them."""
   pieces = _pieces(batch, config, mesh)
-  parts = [_scored(model, _put(_inputs_only(piece), mesh), jnp.float32(temperature))
-           for piece, _ in pieces]
+  parts = [
+    _scored(model, _put(_inputs_only(piece), mesh), jnp.float32(temperature)) for piece, _ in pieces
+  ]
   return Scored(*(_whole(column, pieces, batch) for column in zip(*jax.device_get(parts))))
 
 
 @jax.jit
 def _values(models, piece):
-  return completion_statistics(models['policy'], piece, temperature=1.0,
-                               critic=models['critic']).values
+  return completion_statistics(
+    models['policy'], piece, temperature=1.0, critic=models['critic']
+  ).values
 
 
 def value_batch(policy, critic, batch: Batch, config: UpdateConfig, *, mesh) -> np.ndarray:
@@ -106,8 +120,13 @@ def value_batch(policy, critic, batch: Batch, config: UpdateConfig, *, mesh) -> 
 @jax.jit
 def _score(model, tokens, lengths, temperature):
   hidden = model.hidden(tokens, lengths=lengths)[:, :-1]
-  return token_statistics(hidden, model.head(), tokens[:, 1:], temperature=temperature,
-                          valid_vocab=model.config.valid_vocab).logprobs
+  return token_statistics(
+    hidden,
+    model.head(),
+    tokens[:, 1:],
+    temperature=temperature,
+    valid_vocab=model.config.valid_vocab,
+  ).logprobs
 
 
 def score(model, tokens, lengths, temperature=1.0) -> jax.Array:
@@ -128,15 +147,24 @@ def score(model, tokens, lengths, temperature=1.0) -> jax.Array:
   if lengths.min() < 1 or lengths.max() > tokens.shape[1]:
     raise ValueError(f'score: lengths {lengths.min()}..{lengths.max()}, need 1..{tokens.shape[1]}')
   if tokens.min() < 0 or tokens.max() >= model.config.vocab_size:
-    raise ValueError(f'score: ids {tokens.min()}..{tokens.max()}, need '
-                     f'0..{model.config.vocab_size - 1}')
+    raise ValueError(
+      f'score: ids {tokens.min()}..{tokens.max()}, need 0..{model.config.vocab_size - 1}'
+    )
   logprobs = _score(model, tokens, lengths, jnp.float32(temperature or 1.0))
   return jnp.where(jnp.arange(1, tokens.shape[1]) < lengths[:, None], logprobs, 0.0)
 
 
-def make_update(loss: Loss, tx: dict[str, optax.GradientTransformation], *,
-                config: UpdateConfig, temperature: float, mesh, schedule=None,
-                skip_zero_advantages=False, answers=True):
+def make_update(
+  loss: Loss,
+  tx: dict[str, optax.GradientTransformation],
+  *,
+  config: UpdateConfig,
+  temperature: float,
+  mesh,
+  schedule=None,
+  skip_zero_advantages=False,
+  answers=True,
+):
   """Returns update(state, batch, trains=('policy',)) -> (state, metrics): one optimizer step.
 
   What is trained of the state given is donated: its buffers become the new state's. A step whose
@@ -156,11 +184,14 @@ def make_update(loss: Loss, tx: dict[str, optax.GradientTransformation], *,
 
   def objective(trained, frozen, piece, denominators):
     batch, models = piece.batch, trained | frozen
-    statistics = completion_statistics(models['policy'], piece, temperature=temperature,
-                                       critic=models['critic'], remat=config.remat)
+    statistics = completion_statistics(
+      models['policy'], piece, temperature=temperature, critic=models['critic'], remat=config.remat
+    )
     terms, metrics = loss(statistics, batch)
-    value = sum(term.coefficient * term.sum.total / jnp.maximum(denominators[name], 1e-9)
-                for name, term in terms.items())
+    value = sum(
+      term.coefficient * term.sum.total / jnp.maximum(denominators[name], 1e-9)
+      for name, term in terms.items()
+    )
     sums = {f'loss/{name}': term.sum for name, term in terms.items()} | metrics
     if answers:
       sums['entropy'] = over_tokens(statistics.entropy, batch.weights)
@@ -196,13 +227,19 @@ def make_update(loss: Loss, tx: dict[str, optax.GradientTransformation], *,
       new[name] = optax.apply_updates(model, updates)
     keep = lambda new, old: jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
     trained, optimizer = keep((new, new_optimizer), (trained, optimizer))
-    return _like(trained, mesh), _like(optimizer, mesh), {'skipped_nonfinite': 1.0 - finite} | {
-        f'{_PREFIX[name]}grad_norm': norm for name, norm in norms.items()}
+    return (
+      _like(trained, mesh),
+      _like(optimizer, mesh),
+      {'skipped_nonfinite': 1.0 - finite}
+      | {f'{_PREFIX[name]}grad_norm': norm for name, norm in norms.items()},
+    )
 
   def update(state: TrainState, batch: Batch, trains: tuple[str, ...] = ('policy',)):
     models = {'policy': state.policy, 'critic': state.critic}
-    trained, frozen = ({name: model for name, model in models.items() if (name in trains) == wanted}
-                       for wanted in (True, False))
+    trained, frozen = (
+      {name: model for name, model in models.items() if (name in trains) == wanted}
+      for wanted in (True, False)
+    )
     learnt, idle = _split_idle(batch) if skip_zero_advantages else (batch, None)
     pieces = _pieces(learnt, config, mesh)
     placed = [_put(piece, mesh) for piece, _ in pieces]
@@ -219,13 +256,16 @@ def make_update(loss: Loss, tx: dict[str, optax.GradientTransformation], *,
         gradients, aux = accumulate(trained, frozen, gradients, piece, denominators)
         outputs.append(aux)
     optimizer = {name: state.optimizer[name] for name in trained}
-    rate = {f'{_PREFIX[name]}learning_rate': schedule[name](_count(optimizer[name]))
-            for name in (trained if schedule else ())}
+    rate = {
+      f'{_PREFIX[name]}learning_rate': schedule[name](_count(optimizer[name]))
+      for name in (trained if schedule else ())
+    }
     trained, optimizer, applied = apply(trained, optimizer, gradients)
     values, sums = zip(*outputs)
     metrics = means(added(sums)) | {'loss': sum(values)} | applied | rate
-    metrics = mismatch_figures({name: float(value)
-                                for name, value in jax.device_get(metrics).items()})
+    metrics = mismatch_figures(
+      {name: float(value) for name, value in jax.device_get(metrics).items()}
+    )
     metrics['token_efficiency'] = packing.token_efficiency(learnt, pieces)
     return state._replace(**trained, optimizer=state.optimizer | optimizer), metrics
 
@@ -252,8 +292,11 @@ def _split_idle(batch):
 
 def _count(optimizer):
   """Returns how many updates the optimizer has made, read from its own counter."""
-  counts = [leaf for path, leaf in jax.tree_util.tree_leaves_with_path(optimizer)
-            if sharding.name_of(path).endswith('count')]
+  counts = [
+    leaf
+    for path, leaf in jax.tree_util.tree_leaves_with_path(optimizer)
+    if sharding.name_of(path).endswith('count')
+  ]
   return counts[0] if counts else jnp.int32(0)
 
 
@@ -264,8 +307,9 @@ def _like(tree, mesh):
 
 def _pieces(batch, config, mesh):
   chosen = 2048 if jax.default_backend() == 'cpu' else 16384
-  return packing.plan(batch, tokens=config.microbatch_tokens or chosen,
-                           shards=sharding.batch_shards(mesh))
+  return packing.plan(
+    batch, tokens=config.microbatch_tokens or chosen, shards=sharding.batch_shards(mesh)
+  )
 
 
 def _put(piece, mesh):

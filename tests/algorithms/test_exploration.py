@@ -1,4 +1,5 @@
 """The gradient of the entropy, the bonus on it, and the tokens that exploration chooses."""
+
 import functools
 from types import SimpleNamespace
 
@@ -20,8 +21,12 @@ from rft_jax.types import Batch
 
 def _inputs(B=2, T=5, D=6, V=11):
   rng = np.random.default_rng(0)
-  return (rng.normal(size=(B, T, D)), 2 * rng.normal(size=(D, V)),
-          rng.integers(0, V - 2, (B, T)), rng.normal(size=(2, B, T)))
+  return (
+    rng.normal(size=(B, T, D)),
+    2 * rng.normal(size=(D, V)),
+    rng.integers(0, V - 2, (B, T)),
+    rng.normal(size=(2, B, T)),
+  )
 
 
 def _plain(hidden, head, targets, by, temperature, valid):
@@ -40,8 +45,9 @@ def test_entropy_has_its_gradient(monkeypatch, chunk_elements, temperature, whic
   by, valid = by * np.array(which)[:, None, None], head.shape[1] - 2
 
   def ours(hidden, head):
-    found = token_statistics(hidden, head, jnp.int32(targets), temperature=jnp.float32(temperature),
-                             valid_vocab=valid)
+    found = token_statistics(
+      hidden, head, jnp.int32(targets), temperature=jnp.float32(temperature), valid_vocab=valid
+    )
     both = zip(which, by, (found.logprobs, found.entropy))
     return sum((weights * values).sum() for wanted, weights, values in both if wanted)
 
@@ -55,8 +61,11 @@ def test_entropy_has_its_gradient(monkeypatch, chunk_elements, temperature, whic
 
 def test_entropy_of_a_certain_policy_has_a_finite_gradient():
   hidden, head = jnp.ones((1, 1, 1)), jnp.float32([[300.0, 0.0, -300.0]])
-  gradient = jax.grad(lambda w: token_statistics(hidden, w, jnp.zeros((1, 1), jnp.int32),
-                                                 temperature=0.1, valid_vocab=2).entropy.sum())
+  gradient = jax.grad(
+    lambda w: token_statistics(
+      hidden, w, jnp.zeros((1, 1), jnp.int32), temperature=0.1, valid_vocab=2
+    ).entropy.sum()
+  )
   assert (np.asarray(gradient(head)) == 0).all()
 
 
@@ -65,14 +74,20 @@ def test_a_loss_without_entropy_does_not_pay_for_its_gradient():
 
   def flops(coefficient):
     def loss(hidden):
-      found = token_statistics(hidden, jnp.float32(head), jnp.int32(targets), temperature=1.0,
-                               valid_vocab=11)
+      found = token_statistics(
+        hidden, jnp.float32(head), jnp.int32(targets), temperature=1.0, valid_vocab=11
+      )
       value = found.logprobs.sum()
       if coefficient:
         value += coefficient * found.entropy.sum()
       return value, found.entropy.sum()  # as a metric, entropy is there in both
-    return jax.jit(jax.grad(loss, has_aux=True)).lower(
-        jnp.float32(hidden)).compile().cost_analysis()['flops']
+
+    return (
+      jax.jit(jax.grad(loss, has_aux=True))
+      .lower(jnp.float32(hidden))
+      .compile()
+      .cost_analysis()['flops']
+    )
 
   per_logit = 10 * 11
   assert flops(0.1) >= flops(0.0) + 2 * per_logit
@@ -85,10 +100,18 @@ def _step(seed=0, B=40, T=50):
   rng = np.random.default_rng(seed)
   weights = np.float32(np.arange(T) < rng.integers(1, T + 1, B)[:, None])
   draw = lambda x: np.where(weights > 0, x, np.nan).astype(np.float32)  # padding is never read
-  batch = Batch(None, np.ones(B // 4), np.zeros((B, T), np.int32), weights.sum(1),
-                np.arange(B) // 4, weights, advantages=draw(rng.normal(size=(B, T))))
-  return batch, SimpleNamespace(logprobs=draw(-rng.exponential(2, (B, T))),
-                                entropy=draw(rng.exponential(1, (B, T))))
+  batch = Batch(
+    None,
+    np.ones(B // 4),
+    np.zeros((B, T), np.int32),
+    weights.sum(1),
+    np.arange(B) // 4,
+    weights,
+    advantages=draw(rng.normal(size=(B, T))),
+  )
+  return batch, SimpleNamespace(
+    logprobs=draw(-rng.exponential(2, (B, T))), entropy=draw(rng.exponential(1, (B, T)))
+  )
 
 
 def test_nothing_is_asked_for_by_default():
@@ -107,7 +130,8 @@ def test_the_coefficient_of_a_target_is_carried_from_step_to_step():
   for target in (H + 1, H + 1, H + 1, H - 0.1, H + 1):
     before = dict(memory)
     given, following, metrics = exploration(
-        batch, scored, EntropyConfig(target=target, target_step=0.01), memory, None)
+      batch, scored, EntropyConfig(target=target, target_step=0.01), memory, None
+    )
     assert memory == before and following['last'] == {'x': 1}
     assert (given.entropy_coef == np.float32(metrics['entropy_coef'])).all()
     applied.append(metrics['entropy_coef'])
@@ -119,7 +143,7 @@ def test_the_policy_loss_is_on_the_tokens_of_most_entropy():
   batch, scored = _step()
   given, _, metrics = exploration(batch, scored, EntropyConfig(top_share=0.2), {}, None)
   tokens = batch.weights > 0
-  chosen = np.sort(scored.entropy[tokens])[-int(np.ceil(0.2 * tokens.sum())):]
+  chosen = np.sort(scored.entropy[tokens])[-int(np.ceil(0.2 * tokens.sum())) :]
   np.testing.assert_array_equal(np.sort(scored.entropy[given.policy_weights > 0]), chosen)
   np.testing.assert_allclose(metrics['policy_loss_share'], len(chosen) / tokens.sum(), rtol=1e-6)
   assert (given.weights == batch.weights).all()  # the denominators stay
@@ -129,8 +153,11 @@ def test_clip_cov_draws_from_seed_and_step_and_keeps_weights_there_are():
   batch, scored = _step()
   half = 0.5 * batch.weights
   config = EntropyConfig(covariance='clip_cov', clip_cov_share=0.02)
-  draw = lambda step: exploration(batch._replace(policy_weights=half), scored, config, {},
-                                  np.random.default_rng([7, step]))[0].policy_weights
+  draw = lambda step: (
+    exploration(
+      batch._replace(policy_weights=half), scored, config, {}, np.random.default_rng([7, step])
+    )[0].policy_weights
+  )
   covariance = entropy.covariances(batch.advantages, scored.logprobs, batch.weights)
   dropped = (draw(3) == 0) & (batch.weights > 0)
   assert dropped.sum() == np.ceil(0.02 * batch.weights.sum())
@@ -142,7 +169,8 @@ def test_clip_cov_draws_from_seed_and_step_and_keeps_weights_there_are():
 def test_kl_cov_holds_the_largest():
   batch, scored = _step()
   given, _, metrics = exploration(
-      batch, scored, EntropyConfig(covariance='kl_cov', kl_cov_share=0.01), {}, None)
+    batch, scored, EntropyConfig(covariance='kl_cov', kl_cov_share=0.01), {}, None
+  )
   covariance = entropy.covariances(batch.advantages, scored.logprobs, batch.weights)
   tokens = batch.weights > 0
   assert given.held.sum() == np.ceil(0.01 * tokens.sum()) and given.policy_weights is None
@@ -176,8 +204,9 @@ def test_the_bonus_is_the_coefficient_times_the_mean_entropy():
   config = ObjectiveConfig(entropy=EntropyConfig(coef=0.03))
   value = functools.partial(_value, config, batch, scored.logprobs)
   plain = _value(ObjectiveConfig(), batch, scored.logprobs, clean)
-  np.testing.assert_allclose(value(scored.entropy), plain - 0.03 * np.nanmean(scored.entropy),
-                             rtol=1e-5)
+  np.testing.assert_allclose(
+    value(scored.entropy), plain - 0.03 * np.nanmean(scored.entropy), rtol=1e-5
+  )
   gradient = jax.grad(value)(clean)
   np.testing.assert_allclose(gradient, -0.03 * batch.weights / batch.weights.sum(), rtol=1e-5)
   adapted = ObjectiveConfig(entropy=EntropyConfig(target=1.0))
@@ -207,8 +236,17 @@ def test_answers_that_the_policy_has_left_are_masked_where_they_are_bad():
   weights = np.ones_like(sampler)
   advantages = np.float32([[-1] * 4, [1] * 4, [-1] * 4])
   logprobs = jnp.float32(sampler - np.array([[0.9], [0.9], [0.1]]))
-  batch = Batch(None, None, np.zeros((3, 4)), None, np.arange(3), weights, advantages=advantages,
-                old_logprobs=sampler, sampler_logprobs=sampler)
+  batch = Batch(
+    None,
+    None,
+    np.zeros((3, 4)),
+    None,
+    np.arange(3),
+    weights,
+    advantages=advantages,
+    old_logprobs=sampler,
+    sampler_logprobs=sampler,
+  )
   limit = lambda value: ObjectiveConfig(correction=CorrectionConfig(stale_limit=value))
   gradient = lambda config: jax.grad(lambda x: _value(config, batch, x, 0 * x))(logprobs)
   off, on = gradient(limit(0.0)), gradient(limit(0.5))
@@ -220,41 +258,61 @@ def test_answers_that_the_policy_has_left_are_masked_where_they_are_bad():
 
 
 def test_a_maximum_is_compared_and_not_added():
-  parts = [{'a': masked.Weighted(1.0, 2.0), 'b': masked.Maximum(value)}
-           for value in (3.0, 5.0, 4.0)]
+  parts = [
+    {'a': masked.Weighted(1.0, 2.0), 'b': masked.Maximum(value)} for value in (3.0, 5.0, 4.0)
+  ]
   assert masked.means(masked.added(parts)) == {'a': 0.5, 'b': 5.0}
 
 
 # ------------------------------------------------------------------ what is refused
 
 
-@pytest.mark.parametrize('changes, words', [
-    ({'coef': 0.1, 'target': 0.2}, 'found on the way'), ({'coef': -0.1}, 'punishes exploring'),
-    ({'top_share': 0.0}, 'top_share=0.0'), ({'top_share': 1.2}, 'top_share=1.2'),
-    ({'covariance': 'cov'}, "covariance='cov'"), ({'target': -1.0}, 'target=-1.0'),
-    ({'clip_cov_low': 6.0}, 'low < high'), ({'kl_cov_share': 0.0}, 'kl_cov_share=0.0'),
-    ({'kl_cov_coef': 0.0}, 'kl_cov_coef=0.0'), ({'target_step': 0.0}, 'target_step=0.0')])
+@pytest.mark.parametrize(
+  'changes, words',
+  [
+    ({'coef': 0.1, 'target': 0.2}, 'found on the way'),
+    ({'coef': -0.1}, 'punishes exploring'),
+    ({'top_share': 0.0}, 'top_share=0.0'),
+    ({'top_share': 1.2}, 'top_share=1.2'),
+    ({'covariance': 'cov'}, "covariance='cov'"),
+    ({'target': -1.0}, 'target=-1.0'),
+    ({'clip_cov_low': 6.0}, 'low < high'),
+    ({'kl_cov_share': 0.0}, 'kl_cov_share=0.0'),
+    ({'kl_cov_coef': 0.0}, 'kl_cov_coef=0.0'),
+    ({'target_step': 0.0}, 'target_step=0.0'),
+  ],
+)
 def test_settings_are_refused_with_the_reason(changes, words):
-  problem, = ObjectiveConfig(entropy=EntropyConfig(**changes)).validate()
+  (problem,) = ObjectiveConfig(entropy=EntropyConfig(**changes)).validate()
   assert problem.startswith('entropy.') and words in problem
 
 
-@pytest.mark.parametrize('loss, level', [('clip', 'sequence'), ('gmpo', 'token'),
-                                         ('luspo', 'sequence'), ('clip', 'product')])
+@pytest.mark.parametrize(
+  'loss, level',
+  [('clip', 'sequence'), ('gmpo', 'token'), ('luspo', 'sequence'), ('clip', 'product')],
+)
 def test_leaving_out_tokens_goes_with_losses_of_tokens(loss, level):
   aggregation = 'sequence_sum' if loss == 'luspo' else 'sequence_mean'
   make = lambda given: ObjectiveConfig(
-      policy_loss=PolicyLossConfig(loss=loss, ratio_level=level), aggregation=aggregation,
-      entropy=EntropyConfig(**given))
-  problem, = make({'top_share': 0.2}).validate()
+    policy_loss=PolicyLossConfig(loss=loss, ratio_level=level),
+    aggregation=aggregation,
+    entropy=EntropyConfig(**given),
+  )
+  (problem,) = make({'top_share': 0.2}).validate()
   assert 'moves all tokens of its answer' in problem
   assert not make({'covariance': 'kl_cov'}).validate()
 
 
-@pytest.mark.parametrize('given, idle', [
-    ({}, True), ({'kl_coef': 0.1}, False), ({'entropy': EntropyConfig(coef=0.1)}, False),
+@pytest.mark.parametrize(
+  'given, idle',
+  [
+    ({}, True),
+    ({'kl_coef': 0.1}, False),
+    ({'entropy': EntropyConfig(coef=0.1)}, False),
     ({'entropy': EntropyConfig(target=0.1)}, False),
     ({'entropy': EntropyConfig(covariance='kl_cov')}, False),
-    ({'entropy': EntropyConfig(covariance='clip_cov', top_share=0.5)}, True)])
+    ({'entropy': EntropyConfig(covariance='clip_cov', top_share=0.5)}, True),
+  ],
+)
 def test_groups_without_advantage_are_idle_only_where_no_term_reads_them(given, idle):
   assert ObjectiveConfig(**given).zero_advantages_teach_nothing == idle

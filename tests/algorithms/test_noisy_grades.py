@@ -1,4 +1,5 @@
 """Robust settings in a run: off they change nothing, on they leave out what they say."""
+
 import json
 
 import numpy as np
@@ -12,7 +13,9 @@ from rft_jax.records import episodes, metrics
 from rft_jax.types import Episode, Grade, Item, Sample
 
 
-@pytest.mark.parametrize('changes, words', [
+@pytest.mark.parametrize(
+  'changes, words',
+  [
     (dict(grade_low=1.0), 'grade_low=1.0 grade_high=1.0'),
     (dict(grade_high=float('inf')), 'both finite'),
     (dict(flip_rate_right=0.6, flip_rate_wrong=0.4), 'a grade says nothing'),
@@ -24,7 +27,8 @@ from rft_jax.types import Episode, Grade, Item, Sample
     (dict(right_from=float('nan')), 'right_from=nan'),
     (dict(answer='{{ sample.output_json.genes'), 'answer'),
     (dict(answer='always the same'), 'answer'),
-])
+  ],
+)
 def test_what_cannot_be_is_refused(changes, words):
   assert not RobustConfig().validate() and not noisy_grades.is_on(RobustConfig())
   assert any(words in problem for problem in RobustConfig(**changes).validate())
@@ -37,9 +41,21 @@ def test_components_cannot_be_corrected_through_the_whole_grade(tmp_path):
 
 
 def _group(texts, rewards, row=None, source='rows.jsonl:1', stop='stop'):
-  return [Episode(Item(row or {}, source), 0, g, [1], Sample([1], [0.0], None, stop), '', text, 0,
-                  Grade(reward, {'x': reward}, {}), 0)
-          for g, (text, reward) in enumerate(zip(texts, rewards))]
+  return [
+    Episode(
+      Item(row or {}, source),
+      0,
+      g,
+      [1],
+      Sample([1], [0.0], None, stop),
+      '',
+      text,
+      0,
+      Grade(reward, {'x': reward}, {}),
+      0,
+    )
+    for g, (text, reward) in enumerate(zip(texts, rewards))
+  ]
 
 
 def test_off_it_hands_back_what_it_was_given():
@@ -55,15 +71,20 @@ def test_rewards_are_clipped_then_corrected_and_components_stay():
   assert [e.grade.components['x'] for e in group] == [9.0, 0.5] and told['robust/reward'] == 1.0
 
 
-@pytest.mark.parametrize('text, stop, asked, expected', [
+@pytest.mark.parametrize(
+  'text, stop, asked, expected',
+  [
     (' 7\n', 'stop', '', '7'),
     ('{"b": 1, "a": [2]}', 'stop', '', '{"a": [2], "b": 1}'),
     ('{"a":[2],"b":1}', 'stop', '', '{"a": [2], "b": 1}'),
     ('{"genes": ["ABRX", "BELQ"]}', 'stop', '{{ sample.output_json.genes[0] }}', 'ABRX'),
     ('{"genes": []}', 'stop', '{{ sample.output_json.genes[0] }}', None),
     ('no json', 'stop', '{{ sample.output_json.genes[0] }}', None),
-    ('7', 'length', '', None), (None, 'stop', '', None), ('  ', 'stop', '', None),
-])
+    ('7', 'length', '', None),
+    (None, 'stop', '', None),
+    ('  ', 'stop', '', None),
+  ],
+)
 def test_what_a_sample_says(text, stop, asked, expected):
   assert noisy_grades.answer(_group([text], [0.0], stop=stop)[0], asked) == expected
 
@@ -77,10 +98,12 @@ def test_a_row_with_a_wrong_reference_leaves_is_explained_and_comes_back():
   for step in (1, 2, 3):
     groups, memory, told = noisy_grades.apply([bad, hard, good], config, memory, step)
     kept.append([group[0].item.source for group in groups])
-  assert kept == [['rows.jsonl:1', 'rows.jsonl:2', 'rows.jsonl:3']] + [
-      ['rows.jsonl:2', 'rows.jsonl:3']] * 2
+  assert (
+    kept
+    == [['rows.jsonl:1', 'rows.jsonl:2', 'rows.jsonl:3']] + [['rows.jsonl:2', 'rows.jsonl:3']] * 2
+  )
   assert told['robust/groups_contradicted'] == told['robust/rows_left_out'] == 1
-  line, = noisy_grades.left_out(memory)
+  (line,) = noisy_grades.left_out(memory)
   assert (line['row'], line['since'], line['first_contradiction']) == ('rows.jsonl:1', 2, 1)
   assert (line['answer'], line['share'], line['grade']) == ('84', 0.75, 0.0)
   assert 'at 3 visits in a row' in line['why']
@@ -111,8 +134,10 @@ def _config(directory, **settings):
 
 
 def _rewards(workdir):
-  return [[e['reward'] for e in episodes.read(workdir, step, ['reward'])]
-          for step in episodes.steps(workdir)]
+  return [
+    [e['reward'] for e in episodes.read(workdir, step, ['reward'])]
+    for step in episodes.steps(workdir)
+  ]
 
 
 ON = dict(contradictions=1, min_share=0.01, min_trust=0.0, right_from=0.9)
@@ -126,7 +151,8 @@ def test_a_run_that_leaves_rows_out_records_them_and_goes_on_as_if_never_stopped
   whole, parts = (metrics.read(tmp_path / name / 'metrics.jsonl') for name in ('whole', 'parts'))
   timed = ('seconds/', 'compilations')
   assert [{k: v for k, v in row.items() if not k.startswith(timed)} for row in whole] == [
-      {k: v for k, v in row.items() if not k.startswith(timed)} for row in parts]
+    {k: v for k, v in row.items() if not k.startswith(timed)} for row in parts
+  ]
   texts = [(tmp_path / name / 'robust.jsonl').read_text() for name in ('whole', 'parts')]
   assert texts[0] == texts[1]
   lines = [json.loads(line) for line in texts[0].splitlines()]

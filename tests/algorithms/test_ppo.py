@@ -1,4 +1,5 @@
 """PPO in the house: its batch, its critic, and runs that stop and go on as if they had not."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,8 +20,9 @@ from rft_jax.training.optim import OptimConfig
 from rft_jax.training.update import UpdateConfig
 from rft_jax.types import Batch, TrainState
 
-DECODER = models.DecoderConfig(vocab_size=48, dim=32, layers=2, heads=4, kv_heads=2, head_dim=8,
-                               mlp_dim=64, tied_head=True)
+DECODER = models.DecoderConfig(
+  vocab_size=48, dim=32, layers=2, heads=4, kv_heads=2, head_dim=8, mlp_dim=64, tied_head=True
+)
 
 
 def _batch(seed=0, P=4, G=3, S=6, T=9):
@@ -29,11 +31,17 @@ def _batch(seed=0, P=4, G=3, S=6, T=9):
   lengths = rng.integers(1, T + 1, B).astype(np.int32)
   weights = (np.arange(T) < lengths[:, None]).astype(np.float32)
   noise = lambda: (rng.normal(size=(B, T)) * weights).astype(np.float32)
-  return Batch(rng.integers(0, 48, (P, S)).astype(np.int32),
-               rng.integers(1, S + 1, P).astype(np.int32),
-               rng.integers(0, 48, (B, T)).astype(np.int32), lengths,
-               np.repeat(np.arange(P), G).astype(np.int32), weights, advantages=noise(),
-               old_values=noise(), returns=noise())
+  return Batch(
+    rng.integers(0, 48, (P, S)).astype(np.int32),
+    rng.integers(1, S + 1, P).astype(np.int32),
+    rng.integers(0, 48, (B, T)).astype(np.int32),
+    lengths,
+    np.repeat(np.arange(P), G).astype(np.int32),
+    weights,
+    advantages=noise(),
+    old_values=noise(),
+    returns=noise(),
+  )
 
 
 def _critic(policy, kind, seed=3):
@@ -49,12 +57,12 @@ def test_values_are_of_the_state_before_each_token(kind):
   mesh = sharding.make_mesh(devices=jax.devices()[:1])
   found = updates.value_batch(policy, critic, batch, UpdateConfig(microbatch_tokens=60), mesh=mesh)
   for row in range(len(batch.group)):
-    prompt = batch.prompts[batch.group[row]][:batch.prompt_lengths[batch.group[row]]]
+    prompt = batch.prompts[batch.group[row]][: batch.prompt_lengths[batch.group[row]]]
     n = batch.completion_lengths[row]
     tokens = np.concatenate([prompt, batch.completions[row, :n]])[None]
     hidden = policy.hidden(jnp.asarray(tokens), lengths=jnp.array([tokens.shape[1]]))[0]
     expected = np.asarray(hidden, np.float64) @ np.asarray(critic.score.kernel[...], np.float64)
-    np.testing.assert_allclose(found[row, :n], expected[len(prompt) - 1:-1, 0], atol=2e-5)
+    np.testing.assert_allclose(found[row, :n], expected[len(prompt) - 1 : -1, 0], atol=2e-5)
     assert (found[row, n:] == 0).all()
 
 
@@ -62,14 +70,19 @@ def test_the_value_term_is_the_clipped_squared_error_over_the_tokens_of_the_step
   batch, config = _batch(1), ppo.CriticConfig(vf_coef=0.7, clip=0.3)
   values = np.random.default_rng(5).normal(size=batch.weights.shape).astype(np.float32)
   logprobs = np.full_like(values, -1.0)
-  terms, metrics = ppo.loss(TokenStatistics(logprobs, logprobs, logprobs > 0, values), batch,
-                            objective=ObjectiveConfig(), config=config, max_new_tokens=9)
+  terms, metrics = ppo.loss(
+    TokenStatistics(logprobs, logprobs, logprobs > 0, values),
+    batch,
+    objective=ObjectiveConfig(),
+    config=config,
+    max_new_tokens=9,
+  )
   total = count = bound = 0.0
   for b, t in zip(*np.nonzero(batch.weights)):
     v, old, target = (float(x[b, t]) for x in (values, batch.old_values, batch.returns))
     held = min(max(v, old - 0.3), old + 0.3)
-    total += max((v - target)**2, (held - target)**2) / 2
-    bound += (held - target)**2 > (v - target)**2
+    total += max((v - target) ** 2, (held - target) ** 2) / 2
+    bound += (held - target) ** 2 > (v - target) ** 2
     count += 1
   assert terms['value'].coefficient == 0.7 and set(terms) == {'policy', 'value'}
   np.testing.assert_allclose(terms['value'].sum, (total, count), rtol=1e-5)
@@ -78,15 +91,16 @@ def test_the_value_term_is_the_clipped_squared_error_over_the_tokens_of_the_step
 
 @pytest.mark.parametrize('kind, moved', [('separate', {'critic'}), ('head', {'critic', 'policy'})])
 def test_who_is_trained(kind, moved):
-  """The value loss reaches the policy through a head alone; a warm-up leaves the policy as it was.
-  """
+  """The value loss reaches the policy through a head alone; a warm-up leaves the policy as it was."""
   policy, mesh = models.make(DECODER, seed=1), sharding.make_mesh(devices=jax.devices()[:1])
   batch = _batch()._replace(advantages=np.zeros((12, 9), np.float32))
   tx = {name: optax.sgd(0.1) for name in ('policy', 'critic')}
-  loss = lambda statistics, batch: ppo.loss(statistics, batch, objective=ObjectiveConfig(),
-                                            config=ppo.CriticConfig(), max_new_tokens=9)
-  update = updates.make_update(loss, tx, config=UpdateConfig(microbatch_tokens=80),
-                               temperature=1.0, mesh=mesh)
+  loss = lambda statistics, batch: ppo.loss(
+    statistics, batch, objective=ObjectiveConfig(), config=ppo.CriticConfig(), max_new_tokens=9
+  )
+  update = updates.make_update(
+    loss, tx, config=UpdateConfig(microbatch_tokens=80), temperature=1.0, mesh=mesh
+  )
   for trains, expected in ((('policy', 'critic'), moved), (('critic',), {'critic'})):
     copy = lambda tree: jax.tree.map(jnp.copy, tree)
     state = TrainState(0, copy(policy), None, _critic(policy, kind))
@@ -94,8 +108,9 @@ def test_who_is_trained(kind, moved):
     state = state._replace(optimizer={name: tx[name].init(before[name]) for name in tx})
     state, metrics = update(state, batch, trains)
     for name, now in (('policy', state.policy), ('critic', state.critic)):
-      same = all((x == y).all() for x, y in zip(jax.tree.leaves(before[name]),
-                                                jax.tree.leaves(now)))
+      same = all(
+        (x == y).all() for x, y in zip(jax.tree.leaves(before[name]), jax.tree.leaves(now))
+      )
       assert same == (name not in expected)
     assert ('grad_norm' in metrics) == ('policy' in trains) and metrics['critic/grad_norm'] > 0
     first = metrics['loss/value']
@@ -116,12 +131,19 @@ def _config(tmp_path, **objective):
 
 def _leaves(workdir, step):
   import orbax.checkpoint as ocp
+
   folder = Checkpoints(workdir / 'checkpoints').directory / f'step_{step:06d}'
   with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-    parts = {part: checkpointer.restore(folder / part)
-             for part in ('policy', 'optimizer', 'critic') if (folder / part).is_dir()}
-  return {f'{part}/{name}': np.asarray(value)
-          for part, leaves in parts.items() for name, value in leaves.items()}
+    parts = {
+      part: checkpointer.restore(folder / part)
+      for part in ('policy', 'optimizer', 'critic')
+      if (folder / part).is_dir()
+    }
+  return {
+    f'{part}/{name}': np.asarray(value)
+    for part, leaves in parts.items()
+    for name, value in leaves.items()
+  }
 
 
 def _same(one, other, step):
@@ -129,17 +151,22 @@ def _same(one, other, step):
   for name, value in found.items():
     assert value.tobytes() == expected[name].tobytes(), name
   volatile = ('seconds/', 'compilations')
-  rows = [[{key: value for key, value in row.items() if not key.startswith(volatile)}
-           for row in metrics_file.read(workdir / 'metrics.jsonl')] for workdir in (one, other)]
+  rows = [
+    [
+      {key: value for key, value in row.items() if not key.startswith(volatile)}
+      for row in metrics_file.read(workdir / 'metrics.jsonl')
+    ]
+    for workdir in (one, other)
+  ]
   assert rows[0] == rows[1]
   return found
 
 
 def test_ppo_stopped_and_continued_equals_uninterrupted(tmp_path):
-  """With a critic, a warm-up of it, an adaptive KL in the reward, and a reference that is renewed.
-  """
-  config = _config(tmp_path, kl_coef=0.05, kl_place='reward', kl_target=0.5, kl_horizon=100,
-                   reference_every=2)
+  """With a critic, a warm-up of it, an adaptive KL in the reward, and a reference that is renewed."""
+  config = _config(
+    tmp_path, kl_coef=0.05, kl_place='reward', kl_target=0.5, kl_horizon=100, reference_every=2
+  )
   config.critic.warmup_steps, config.update.updates_per_batch = 1, 2
   rft_jax.train(config, tmp_path / 'whole', quiet=True)
   for stop in (3, 4):
@@ -157,7 +184,9 @@ def test_ppo_stopped_and_continued_equals_uninterrupted(tmp_path):
   assert [row['kl_per_completion'] == 0 for row in rows] == [True, True, True, False, True, False]
   names = sorted(path.name for path in (tmp_path / 'whole/checkpoints').iterdir())
   assert [name for name in names if name.startswith('reference')] == [
-      'reference_stage_0', 'reference_stage_0_step_000004']
+    'reference_stage_0',
+    'reference_stage_0_step_000004',
+  ]
 
 
 @pytest.mark.parametrize('estimator', ['remax', 'reinforce'])
@@ -196,18 +225,26 @@ def test_dynamic_sampling_refills_up_to_its_bound(tmp_path):
     assert row['dynamic_sampling/used'] == P or row['dynamic_sampling/prompts'] == 3 * P
     differing = (1 - row['frac_reward_zero_std']) * row['dynamic_sampling/prompts']
     assert round(differing) >= row['dynamic_sampling/used']
-  assert max(row['dynamic_sampling/prompts'] for row in metrics_file.read(
-      tmp_path / 'whole' / 'metrics.jsonl')) > P
+  assert (
+    max(
+      row['dynamic_sampling/prompts']
+      for row in metrics_file.read(tmp_path / 'whole' / 'metrics.jsonl')
+    )
+    > P
+  )
 
 
-@pytest.mark.parametrize('change, words', [
+@pytest.mark.parametrize(
+  'change, words',
+  [
     (lambda c: setattr(c.critic, 'kind', 'shared'), "critic.kind='shared', need one of"),
     (lambda c: setattr(c.critic, 'gae_lambda', 2), 'critic.gae_lambda=2'),
     (lambda c: setattr(c.objective, 'kl_place', 'token'), "objective.kl_place='token'"),
     (lambda c: setattr(c.objective, 'kl_target', 1.0), 'KL in the reward'),
     (lambda c: setattr(c.objective, 'reference_every', 5), 'no reference to renew'),
     (lambda c: setattr(c.objective.policy_loss, 'ratio_level', 'step'), 'split into steps'),
-])
+  ],
+)
 def test_wrong_settings_say_what_is_meant(tmp_path, change, words):
   config = _config(tmp_path)
   change(config)
@@ -220,7 +257,7 @@ def test_wrong_settings_say_what_is_meant(tmp_path, change, words):
 def _by_hand(rewards, values, ends, discount, lam):
   """GAE over the steps of one row: (advantages, returns), a number for each token."""
   starts = [0, *(end + 1 for end in ends[:-1])]
-  r = [sum(rewards[start:end + 1]) for start, end in zip(starts, ends)]
+  r = [sum(rewards[start : end + 1]) for start, end in zip(starts, ends)]
   v = [values[start] for start in starts] + [0.0]
   advantages, later = [0.0] * len(ends), 0.0
   for j in reversed(range(len(ends))):
@@ -254,12 +291,16 @@ def test_transitions_of_one_token_are_those_of_ppo():
     np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
-STEP = {'type': 'python', 'name': 'short',
-        'source': 'def grade(sample, item):\n  return 1 / (1 + len(item["step"]["text"]))\n'}
+STEP = {
+  'type': 'python',
+  'name': 'short',
+  'source': 'def grade(sample, item):\n  return 1 / (1 + len(item["step"]["text"]))\n',
+}
 
 
-@pytest.mark.parametrize('level, source', [('response', 'prefix'), ('step', 'process'),
-                                           ('step', 'prefix')])
+@pytest.mark.parametrize(
+  'level, source', [('response', 'prefix'), ('step', 'process'), ('step', 'prefix')]
+)
 def test_ppo_gives_credit_to_steps_and_to_answers(tmp_path, level, source):
   config = _config(tmp_path)
   config.stages[0].steps = 2

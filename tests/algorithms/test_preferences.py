@@ -1,4 +1,5 @@
 """DPO and KTO through the real update, on a tiny model, against plain loops; and whole runs."""
+
 import dataclasses
 import functools
 import json
@@ -32,8 +33,17 @@ CLOCKS = ('seconds/', 'compilations')
 
 @functools.cache
 def model(seed=1):
-  config = models.DecoderConfig(vocab_size=48, dim=16, layers=1, heads=2, kv_heads=1, head_dim=8,
-                                mlp_dim=32, tied_head=False, valid_vocab=44)
+  config = models.DecoderConfig(
+    vocab_size=48,
+    dim=16,
+    layers=1,
+    heads=2,
+    kv_heads=1,
+    head_dim=8,
+    mlp_dim=32,
+    tied_head=False,
+    valid_vocab=44,
+  )
   return jax.tree.map(lambda x: 3.0 * x, models.make(config, seed=seed))
 
 
@@ -42,8 +52,16 @@ def examples(count=7, seed=0):
   """Pairs of very unequal lengths."""
   rng = np.random.default_rng(seed)
   ids = lambda most: rng.integers(0, 44, rng.integers(1, most + 1)).tolist()
-  return [Example(Item({}, f'x:{n}'), ids(6), ids(20), rejected_ids=ids(60 if n % 3 else 9),
-                  desirable=n % 3 != 0) for n in range(count)]
+  return [
+    Example(
+      Item({}, f'x:{n}'),
+      ids(6),
+      ids(20),
+      rejected_ids=ids(60 if n % 3 else 9),
+      desirable=n % 3 != 0,
+    )
+    for n in range(count)
+  ]
 
 
 @functools.cache
@@ -52,14 +70,26 @@ def mesh():
 
 
 def score(model, batch, temperature=0.5, **settings):
-  return updates.score_batch(model, batch, UpdateConfig(**settings), temperature=temperature,
-                             mesh=mesh())
+  return updates.score_batch(
+    model, batch, UpdateConfig(**settings), temperature=temperature, mesh=mesh()
+  )
 
 
 def room(folder=None, *, reference_model=None, scorer=score, first_step=0, **groups):
-  return Room(groups=groups, seed=3, first_step=first_step, examples=examples(),
-              validation=examples(5, seed=9), reference=lambda now=None: reference_model,
-              rollout=None, score=scorer, values=None, greedy=None, keep=None, folder=folder)
+  return Room(
+    groups=groups,
+    seed=3,
+    first_step=first_step,
+    examples=examples(),
+    validation=examples(5, seed=9),
+    reference=lambda now=None: reference_model,
+    rollout=None,
+    score=scorer,
+    values=None,
+    greedy=None,
+    keep=None,
+    folder=folder,
+  )
 
 
 @jax.jit
@@ -70,7 +100,7 @@ def logits_of(one, ids, length):
 def plain_logprobs(one, prompt, answer):
   """Float64 log-probs of an answer, from the logits of its one row."""
   ids = np.zeros((1, 72), np.int32)
-  ids[0, :len(prompt) + len(answer)] = [*prompt, *answer]
+  ids[0, : len(prompt) + len(answer)] = [*prompt, *answer]
   logits = np.asarray(logits_of(one, ids, np.array([len(prompt) + len(answer)])), np.float64)
   table = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
   return np.array([table[len(prompt) + t - 1, token] for t, token in enumerate(answer)])
@@ -79,12 +109,14 @@ def plain_logprobs(one, prompt, answer):
 def _update(loss, batch, **settings):
   """Returns (minus the change of the weights at learning rate 1, metrics)."""
   tx = optax.sgd(1.0)
-  update = updates.make_update(loss, {'policy': tx}, config=UpdateConfig(**settings),
-                               temperature=1.0, mesh=mesh())
+  update = updates.make_update(
+    loss, {'policy': tx}, config=UpdateConfig(**settings), temperature=1.0, mesh=mesh()
+  )
   start = jax.tree.map(lambda x: x + 0, model())
   state, found = update(TrainState(0, start, {'policy': tx.init(start)}), batch)
-  return jax.tree.map(lambda a, b: np.asarray(a, np.float64) - np.asarray(b), model(),
-                      state.policy), found
+  return jax.tree.map(
+    lambda a, b: np.asarray(a, np.float64) - np.asarray(b), model(), state.policy
+  ), found
 
 
 def _along(tree, direction):
@@ -112,16 +144,26 @@ def test_a_pair_is_never_cut_in_two(tokens):
 # --- the update -------------------------------------------------------------------------------
 
 LOSSES = {
-    'dpo': (PreferenceConfig(beta=0.3), lambda x_w, x_l, n_w, n_l: np.log1p(
-        np.exp(-0.3 * (x_w - x_l)))),
-    'ipo_mean': (PreferenceConfig(loss='ipo_mean', beta=0.3), lambda x_w, x_l, n_w, n_l: (
-        x_w / n_w - x_l / n_l - 1 / 0.6) ** 2),
-    'hinge': (PreferenceConfig(loss='hinge', beta=0.3),
-              lambda x_w, x_l, n_w, n_l: max(0.0, 1 - 0.3 * (x_w - x_l))),
-    'simpo': (PreferenceConfig(loss='simpo', beta=2.0, gamma=0.7), lambda x_w, x_l, n_w, n_l: (
-        np.log1p(np.exp(-(2.0 * (x_w / n_w - x_l / n_l) - 0.7))))),
-    'cpo': (PreferenceConfig(loss='cpo', beta=0.05, nll_coef=0.5), lambda x_w, x_l, n_w, n_l: (
-        np.log1p(np.exp(-0.05 * (x_w - x_l))))),
+  'dpo': (
+    PreferenceConfig(beta=0.3),
+    lambda x_w, x_l, n_w, n_l: np.log1p(np.exp(-0.3 * (x_w - x_l))),
+  ),
+  'ipo_mean': (
+    PreferenceConfig(loss='ipo_mean', beta=0.3),
+    lambda x_w, x_l, n_w, n_l: (x_w / n_w - x_l / n_l - 1 / 0.6) ** 2,
+  ),
+  'hinge': (
+    PreferenceConfig(loss='hinge', beta=0.3),
+    lambda x_w, x_l, n_w, n_l: max(0.0, 1 - 0.3 * (x_w - x_l)),
+  ),
+  'simpo': (
+    PreferenceConfig(loss='simpo', beta=2.0, gamma=0.7),
+    lambda x_w, x_l, n_w, n_l: np.log1p(np.exp(-(2.0 * (x_w / n_w - x_l / n_l) - 0.7))),
+  ),
+  'cpo': (
+    PreferenceConfig(loss='cpo', beta=0.05, nll_coef=0.5),
+    lambda x_w, x_l, n_w, n_l: np.log1p(np.exp(-0.05 * (x_w - x_l))),
+  ),
 }
 
 
@@ -147,20 +189,29 @@ def test_loss_and_gradient_are_those_of_a_plain_loop_however_cut(name):
   config, formula = LOSSES[name]
   needed = dpo.DEMANDS.reference({'dpo': dpo.DpoConfig(preference=config)})
   assert needed == (name not in ('simpo', 'cpo'))
-  made = dpo.make(room(dpo=dpo.DpoConfig(preference=config, pairs_per_step=7),
-                       reference_model=model(2) if needed else None))
+  made = dpo.make(
+    room(
+      dpo=dpo.DpoConfig(preference=config, pairs_per_step=7),
+      reference_model=model(2) if needed else None,
+    )
+  )
   batch = made.collect(TrainState(0, model(), None), 0).batch
   assert (batch.reference_logprobs is not None) == needed
   whole, found = _update(made.loss, batch)
   expected, accuracy = _plain_dpo(model(), config, formula)
   assert found['loss'] == pytest.approx(expected, rel=2e-5)
   assert found['rewards/accuracies'] == pytest.approx(accuracy)
-  assert found['rewards/margins'] == pytest.approx(found['rewards/chosen'] -
-                                                   found['rewards/rejected'], rel=1e-4, abs=1e-5)
+  assert found['rewards/margins'] == pytest.approx(
+    found['rewards/chosen'] - found['rewards/rejected'], rel=1e-4, abs=1e-5
+  )
   size, step = _along(whole, whole) ** 0.5, 3e-3
-  at = lambda sign: _plain_dpo(jax.tree.map(
-      lambda w, g: w + np.float32(sign * step / size) * g.astype(np.float32), model(), whole),
-      config, formula)[0]
+  at = lambda sign: _plain_dpo(
+    jax.tree.map(
+      lambda w, g: w + np.float32(sign * step / size) * g.astype(np.float32), model(), whole
+    ),
+    config,
+    formula,
+  )[0]
   assert (at(1) - at(-1)) / (2 * step) == pytest.approx(size, rel=5e-3)
   cut, again = _update(made.loss, batch, microbatch_tokens=1)
   assert again['loss'] == pytest.approx(found['loss'], rel=1e-5)
@@ -170,12 +221,12 @@ def test_loss_and_gradient_are_those_of_a_plain_loop_however_cut(name):
 
 def test_kto_is_that_of_a_plain_loop_with_the_reference_point_of_the_whole_step():
   config = KtoConfig(beta=0.2, desirable_weight=1.5, undesirable_weight=0.8)
-  given = room(kto=kto.KtoStageConfig(preference=config, rows_per_step=7),
-               reference_model=model(6))
+  given = room(kto=kto.KtoStageConfig(preference=config, rows_per_step=7), reference_model=model(6))
   made = kto.make(given)
   collected = made.collect(TrainState(0, model(), None), 0)
-  ratio = lambda prompt, answer: (plain_logprobs(model(), prompt, answer).sum()
-                                  - plain_logprobs(model(6), prompt, answer).sum())
+  ratio = lambda prompt, answer: (
+    plain_logprobs(model(), prompt, answer).sum() - plain_logprobs(model(6), prompt, answer).sum()
+  )
   others = [ratio(e.prompt_ids, e.target_ids) for e in kto.mismatched(examples())]
   z = max(0.0, np.mean(others))
   assert collected.metrics['kl'] == pytest.approx(z, rel=1e-4) and z > 0.1
@@ -196,8 +247,10 @@ def test_kto_is_that_of_a_plain_loop_with_the_reference_point_of_the_whole_step(
 
 
 def test_completions_are_set_behind_other_prompts_and_one_prompt_is_refused():
-  pair = [Example(Item({}, 'x:1'), [1, 2], [3], desirable=True),
-          Example(Item({}, 'x:1'), [1, 2], [4], desirable=False)]
+  pair = [
+    Example(Item({}, 'x:1'), [1, 2], [3], desirable=True),
+    Example(Item({}, 'x:1'), [1, 2], [4], desirable=False),
+  ]
   more = [*pair, Example(Item({}, 'x:2'), [5], [6], desirable=True)]
   assert [e.target_ids for e in kto.mismatched(more)] == [[6], [6], [3]]
   assert [e.prompt_ids for e in kto.mismatched(more)] == [[1, 2], [1, 2], [5]]
@@ -226,7 +279,7 @@ def test_reference_logprobs_are_computed_once_and_again_only_if_they_do_not_fit(
   assert len(calls) == 2
   assert np.array_equal(first.reference_logprobs, second.reference_logprobs)
   expected = plain_logprobs(model(2), *_first_pair(first))
-  np.testing.assert_allclose(first.reference_logprobs[0, :len(expected)], expected, atol=2e-5)
+  np.testing.assert_allclose(first.reference_logprobs[0, : len(expected)], expected, atol=2e-5)
   dpo.make(given._replace(reference=lambda: model(1)))  # another policy
   assert len(calls) == 4
   dpo.make(given._replace(reference=lambda: model(1), examples=examples()[:-1]))  # other rows
@@ -241,8 +294,10 @@ def test_reference_logprobs_are_computed_once_and_again_only_if_they_do_not_fit(
 
 
 def _first_pair(batch):
-  return (batch.prompts[0, :batch.prompt_lengths[0]].tolist(),
-          batch.completions[0, :batch.completion_lengths[0]].tolist())
+  return (
+    batch.prompts[0, : batch.prompt_lengths[0]].tolist(),
+    batch.completions[0, : batch.completion_lengths[0]].tolist(),
+  )
 
 
 def test_held_out_pairs_are_undecided_at_the_reference_and_have_an_interval_after():
@@ -252,8 +307,12 @@ def test_held_out_pairs_are_undecided_at_the_reference_and_have_an_interval_afte
   values = made.held_out(TrainState(0, model(1), None))
   margins = []
   for e in examples(5, seed=9):
-    x = [(plain_logprobs(model(1), e.prompt_ids, ids) - plain_logprobs(
-        model(2), e.prompt_ids, ids)).sum() for ids in (e.target_ids, e.rejected_ids)]
+    x = [
+      (
+        plain_logprobs(model(1), e.prompt_ids, ids) - plain_logprobs(model(2), e.prompt_ids, ids)
+      ).sum()
+      for ids in (e.target_ids, e.rejected_ids)
+    ]
     margins.append(0.1 * (x[0] - x[1]))
   np.testing.assert_allclose(values['preference/margin'], margins, atol=1e-4)
   assert values['preference/accuracy'].tolist() == [float(margin > 0) for margin in margins]
@@ -267,8 +326,12 @@ def test_held_out_answers_are_measured_by_the_area_under_the_curve():
   values = kto.make(given).held_out(TrainState(0, model(1), None))['preference/accuracy']
   x = {True: [], False: []}
   for e in single:
-    x[e.desirable].append((plain_logprobs(model(1), e.prompt_ids, e.target_ids) - plain_logprobs(
-        model(2), e.prompt_ids, e.target_ids)).sum())
+    x[e.desirable].append(
+      (
+        plain_logprobs(model(1), e.prompt_ids, e.target_ids)
+        - plain_logprobs(model(2), e.prompt_ids, e.target_ids)
+      ).sum()
+    )
   area = np.mean([good > bad for good in x[True] for bad in x[False]])
   assert np.mean(values[[e.desirable for e in single]]) == pytest.approx(area)
 
@@ -277,15 +340,26 @@ def test_held_out_answers_are_measured_by_the_area_under_the_curve():
 
 
 def pairs(first, count):
-  return [{'messages': [{'role': 'user', 'content': f'{n % 7} + {n % 5}, case {n}'}],
-           'chosen': str(n % 7 + n % 5), 'rejected': f'{n % 7 + n % 5 + 1} or so'}
-          for n in range(first, first + count)]
+  return [
+    {
+      'messages': [{'role': 'user', 'content': f'{n % 7} + {n % 5}, case {n}'}],
+      'chosen': str(n % 7 + n % 5),
+      'rejected': f'{n % 7 + n % 5 + 1} or so',
+    }
+    for n in range(first, first + count)
+  ]
 
 
 def run_config(directory, algorithm, **changes):
-  config = tiny.config(directory, grader='', stages=(
+  config = tiny.config(
+    directory,
+    grader='',
+    stages=(
       Stage(algorithm='sft', steps=1, optim=OptimConfig(learning_rate=1e-2)),
-      Stage(algorithm=algorithm, steps=4, optim=OptimConfig(learning_rate=1e-2))), **changes)
+      Stage(algorithm=algorithm, steps=4, optim=OptimConfig(learning_rate=1e-2)),
+    ),
+    **changes,
+  )
   config.sft.target = ''  # the chosen answers
   config.dpo.pairs_per_step, config.kto.rows_per_step = 8, 8
   tiny.write_rows(directory / 'train.jsonl', pairs(0, 20))
@@ -295,10 +369,14 @@ def run_config(directory, algorithm, **changes):
 
 def arrays(workdir, step):
   import orbax.checkpoint as ocp
+
   folder = pathlib.Path(workdir).absolute() / 'checkpoints' / f'step_{step:06d}'
   with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-    return {f'{part}/{name}': np.asarray(value) for part in ('policy', 'optimizer')
-            for name, value in checkpointer.restore(folder / part).items()}
+    return {
+      f'{part}/{name}': np.asarray(value)
+      for part in ('policy', 'optimizer')
+      for name, value in checkpointer.restore(folder / part).items()
+    }
 
 
 @pytest.mark.parametrize('algorithm', ['dpo', 'kto'])
@@ -310,22 +388,29 @@ def test_a_run_without_a_grader_learns_is_measured_and_may_be_stopped(tmp_path, 
   final = rft_jax.train(config, tmp_path / 'whole', quiet=True)['preference/accuracy']
   assert 0.5 < final['low'] <= final['mean'] <= final['high'] <= 1
   rft_jax.train(config, tmp_path / 'stopped', stop_at_step=last - 1, quiet=True)
-  kept = {path: path.stat().st_mtime_ns
-          for path in (tmp_path / 'stopped' / reference_logprobs.FOLDER).iterdir()}
+  kept = {
+    path: path.stat().st_mtime_ns
+    for path in (tmp_path / 'stopped' / reference_logprobs.FOLDER).iterdir()
+  }
   rft_jax.train(config, tmp_path / 'stopped', quiet=True)
   assert kept and all(path.stat().st_mtime_ns == time for path, time in kept.items())
   ours, theirs = (arrays(tmp_path / name, last) for name in ('stopped', 'whole'))
   assert ours.keys() == theirs.keys() and len(ours) > 30
   assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
   for file in ('metrics.jsonl', 'evaluation.jsonl'):
-    given = [[{k: v for k, v in row.items() if not k.startswith(CLOCKS)}
-              for row in metrics_file.read(tmp_path / name / file)]
-             for name in ('stopped', 'whole')]
+    given = [
+      [
+        {k: v for k, v in row.items() if not k.startswith(CLOCKS)}
+        for row in metrics_file.read(tmp_path / name / file)
+      ]
+      for name in ('stopped', 'whole')
+    ]
     assert given[0] == given[1] and given[0], file
   held_out = metrics_file.read(tmp_path / 'whole' / 'evaluation.jsonl')
   means = {row['step']: row['preference/accuracy']['mean'] for row in held_out}
   assert Checkpoints(tmp_path / 'whole' / 'checkpoints').best() == max(
-      (step for step in means if step), key=lambda step: (means[step], -step))
+    (step for step in means if step), key=lambda step: (means[step], -step)
+  )
   page = (tmp_path / 'whole' / 'report.html').read_text()
   assert 'of the held-out pairs are ranked rightly' in page and 'Pair accuracy' in page
   event = json.loads((tmp_path / 'whole' / 'events.jsonl').read_text().splitlines()[1])
@@ -365,6 +450,10 @@ def test_what_cannot_be_measured_or_learnt_is_refused(tmp_path):
   config.dpo.preference.loss, config.dpo.pairs_per_step = 'dpop', 0
   config.kto.preference.beta, config.kto.rows_per_step = -1, 1
   told = '\n'.join(config.problems())
-  for words in ("dpo.preference.loss='dpop'", 'dpo.pairs_per_step=0', 'kto.preference.beta=-1',
-                'kto.rows_per_step=1'):
+  for words in (
+    "dpo.preference.loss='dpop'",
+    'dpo.pairs_per_step=0',
+    'kto.preference.beta=-1',
+    'kto.rows_per_step=1',
+  ):
     assert words in told

@@ -1,4 +1,5 @@
 """Rejection sampling keeps what it says, distillation follows its teacher; both as whole runs."""
+
 import json
 from types import SimpleNamespace
 
@@ -26,20 +27,38 @@ from rft_jax.types import Episode, Grade, Item, Sample, TrainState
 
 def _group(*answers):
   """Episodes of one prompt from (text, reward) pairs, numbered in the order they were drawn."""
-  return [Episode(Item({}, 'x:1'), 0, index, [1], Sample([index + 1], [0.0], None, 'stop'), text,
-                  text, 0, Grade(reward, {}, {}), 0)
-          for index, (text, reward) in enumerate(answers)]
+  return [
+    Episode(
+      Item({}, 'x:1'),
+      0,
+      index,
+      [1],
+      Sample([index + 1], [0.0], None, 'stop'),
+      text,
+      text,
+      0,
+      Grade(reward, {}, {}),
+      0,
+    )
+    for index, (text, reward) in enumerate(answers)
+  ]
 
 
 GROUP = (('a', 0.5), ('b', 1.0), ('b', 1.0), ('c', 0.0), ('d', 1.0), ('e', 0.5))
 
 
-@pytest.mark.parametrize('settings, kept', [
-    ({}, [1]), ({'per_prompt': 2}, [1, 4]), ({'per_prompt': 2, 'distinct': False}, [1, 2]),
+@pytest.mark.parametrize(
+  'settings, kept',
+  [
+    ({}, [1]),
+    ({'per_prompt': 2}, [1, 4]),
+    ({'per_prompt': 2, 'distinct': False}, [1, 2]),
     ({'per_prompt': 0, 'threshold': 1.0}, [1, 4]),
     ({'per_prompt': 0, 'threshold': 0.5}, [1, 4, 0, 5]),
     ({'per_prompt': 3, 'threshold': 0.5, 'distinct': False}, [1, 2, 4]),
-    ({'threshold': 1.5}, [])])
+    ({'threshold': 1.5}, []),
+  ],
+)
 def test_the_best_are_kept_in_the_order_of_their_grades(settings, kept):
   found = rejection.keep(_group(*GROUP), RejectionConfig(**settings))
   assert [episode.index for episode in found] == kept
@@ -52,11 +71,17 @@ def test_a_prompt_without_a_best_is_learnt_from_only_if_asked_for():
   assert rejection.keep(equal, RejectionConfig(per_prompt=0, threshold=1.0)) == equal
 
 
-@pytest.mark.parametrize('changes, words', [
-    ({'per_prompt': 0}, 'learns nothing from all of its own samples'), ({'per_prompt': -1}, '>= 0'),
-    ({'tied': True, 'threshold': 0.5}, 'says already'), ({'samples_from': 'base'}, "'base'")])
+@pytest.mark.parametrize(
+  'changes, words',
+  [
+    ({'per_prompt': 0}, 'learns nothing from all of its own samples'),
+    ({'per_prompt': -1}, '>= 0'),
+    ({'tied': True, 'threshold': 0.5}, 'says already'),
+    ({'samples_from': 'base'}, "'base'"),
+  ],
+)
 def test_settings_of_rejection_are_refused_with_the_reason(changes, words):
-  problem, = RejectionConfig(**changes).validate()
+  (problem,) = RejectionConfig(**changes).validate()
   assert words in problem
 
 
@@ -81,8 +106,9 @@ def test_each_token_gets_what_the_teacher_finds_it_more_likely():
   np.testing.assert_allclose(found['distillation/clipped_share'], 2 / 3)
   np.testing.assert_allclose(found['distillation/reverse_kl'], 5 / 3)
   gain, _ = distillation.from_teacher(ours, theirs, weights, clip=1.0, centre=True)
-  np.testing.assert_allclose(gain, [[-0.5 + 0.5 / 3, 1 + 0.5 / 3, 0], [-1 + 0.5 / 3, 0, 0]],
-                             rtol=1e-6)
+  np.testing.assert_allclose(
+    gain, [[-0.5 + 0.5 / 3, 1 + 0.5 / 3, 0], [-1 + 0.5 / 3, 0, 0]], rtol=1e-6
+  )
 
 
 def test_the_expected_gradient_is_that_of_the_reverse_kl():
@@ -95,10 +121,11 @@ def test_the_expected_gradient_is_that_of_the_reverse_kl():
   np.testing.assert_allclose(-(np.exp(p) * gain[0]) @ of_logprobs, expected, atol=1e-6)
 
 
-@pytest.mark.parametrize('changes, words', [
-    ({'clip': -1.0}, 'clip=-1.0'), ({'grade_coef': -0.5}, 'grade_coef=-0.5')])
+@pytest.mark.parametrize(
+  'changes, words', [({'clip': -1.0}, 'clip=-1.0'), ({'grade_coef': -0.5}, 'grade_coef=-0.5')]
+)
 def test_settings_of_distillation_are_refused(changes, words):
-  problem, = DistillationConfig(**changes).validate()
+  (problem,) = DistillationConfig(**changes).validate()
   assert words in problem
 
 
@@ -106,15 +133,21 @@ def test_settings_of_distillation_are_refused(changes, words):
 
 
 # Seldom the same for two samples, and learnt in a few steps.
-LETTERS = {'type': 'python', 'name': 'letters',
-           'source': 'def grade(sample, item):\n'
-                     '  text = sample["output_text"]\n'
-                     '  return sum(c.isascii() for c in text) / (len(text) + 1)\n'}
+LETTERS = {
+  'type': 'python',
+  'name': 'letters',
+  'source': 'def grade(sample, item):\n'
+  '  text = sample["output_text"]\n'
+  '  return sum(c.isascii() for c in text) / (len(text) + 1)\n',
+}
 
 
 def _config(directory, algorithm, steps, rate=1e-2):
-  config = tiny.config(directory, grader=LETTERS, stages=(
-      Stage(algorithm=algorithm, steps=steps, optim=OptimConfig(learning_rate=rate)),))
+  config = tiny.config(
+    directory,
+    grader=LETTERS,
+    stages=(Stage(algorithm=algorithm, steps=steps, optim=OptimConfig(learning_rate=rate)),),
+  )
   config.evaluate.every = 0
   return config
 
@@ -166,7 +199,7 @@ def test_a_step_that_keeps_nothing_learns_nothing(tmp_path):
   config = _config(tmp_path, 'rejection', 1)
   config.rejection.threshold = 5.0
   rft_jax.train(config, tmp_path / 'run', quiet=True)
-  row, = metrics.read(tmp_path / 'run' / 'metrics.jsonl')
+  (row,) = metrics.read(tmp_path / 'run' / 'metrics.jsonl')
   assert row['rejection/kept_share'] == 0 and row['rejection/prompts_without'] == 1
   assert 'loss' not in row and len(episode_files.read(tmp_path / 'run', 1)) == 32
 
@@ -197,11 +230,23 @@ def test_a_run_logs_how_far_its_sampler_is_and_how_old_its_samples(distilled):
   _, workdir = distilled
   for step, row in enumerate(metrics.read(workdir / 'metrics.jsonl')):
     assert 0 < row['sampling/sampling_logp_difference/mean'] < 1e-5
-    assert row['sampling/sampling_logp_difference/mean'] < row[
-        'sampling/sampling_logp_difference/max'] < 1e-4
-    np.testing.assert_allclose([row[f'sampling/{name}'] for name in (
-        'token_mult_prob_error', 'effective_sample_share', 'importance_sampling_ratio/mean')], 1,
-        atol=1e-4)
+    assert (
+      row['sampling/sampling_logp_difference/mean']
+      < row['sampling/sampling_logp_difference/max']
+      < 1e-4
+    )
+    np.testing.assert_allclose(
+      [
+        row[f'sampling/{name}']
+        for name in (
+          'token_mult_prob_error',
+          'effective_sample_share',
+          'importance_sampling_ratio/mean',
+        )
+      ],
+      1,
+      atol=1e-4,
+    )
     assert row['sampling/probability_correlation'] > 0.999
     assert max(abs(row['sampling/chi2']), abs(row['sampling/k3'])) < 1e-4
     assert row['sampling/staleness'] == 0.5  # two updates: of fresh samples, and one update later
@@ -213,22 +258,29 @@ def test_a_stopped_and_continued_run_remembers_its_coefficient(distilled, tmp_pa
   config, workdir = distilled
   rft_jax.train(config, tmp_path / 'run', stop_at_step=3, quiet=True)
   rft_jax.train(config, tmp_path / 'run', stop_at_step=5, quiet=True)
-  same = lambda path: [{name: value for name, value in row.items()
-                        if not name.startswith(('seconds/', 'compilations'))}
-                       for row in metrics.read(path / 'metrics.jsonl')][:5]
+  same = lambda path: [
+    {
+      name: value
+      for name, value in row.items()
+      if not name.startswith(('seconds/', 'compilations'))
+    }
+    for row in metrics.read(path / 'metrics.jsonl')
+  ][:5]
   assert same(tmp_path / 'run') == same(workdir)
 
 
 def _collected(config, teacher):
   """The batch of the first step, of the algorithm as train.py furnishes it."""
   from rft_jax.run import train
+
   with build.rooms(config) as rooms:
     policy, _ = hf.load(config.model.source, mesh=rooms.mesh)
     config.distillation.teacher = teacher
     module = __import__('sys').modules[train.__module__]
     desk = SimpleNamespace(config=config, rooms=rooms, checkpoints=None, workdir=None)
-    algorithm = module._algorithm(desk, config.spans()[0], TrainState(0, policy, None),
-                                  lambda step, sampled: None)
+    algorithm = module._algorithm(
+      desk, config.spans()[0], TrainState(0, policy, None), lambda step, sampled: None
+    )
     return algorithm.collect(TrainState(0, policy, None), 0)
 
 
@@ -274,12 +326,19 @@ def test_special_ids_are_compared(tmp_path):
   assert found[1].endswith('none in the second')
 
 
-@pytest.mark.parametrize('algorithm, changes, words', [
+@pytest.mark.parametrize(
+  'algorithm, changes, words',
+  [
     ('distillation', {}, 'distillation.teacher is empty'),
-    ('distillation', {'distillation': DistillationConfig(teacher='x', grade_coef=1.0), 'G': 1},
-     'need >= 2: a grade is compared'),
+    (
+      'distillation',
+      {'distillation': DistillationConfig(teacher='x', grade_coef=1.0), 'G': 1},
+      'need >= 2: a grade is compared',
+    ),
     ('rejection', {'G': 1}, 'keeps every sample'),
-    ('rejection', {'rejection': RejectionConfig(per_prompt=0)}, 'rejection.per_prompt=0')])
+    ('rejection', {'rejection': RejectionConfig(per_prompt=0)}, 'rejection.per_prompt=0'),
+  ],
+)
 def test_what_does_not_go_together_is_refused(tmp_path, algorithm, changes, words):
   config = _config(tmp_path, algorithm, 1)
   for name, value in changes.items():
@@ -287,7 +346,7 @@ def test_what_does_not_go_together_is_refused(tmp_path, algorithm, changes, word
       config.rollout.samples_per_prompt = value
     else:
       setattr(config, name, value)
-  problem, = config.problems()
+  (problem,) = config.problems()
   assert words in problem
   config.rollout.samples_per_prompt = 4
 
@@ -312,5 +371,5 @@ def test_a_missing_teacher_is_told_before_anything_is_computed(tmp_path):
 def test_kl_cov_needs_a_second_update(tmp_path):
   config = _config(tmp_path, 'grpo', 1)
   config.objective.entropy.covariance = 'kl_cov'
-  problem, = config.problems()
+  (problem,) = config.problems()
   assert 'update.updates_per_batch=1' in problem

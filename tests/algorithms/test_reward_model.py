@@ -1,4 +1,5 @@
 """Reward models from pairs: where the score stands, the loss against plain loops, whole runs."""
+
 import json
 
 import jax
@@ -23,8 +24,9 @@ from rft_jax.training.optim import OptimConfig
 from rft_jax.training.update import UpdateConfig
 from rft_jax.types import Batch, Example, Item, TrainState
 
-DECODER = models.DecoderConfig(vocab_size=48, dim=16, layers=1, heads=2, kv_heads=1, head_dim=8,
-                               mlp_dim=32, tied_head=False)
+DECODER = models.DecoderConfig(
+  vocab_size=48, dim=16, layers=1, heads=2, kv_heads=1, head_dim=8, mlp_dim=32, tied_head=False
+)
 
 
 def mesh():
@@ -34,8 +36,10 @@ def mesh():
 def examples(count=5, rows=None):
   rng = np.random.default_rng(4)
   ids = lambda most: rng.integers(0, 48, rng.integers(1, most + 1)).tolist()
-  return [Example(Item((rows or {}).get(n, {}), f'x:{n + 1}'), ids(6), ids(9), rejected_ids=ids(15))
-          for n in range(count)]
+  return [
+    Example(Item((rows or {}).get(n, {}), f'x:{n + 1}'), ids(6), ids(9), rejected_ids=ids(15))
+    for n in range(count)
+  ]
 
 
 def trained(kind='head'):
@@ -55,18 +59,22 @@ def at_last_tokens(models_, tokens, lengths):
 
 def whole_rows(some):
   """Prompt with answer, the chosen and the rejected one of each pair: (i32[B, 24], i32[B])."""
-  rows = [example.prompt_ids + ids for example in some
-          for ids in (example.target_ids, example.rejected_ids)]
+  rows = [
+    example.prompt_ids + ids
+    for example in some
+    for ids in (example.target_ids, example.rejected_ids)
+  ]
   tokens = np.zeros((len(rows), 24), np.int32)
   for row, ids in zip(tokens, rows):
-    row[:len(ids)] = ids
+    row[: len(ids)] = ids
   return tokens, np.array([len(ids) for ids in rows], np.int32)
 
 
 def plain_scores(policy, critic, some):
   """Scores of the pairs, f64[N, 2]."""
-  return np.asarray(at_last_tokens({'policy': policy, 'critic': critic}, *whole_rows(some)),
-                    np.float64).reshape(-1, 2)
+  return np.asarray(
+    at_last_tokens({'policy': policy, 'critic': critic}, *whole_rows(some)), np.float64
+  ).reshape(-1, 2)
 
 
 def log_sigma(x):
@@ -81,12 +89,16 @@ def test_the_score_is_of_the_state_after_the_last_token(id_behind):
   policy, critic = trained()
   batch = batching.with_last_places(batching.from_pairs(examples()))
   batch.completions[np.arange(10), batch.completion_lengths - 1] = id_behind
-  values = updates.value_batch(policy, critic, batch, UpdateConfig(microbatch_tokens=70),
-                               mesh=mesh())
+  values = updates.value_batch(
+    policy, critic, batch, UpdateConfig(microbatch_tokens=70), mesh=mesh()
+  )
   answers = [ids for one in examples() for ids in (one.target_ids, one.rejected_ids)]
   assert [row.nonzero()[0].tolist() for row in batch.weights] == [[len(ids)] for ids in answers]
-  np.testing.assert_allclose([row[len(ids)] for row, ids in zip(values, answers)],
-                             plain_scores(policy, critic, examples()).reshape(-1), atol=2e-5)
+  np.testing.assert_allclose(
+    [row[len(ids)] for row, ids in zip(values, answers)],
+    plain_scores(policy, critic, examples()).reshape(-1),
+    atol=2e-5,
+  )
 
 
 # --- the loss ---------------------------------------------------------------------------------
@@ -97,18 +109,22 @@ def test_the_update_descends_the_loss_of_bradley_and_terry():
   policy, critic = trained()
   margins, centring = np.array([0.0, 0.5, -0.2, 1.0, 0.3], np.float32), 0.1
   batch = batching.with_last_places(batching.from_pairs(examples()))._replace(
-      margins=np.repeat(margins, 2))
+    margins=np.repeat(margins, 2)
+  )
 
   def formula(models_):
     better, worse = at_last_tokens(models_, *whole_rows(examples())).reshape(-1, 2).T
-    return (-jax.nn.log_sigmoid(better - worse - margins) +
-            centring * (better + worse)**2).mean()
+    return (-jax.nn.log_sigmoid(better - worse - margins) + centring * (better + worse) ** 2).mean()
 
   wanted_loss, wanted = jax.jit(jax.value_and_grad(formula))({'policy': policy, 'critic': critic})
   tx = {name: optax.sgd(1.0) for name in ('policy', 'critic')}
   update = updates.make_update(
-      lambda *given: reward_model.loss(*given, centring=centring), tx, temperature=1.0,
-      config=UpdateConfig(microbatch_tokens=70), mesh=mesh())
+    lambda *given: reward_model.loss(*given, centring=centring),
+    tx,
+    temperature=1.0,
+    config=UpdateConfig(microbatch_tokens=70),
+    mesh=mesh(),
+  )
   copy = lambda tree: jax.tree.map(jnp.copy, tree)
   state = TrainState(0, copy(policy), {n: tx[n].init(policy) for n in tx}, copy(critic))
   state, metrics = update(state, batch, ('policy', 'critic'))
@@ -121,8 +137,12 @@ def test_the_update_descends_the_loss_of_bradley_and_terry():
   np.testing.assert_allclose(metrics['accuracy'], (better > worse).mean())
   np.testing.assert_allclose(metrics['margin'], (better - worse).mean(), rtol=1e-4)
   np.testing.assert_allclose(metrics['mean_reward'], np.mean(scores), rtol=1e-4)
-  assert np.min(scores) - 1e-5 <= metrics['min_reward'] < metrics['max_reward'] <= (
-      np.max(scores) + 1e-5)
+  assert (
+    np.min(scores) - 1e-5
+    <= metrics['min_reward']
+    < metrics['max_reward']
+    <= (np.max(scores) + 1e-5)
+  )
 
 
 def test_of_ranked_answers_all_pairs_count_and_every_prompt_the_same():
@@ -131,30 +151,53 @@ def test_of_ranked_answers_all_pairs_count_and_every_prompt_the_same():
   grades = np.array([[3, 2, 1], [1, 1, 0], [1, 0, 0]], np.float32)
   lengths = np.array([[1, 1, 1], [1, 1, 1], [1, 0, 0]]).reshape(-1)
   values = scores.reshape(-1, 1)
-  batch = Batch(np.zeros((3, 2), np.int32), np.ones(3, np.int32), np.zeros((9, 1), np.int32),
-                lengths, np.repeat(np.arange(3), 3), lengths[:, None].astype(np.float32),
-                grades=grades.reshape(-1), margins=np.full(9, 0.25, np.float32))
+  batch = Batch(
+    np.zeros((3, 2), np.int32),
+    np.ones(3, np.int32),
+    np.zeros((9, 1), np.int32),
+    lengths,
+    np.repeat(np.arange(3), 3),
+    lengths[:, None].astype(np.float32),
+    grades=grades.reshape(-1),
+    margins=np.full(9, 0.25, np.float32),
+  )
   zeros = np.zeros_like(values)
-  terms, metrics = reward_model.loss(TokenStatistics(zeros, zeros, zeros > 0, values), batch,
-                                     centring=0.0)
+  terms, metrics = reward_model.loss(
+    TokenStatistics(zeros, zeros, zeros > 0, values), batch, centring=0.0
+  )
   pair = lambda p, i, j: -log_sigma(float(scores[p, i] - scores[p, j]) - 0.25)
   first = np.mean([pair(0, 0, 1), pair(0, 0, 2), pair(0, 1, 2)])
   second = np.mean([pair(1, 0, 2), pair(1, 1, 2)])
   np.testing.assert_allclose(terms['bradley_terry'].sum, (first + second, 2), rtol=1e-5)
   np.testing.assert_allclose(metrics['accuracy'], (1 + 2, 5))  # 0.3 > -1; both of the second
-  np.testing.assert_allclose(metrics['mean_reward'], (0.3 - 1 + 2 + 0.5 + 0.7 - 0.1 + 1.5, 7),
-                             rtol=1e-5)
+  np.testing.assert_allclose(
+    metrics['mean_reward'], (0.3 - 1 + 2 + 0.5 + 0.7 - 0.1 + 1.5, 7), rtol=1e-5
+  )
 
 
 # --- rows and held-out pairs ------------------------------------------------------------------
 
 
 def room(**changes):
-  values = lambda state, batch: updates.value_batch(state.policy, state.critic, batch,
-                                                    UpdateConfig(), mesh=mesh())
-  return Room(**dict(groups={'reward_model': reward_model.RewardModelConfig(margin=0.5)}, seed=3,
-                     first_step=0, examples=examples(), validation=examples(), reference=None,
-                     rollout=None, score=None, values=values, greedy=None, keep=None) | changes)
+  values = lambda state, batch: updates.value_batch(
+    state.policy, state.critic, batch, UpdateConfig(), mesh=mesh()
+  )
+  return Room(
+    **dict(
+      groups={'reward_model': reward_model.RewardModelConfig(margin=0.5)},
+      seed=3,
+      first_step=0,
+      examples=examples(),
+      validation=examples(),
+      reference=None,
+      rollout=None,
+      score=None,
+      values=values,
+      greedy=None,
+      keep=None,
+    )
+    | changes
+  )
 
 
 def test_a_row_may_bring_a_margin_of_its_own():
@@ -186,9 +229,14 @@ def test_held_out_pairs_are_measured_and_equal_scores_count_a_half():
 
 def pairs(count, of=5):
   """The better answer is the sum, the worse one beside it."""
-  return [{'messages': [{'role': 'user', 'content': f'{n} + {of}'}],
-           'chosen': {'role': 'assistant', 'content': str(n + of)},
-           'rejected': {'role': 'assistant', 'content': 'no ' * (1 + n % 3)}} for n in range(count)]
+  return [
+    {
+      'messages': [{'role': 'user', 'content': f'{n} + {of}'}],
+      'chosen': {'role': 'assistant', 'content': str(n + of)},
+      'rejected': {'role': 'assistant', 'content': 'no ' * (1 + n % 3)},
+    }
+    for n in range(count)
+  ]
 
 
 def config(tmp_path, **changes):
@@ -210,11 +258,18 @@ def test_a_run_learns_and_continues_bit_for_bit(tmp_path):
   assert rows[0] == rows[1] and rows[0][0]['preference/accuracy']['mean'] == 0.5
   assert not (tmp_path / 'whole/evaluations').exists()
   steps = metrics_file.read(tmp_path / 'whole/metrics.jsonl')
-  assert {'accuracy', 'margin', 'mean_reward', 'min_reward', 'max_reward',
-          'critic/grad_norm'} <= set(steps[0])
+  assert {
+    'accuracy',
+    'margin',
+    'mean_reward',
+    'min_reward',
+    'max_reward',
+    'critic/grad_norm',
+  } <= set(steps[0])
   assert steps[0]['accuracy'] == 0.5 and steps[-1]['accuracy'] > 0.9
-  exported = [(tmp_path / name / 'export/model.safetensors').read_bytes()
-              for name in ('whole', 'parts')]
+  exported = [
+    (tmp_path / name / 'export/model.safetensors').read_bytes() for name in ('whole', 'parts')
+  ]
   assert exported[0] == exported[1]
   again = results.evaluate_checkpoint(made, tmp_path / 'whole', which='last')
   assert again == {name: last[name] for name in again} and 'preference/margin' in again
@@ -234,13 +289,18 @@ def test_after_a_warm_up_the_policy_becomes_the_trunk_and_is_not_sampled(tmp_pat
   assert about['architectures'] == ['LlamaForSequenceClassification']
 
 
-@pytest.mark.parametrize('change, words', [
-    (lambda c: setattr(c, 'stages', c.stages + (Stage(algorithm='dpo', steps=1),)),
-     "stages[0].algorithm='reward_model' is not the last stage"),
+@pytest.mark.parametrize(
+  'change, words',
+  [
+    (
+      lambda c: setattr(c, 'stages', c.stages + (Stage(algorithm='dpo', steps=1),)),
+      "stages[0].algorithm='reward_model' is not the last stage",
+    ),
     (lambda c: setattr(c.reward_model, 'pairs_per_step', 0), 'reward_model.pairs_per_step=0'),
     (lambda c: setattr(c.reward_model, 'centring', -1), 'reward_model.centring=-1'),
     (lambda c: setattr(c.reward_model, 'margin', float('nan')), 'reward_model.margin=nan'),
-])
+  ],
+)
 def test_wrong_settings_say_what_is_meant(tmp_path, change, words):
   made = config(tmp_path)
   change(made)

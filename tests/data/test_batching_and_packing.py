@@ -1,4 +1,5 @@
 """A batch is the same batch however it is cut, padded and ordered."""
+
 import numpy as np
 import pytest
 
@@ -20,8 +21,12 @@ def groups():
   made = []
   for occurrence in range(7):
     prompt = rng.integers(3, 40, rng.integers(1, 30)).tolist()
-    made.append([_episode(occurrence, g, prompt,
-                          rng.integers(3, 40, rng.integers(1, 50)).tolist()) for g in range(3)])
+    made.append(
+      [
+        _episode(occurrence, g, prompt, rng.integers(3, 40, rng.integers(1, 50)).tolist())
+        for g in range(3)
+      ]
+    )
   return made
 
 
@@ -42,7 +47,7 @@ def test_what_was_sampled_is_what_is_trained(groups):
     assert (batch.advantages[row, :n] == row).all() and (batch.advantages[row, n:] == 0).all()
     np.testing.assert_allclose(batch.sampler_logprobs[row, :n], episode.sample.logprobs)
     prompt = batch.prompts[batch.group[row]]
-    assert prompt[:len(episode.prompt_ids)].tolist() == episode.prompt_ids
+    assert prompt[: len(episode.prompt_ids)].tolist() == episode.prompt_ids
 
 
 @pytest.mark.parametrize('tokens', [1, 300, 10**6])
@@ -70,8 +75,9 @@ def test_microbatches_hold_every_row_once_in_few_regular_shapes(groups, tokens, 
       assert piece.prompt_lengths[piece.group[number]] == m
       assert (piece.prompts[piece.group[number], :m] == batch.prompts[batch.group[row], :m]).all()
   assert sorted(seen) == list(range(21))
-  whole = packing.scatter([piece.batch.completions for piece, _ in pieces], pieces,
-                               batch.completions.shape)
+  whole = packing.scatter(
+    [piece.batch.completions for piece, _ in pieces], pieces, batch.completions.shape
+  )
   assert (whole == batch.completions).all()
 
 
@@ -91,15 +97,17 @@ def test_packed_rows_hold_each_completion_in_one_piece(groups):
         assert (begins[p, where] == where[0] % W).all()
       taken[p, where] += 1
     assert taken.max() == 1
-    assert (begins[taken == 0] == np.tile(np.arange(W), taken.size // W).reshape(
-        taken.shape)[taken == 0]).all()
+    assert (
+      begins[taken == 0] == np.tile(np.arange(W), taken.size // W).reshape(taken.shape)[taken == 0]
+    ).all()
 
 
 def test_long_tails_are_packed_well():
   rng = np.random.default_rng(3)
   lengths = np.clip(np.exp(rng.normal(np.log(40), 0.7, (8, 8))), 1, 128).astype(int)
-  groups = [[_episode(o, g, [5] * 64, [4] * n) for g, n in enumerate(row)]
-            for o, row in enumerate(lengths)]
+  groups = [
+    [_episode(o, g, [5] * 64, [4] * n) for g, n in enumerate(row)] for o, row in enumerate(lengths)
+  ]
   batch = batching.from_groups(groups, np.zeros((8, 8)))
   assert packing.token_efficiency(batch, packing.plan(batch, tokens=2048)) > 0.7
 
@@ -107,13 +115,17 @@ def test_long_tails_are_packed_well():
 def test_varying_lengths_give_few_shapes():
   rng, shapes = np.random.default_rng(4), set()
   for _ in range(50):
-    groups = [[_episode(o, g, [5] * rng.integers(20, 30), [4] * rng.integers(15, 32))
-               for g in range(8)] for o in range(32)]
+    groups = [
+      [_episode(o, g, [5] * rng.integers(20, 30), [4] * rng.integers(15, 32)) for g in range(8)]
+      for o in range(32)
+    ]
     batch = batching.from_groups(groups, np.zeros((32, 8)))
     pieces = packing.plan(batch, tokens=2048)
     assert packing.token_efficiency(batch, pieces) > 0.6
-    shapes |= {(micro.packed.shape, micro.batch.prompts.shape, micro.batch.weights.shape)
-               for micro, _ in pieces}
+    shapes |= {
+      (micro.packed.shape, micro.batch.prompts.shape, micro.batch.weights.shape)
+      for micro, _ in pieces
+    }
   assert len(shapes) <= 8
 
 
@@ -128,7 +140,7 @@ def test_groups_of_unequal_size_are_filled_with_empty_completions(groups):
   groups[2] = groups[2][:1]
   rows = sum(map(len, groups))
   batch = batching.from_groups(groups, np.zeros(rows))
-  (piece, numbers), = packing.plan(batch, tokens=10**6)
+  ((piece, numbers),) = packing.plan(batch, tokens=10**6)
   assert sorted(n for n in numbers if n >= 0) == list(range(rows))
   assert piece.batch.completion_lengths[numbers < 0].sum() == 0
 

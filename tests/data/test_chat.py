@@ -11,16 +11,22 @@ THINK = ('<think>', '</think>')
 USER = {'role': 'user', 'content': 'What is 6 x 7?'}
 # As Qwen3 does: an answer's reasoning is cut out of the transcript.
 STRIPPING = tiny_tokenizers.CHATML.replace('m.content', "m.content.split('</think>')[-1]")
-OPENING = tiny_tokenizers.CHATML.replace('assistant\\n\' }}', 'assistant\\n<think>\\n\' }}')
+OPENING = tiny_tokenizers.CHATML.replace("assistant\\n' }}", "assistant\\n<think>\\n' }}")
 
 
 @pytest.fixture
 def build(tmp_path):
   """Returns a Chat of a tokenizer made on the spot."""
+
   def build(*, reasoning=None, template_kwargs=None, choice='', date='2025-01-01', **tokenizer):
     tiny_tokenizers.save(tmp_path, **tokenizer)
-    return chat.make(tmp_path, chat.ChatConfig(reasoning=reasoning, template=choice, date=date,
-                                               template_kwargs=template_kwargs or {}))
+    return chat.make(
+      tmp_path,
+      chat.ChatConfig(
+        reasoning=reasoning, template=choice, date=date, template_kwargs=template_kwargs or {}
+      ),
+    )
+
   return build
 
 
@@ -37,7 +43,8 @@ def shared(*parts):
 def test_a_prompt_ends_with_the_generation_prompt(build):
   made = build()
   assert made.tokenizer.decode(made.prompt_ids([USER])) == (
-      '<|im_start|>user\nWhat is 6 x 7?<|im_end|>\n<|im_start|>assistant\n')
+    '<|im_start|>user\nWhat is 6 x 7?<|im_end|>\n<|im_start|>assistant\n'
+  )
 
 
 def test_bos_is_never_doubled(build):  # T3
@@ -50,8 +57,9 @@ def test_bos_is_never_doubled(build):  # T3
 
 def test_the_plain_default_puts_bos_first_and_eos_last(build):
   made = build(template=None, special=(), bos='<bos>', adds_bos=True)
-  prompt, completion = made.supervised_ids([{'role': 'developer', 'content': 'Be brief.'}, USER],
-                                           None, '42')
+  prompt, completion = made.supervised_ids(
+    [{'role': 'developer', 'content': 'Be brief.'}, USER], None, '42'
+  )
   assert made.template == templates.PLAIN_TEMPLATE
   assert made.tokenizer.decode(prompt) == '<bos>Be brief.\nWhat is 6 x 7?\n'
   assert made.tokenizer.decode(completion) == '42<eos>'
@@ -60,8 +68,10 @@ def test_the_plain_default_puts_bos_first_and_eos_last(build):
 def test_a_tokenizer_with_the_chatml_tokens_defaults_to_chatml(build):
   made = build(template=None)
   text = made.prompt_text([{'role': 'developer', 'content': 'Be brief.'}, USER])
-  assert text == ('<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nWhat is 6 x 7?'
-                  '<|im_end|>\n<|im_start|>assistant\n')
+  assert text == (
+    '<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nWhat is 6 x 7?'
+    '<|im_end|>\n<|im_start|>assistant\n'
+  )
 
 
 def test_the_template_can_be_replaced_by_a_file_or_by_the_default(build, tmp_path):
@@ -78,17 +88,22 @@ def test_text_parts_are_joined(build):
 
 
 def test_a_template_that_knows_developer_gets_developer(build):
-  template = ("{% for m in messages %}{% if m.role in ('developer', 'user') %}"
-              "{{ m.role + ': ' + m.content }}{% endif %}{% endfor %}")
+  template = (
+    "{% for m in messages %}{% if m.role in ('developer', 'user') %}"
+    "{{ m.role + ': ' + m.content }}{% endif %}{% endfor %}"
+  )
   made = build(template=template)
   for role in ('developer', 'system'):  # one role here
     assert made.prompt_text([{'role': role, 'content': 'Be brief.'}, USER]).startswith(
-        'developer: Be brief.')
+      'developer: Be brief.'
+    )
 
 
 def test_a_template_that_drops_developer_gets_system(build):
-  template = ("{% for m in messages %}{% if m.role in ('system', 'user') %}"
-              "{{ m.role + ': ' + m.content }}{% endif %}{% endfor %}")
+  template = (
+    "{% for m in messages %}{% if m.role in ('system', 'user') %}"
+    "{{ m.role + ': ' + m.content }}{% endif %}{% endfor %}"
+  )
   text = build(template=template).prompt_text([{'role': 'developer', 'content': 'Brief.'}, USER])
   assert text.startswith('system: Brief.')
 
@@ -102,8 +117,10 @@ def test_a_message_that_the_template_drops_is_an_error(build, tmp_path):
 
 
 def test_a_template_that_refuses_a_row_is_quoted(build):
-  made = build(template="{% if messages|length > 2 %}{{ raise_exception('at most two') }}"
-               "{% endif %}" + tiny_tokenizers.CHATML)
+  made = build(
+    template="{% if messages|length > 2 %}{{ raise_exception('at most two') }}"
+    '{% endif %}' + tiny_tokenizers.CHATML
+  )
   with pytest.raises(chat.RenderError, match='at most two'):
     made.prompt_ids([USER, {'role': 'assistant', 'content': 'x'}, USER])
 
@@ -117,22 +134,26 @@ def test_tools_that_the_template_drops_are_an_error(build):
 
 
 def test_arguments_of_tool_calls_are_written_as_an_object(build):
-  template = ("{% for m in messages %}{{ m.content }}{% for c in m.tool_calls or [] %}"
-              "{{ c.function.name }}{{ c.function.arguments | tojson }}{% endfor %}{% endfor %}")
+  template = (
+    '{% for m in messages %}{{ m.content }}{% for c in m.tool_calls or [] %}'
+    '{{ c.function.name }}{{ c.function.arguments | tojson }}{% endfor %}{% endfor %}'
+  )
   call = {'id': 'a', 'type': 'function', 'function': {'name': 'f', 'arguments': '{"x": 1}'}}
   text = build(template=template).prompt_text(
-      [USER, {'role': 'assistant', 'content': None, 'tool_calls': [call]}])
+    [USER, {'role': 'assistant', 'content': None, 'tool_calls': [call]}]
+  )
   assert text.endswith('f{"x": 1}')
 
 
 def test_a_template_is_told_the_same_day_every_day(build):
-  made = build(template='{{ strftime_now("%d %B %Y") }} {{ messages[0].content }}',
-               date='2024-02-29')
+  made = build(
+    template='{{ strftime_now("%d %B %Y") }} {{ messages[0].content }}', date='2024-02-29'
+  )
   assert made.prompt_text([USER]).startswith('29 February 2024 ')
 
 
 def test_template_kwargs_reach_the_template(build):
-  made = build(template="{{ mood }}" + tiny_tokenizers.CHATML, template_kwargs={'mood': 'calm'})
+  made = build(template='{{ mood }}' + tiny_tokenizers.CHATML, template_kwargs={'mood': 'calm'})
   assert made.prompt_text([USER]).startswith('calm<|im_start|>')
 
 
@@ -150,7 +171,7 @@ def test_a_completion_ends_with_the_end_of_turn_and_nothing_after_it(build, as_t
 
 
 def test_a_template_without_end_of_turn_gets_eos(build):
-  made = build(template="{% for m in messages %}{{ m.content }}\n\n{% endfor %}", special=())
+  made = build(template='{% for m in messages %}{{ m.content }}\n\n{% endfor %}', special=())
   assert made.tokenizer.decode(made.supervised_ids([USER], None, '42')[1]) == '42<eos>'
 
 
@@ -270,8 +291,10 @@ def test_a_config_lists_all_its_problems():
 def test_qwen_gets_developer_as_system():
   made = chat.make(shared('tokenizers', 'qwen2.5'), chat.ChatConfig())
   text = made.prompt_text([{'role': 'developer', 'content': 'Be brief.'}, USER])
-  assert text == ('<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nWhat is 6 x 7?'
-                  '<|im_end|>\n<|im_start|>assistant\n')
+  assert text == (
+    '<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nWhat is 6 x 7?'
+    '<|im_end|>\n<|im_start|>assistant\n'
+  )
   assert made.vocabulary_size == 151665  # the model's tables have 151,936 rows (T7)
   _, completion = made.supervised_ids([USER], None, '42')
   assert made.tokenizer.convert_ids_to_tokens(completion) == ['4', '2', '<|im_end|>']

@@ -1,4 +1,5 @@
 """The order of rows is a pure function of (seed, position)."""
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st

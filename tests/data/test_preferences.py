@@ -1,4 +1,5 @@
 """Preferences from files: every common form becomes the same pair, and what is broken is named."""
+
 import json
 
 import pytest
@@ -14,27 +15,57 @@ GOOD, BAD = ({'role': 'assistant', 'content': text} for text in ('42', 'About 40
 TOOL = {'type': 'function', 'function': {'name': 'look_up', 'parameters': {'type': 'object'}}}
 
 PAIRS = {  # name -> (row in a form, the prompt it means)
-    'ours': ({'messages': [SYSTEM, USER], 'chosen': '42', 'rejected': BAD}, [SYSTEM, USER]),
-    'TRL, text': ({'prompt': USER['content'], 'chosen': '42', 'rejected': 'About 40.'}, [USER]),
-    'TRL, messages': ({'prompt': [USER], 'chosen': [GOOD], 'rejected': [BAD]}, [USER]),
-    'TRL, implicit': ({'chosen': [*EARLIER, USER, GOOD], 'rejected': [*EARLIER, USER, BAD]},
-                      [*EARLIER, USER]),
-    'prompt said again': ({'prompt': USER['content'], 'messages': [USER, GOOD],
-                           'chosen': [USER, GOOD], 'rejected': [USER, BAD]}, [USER]),
-    'OpenAI': ({'input': {'messages': [USER], 'tools': [TOOL]}, 'preferred_output': [GOOD],
-                'non_preferred_output': [BAD]}, [USER]),
-    'sharegpt': ({'conversations': [{'from': 'system', 'value': 'Be brief.'},
-                                    {'from': 'human', 'value': USER['content']}],
-                  'chosen': {'from': 'gpt', 'value': '42'},
-                  'rejected': {'from': 'gpt', 'value': 'About 40.'}}, [SYSTEM, USER]),
-    'alpaca': ({'instruction': 'What is', 'input': '6 x 7?', 'system': 'Be brief.',
-                'history': [['Hi', 'Hello']], 'chosen': '42', 'rejected': 'About 40.'},
-               [SYSTEM, *EARLIER, {'role': 'user', 'content': 'What is\n6 x 7?'}]),
+  'ours': ({'messages': [SYSTEM, USER], 'chosen': '42', 'rejected': BAD}, [SYSTEM, USER]),
+  'TRL, text': ({'prompt': USER['content'], 'chosen': '42', 'rejected': 'About 40.'}, [USER]),
+  'TRL, messages': ({'prompt': [USER], 'chosen': [GOOD], 'rejected': [BAD]}, [USER]),
+  'TRL, implicit': (
+    {'chosen': [*EARLIER, USER, GOOD], 'rejected': [*EARLIER, USER, BAD]},
+    [*EARLIER, USER],
+  ),
+  'prompt said again': (
+    {
+      'prompt': USER['content'],
+      'messages': [USER, GOOD],
+      'chosen': [USER, GOOD],
+      'rejected': [USER, BAD],
+    },
+    [USER],
+  ),
+  'OpenAI': (
+    {
+      'input': {'messages': [USER], 'tools': [TOOL]},
+      'preferred_output': [GOOD],
+      'non_preferred_output': [BAD],
+    },
+    [USER],
+  ),
+  'sharegpt': (
+    {
+      'conversations': [
+        {'from': 'system', 'value': 'Be brief.'},
+        {'from': 'human', 'value': USER['content']},
+      ],
+      'chosen': {'from': 'gpt', 'value': '42'},
+      'rejected': {'from': 'gpt', 'value': 'About 40.'},
+    },
+    [SYSTEM, USER],
+  ),
+  'alpaca': (
+    {
+      'instruction': 'What is',
+      'input': '6 x 7?',
+      'system': 'Be brief.',
+      'history': [['Hi', 'Hello']],
+      'chosen': '42',
+      'rejected': 'About 40.',
+    },
+    [SYSTEM, *EARLIER, {'role': 'user', 'content': 'What is\n6 x 7?'}],
+  ),
 }
 ANSWERS = {
-    'TRL': {'prompt': USER['content'], 'completion': '42', 'label': True},
-    'messages': {'messages': [USER], 'completion': [GOOD], 'label': True},
-    'whole': {'messages': [USER, GOOD], 'label': True},
+  'TRL': {'prompt': USER['content'], 'completion': '42', 'label': True},
+  'messages': {'messages': [USER], 'completion': [GOOD], 'label': True},
+  'whole': {'messages': [USER, GOOD], 'label': True},
 }
 
 
@@ -54,10 +85,12 @@ def load(tmp_path, plain_chat):
     return str(path)
 
   def load(train, validation=None, *, kind='pairs', data=None, **given):
-    validation = validation or [{'messages': [{'role': 'user', 'content': 'Held out?'}],
-                                 'chosen': 'yes', 'rejected': 'no'}]
-    config = rows.DataConfig(train=write('train', train), validation=write('valid', validation),
-                             **data or {})
+    validation = validation or [
+      {'messages': [{'role': 'user', 'content': 'Held out?'}], 'chosen': 'yes', 'rejected': 'no'}
+    ]
+    config = rows.DataConfig(
+      train=write('train', train), validation=write('valid', validation), **data or {}
+    )
     return rows.load(config, chat=plain_chat, kind=kind, **given)
 
   return load
@@ -85,7 +118,8 @@ def test_every_form_of_pairs_becomes_the_same(name):
   assert made.row['margin'] == 2 and 'preferred_output' not in made.row
   assert made.row.get('tools') == ([TOOL] if name == 'OpenAI' else None)
   assert [problem.code for problem in problems] == (
-      [] if name == 'ours' else ['W_PREFERENCE_FORM'])  # which form it was taken for is told
+    [] if name == 'ours' else ['W_PREFERENCE_FORM']
+  )  # which form it was taken for is told
 
 
 @pytest.mark.parametrize('name', ANSWERS)
@@ -116,7 +150,7 @@ def test_ids_are_those_of_the_rendered_conversation(load, plain_chat):
     assert ids[-1] in plain_chat.stop_ids
   batch = batching.from_pairs([example, example])
   assert batch.group.tolist() == [0, 0, 1, 1] and batch.grades.tolist() == [1, 0, 1, 0]
-  assert batch.completions[1, :batch.completion_lengths[1]].tolist() == example.rejected_ids
+  assert batch.completions[1, : batch.completion_lengths[1]].tolist() == example.rejected_ids
 
 
 def test_prompts_may_have_several_pairs_and_contradictions_are_told(load):
@@ -129,31 +163,41 @@ def test_prompts_may_have_several_pairs_and_contradictions_are_told(load):
 
 
 def test_held_out_rows_without_preferences_are_prompts(load):
-  train, held_out, _ = load([PAIRS['ours'][0]], [{'messages': [USER], 'answer': '42'}],
-                            item_fields={'answer'}, graded=False)
+  train, held_out, _ = load(
+    [PAIRS['ours'][0]], [{'messages': [USER], 'answer': '42'}], item_fields={'answer'}, graded=False
+  )
   assert train[0].rejected_ids and held_out[0].target_ids is None
 
 
 # --- what is broken ---------------------------------------------------------------------------
 
 BROKEN = [
-    (dict(PAIRS['ours'][0], rejected='42'), 'rejected', 'chosen and rejected are the same'),
-    (dict(PAIRS['ours'][0], chosen=' '), 'chosen', 'chosen is empty'),
-    (dict(PAIRS['ours'][0], chosen=7), 'chosen', 'chosen is a number'),
-    (dict(PAIRS['ours'][0], chosen={'role': 'assistant', 'content': 7}), 'chosen',
-     'the content of chosen is a number'),
-    (dict(PAIRS['ours'][0], chosen=USER), 'chosen', "chosen is from 'user', not assistant"),
-    (dict(PAIRS['ours'][0], chosen=[GOOD, USER, GOOD]), 'chosen', 'chosen has 3 messages'),
-    ({'chosen': 'Human: 6 x 7? Assistant: 42', 'rejected': 'Human: 6 x 7? Assistant: 40'},
-     'chosen', 'the row has no prompt'),
-    ({'chosen': [USER, GOOD], 'rejected': [SYSTEM, BAD]}, 'chosen', 'do not begin with the same'),
-    ({'input': [USER], 'preferred_output': [GOOD], 'non_preferred_output': [BAD]}, 'input',
-     'without messages'),
-    (dict(PAIRS['sharegpt'][0], conversations='6 x 7?'), 'conversations', 'not turns'),
-    (dict(PAIRS['alpaca'][0], history=['Hi']), 'history', 'is not made of pairs'),
-    (dict(ANSWERS['TRL'], label='yes'), 'label', 'label is a string'),
-    ({'messages': [USER], 'label': True}, 'messages', 'no prompt with an answer behind it'),
-    ({'messages': [USER], 'chosn': '42'}, '', 'no preference; keys: messages, chosn'),
+  (dict(PAIRS['ours'][0], rejected='42'), 'rejected', 'chosen and rejected are the same'),
+  (dict(PAIRS['ours'][0], chosen=' '), 'chosen', 'chosen is empty'),
+  (dict(PAIRS['ours'][0], chosen=7), 'chosen', 'chosen is a number'),
+  (
+    dict(PAIRS['ours'][0], chosen={'role': 'assistant', 'content': 7}),
+    'chosen',
+    'the content of chosen is a number',
+  ),
+  (dict(PAIRS['ours'][0], chosen=USER), 'chosen', "chosen is from 'user', not assistant"),
+  (dict(PAIRS['ours'][0], chosen=[GOOD, USER, GOOD]), 'chosen', 'chosen has 3 messages'),
+  (
+    {'chosen': 'Human: 6 x 7? Assistant: 42', 'rejected': 'Human: 6 x 7? Assistant: 40'},
+    'chosen',
+    'the row has no prompt',
+  ),
+  ({'chosen': [USER, GOOD], 'rejected': [SYSTEM, BAD]}, 'chosen', 'do not begin with the same'),
+  (
+    {'input': [USER], 'preferred_output': [GOOD], 'non_preferred_output': [BAD]},
+    'input',
+    'without messages',
+  ),
+  (dict(PAIRS['sharegpt'][0], conversations='6 x 7?'), 'conversations', 'not turns'),
+  (dict(PAIRS['alpaca'][0], history=['Hi']), 'history', 'is not made of pairs'),
+  (dict(ANSWERS['TRL'], label='yes'), 'label', 'label is a string'),
+  ({'messages': [USER], 'label': True}, 'messages', 'no prompt with an answer behind it'),
+  ({'messages': [USER], 'chosn': '42'}, '', 'no preference; keys: messages, chosn'),
 ]
 
 
@@ -169,14 +213,26 @@ def test_a_broken_row_is_left_out_and_named(row, path, words):
 
 def test_all_problems_are_told_at_once_under_the_keys_of_the_file(load):
   sound = {'prompt': [USER], 'chosen': [GOOD], 'rejected': [BAD]}
-  text = error_of(load, [
-      sound, dict(sound, chosen=''), dict(sound, rejected=[GOOD]), PAIRS['ours'][0],
-      dict(sound, prompt=[{'role': 'judge', 'content': 'x'}]), dict(sound, prompt=[SYSTEM]),
-      {'messages': [USER]}])
-  for words in ('line 2: E_PREFERENCE_ANSWER: chosen is empty',
-                'line 3: E_PREFERENCE_SAME', 'line 4: E_PREFERENCE_MIXED',
-                "line 5: E_ROLE_UNKNOWN: prompt[0] has the role 'judge'",
-                'line 6: E_LAST_ROLE', 'line 7: E_PREFERENCE_FORM'):
+  text = error_of(
+    load,
+    [
+      sound,
+      dict(sound, chosen=''),
+      dict(sound, rejected=[GOOD]),
+      PAIRS['ours'][0],
+      dict(sound, prompt=[{'role': 'judge', 'content': 'x'}]),
+      dict(sound, prompt=[SYSTEM]),
+      {'messages': [USER]},
+    ],
+  )
+  for words in (
+    'line 2: E_PREFERENCE_ANSWER: chosen is empty',
+    'line 3: E_PREFERENCE_SAME',
+    'line 4: E_PREFERENCE_MIXED',
+    "line 5: E_ROLE_UNKNOWN: prompt[0] has the role 'judge'",
+    'line 6: E_LAST_ROLE',
+    'line 7: E_PREFERENCE_FORM',
+  ):
     assert words in text, words
   assert text.count('\n') == 6  # one line a kind, and none about the sound row
 

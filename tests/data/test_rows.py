@@ -1,4 +1,5 @@
 """Rows from files: read the same from every format, and everything wrong told at once."""
+
 import json
 
 import pyarrow as pa
@@ -9,8 +10,7 @@ from paths import SHARED
 
 from rft_jax.data import chat, rows, validate
 
-VALID = SHARED.joinpath(
-    'data', 'rare_disease', 'pmid_split', 'valid.jsonl')
+VALID = SHARED.joinpath('data', 'rare_disease', 'pmid_split', 'valid.jsonl')
 TOOL = {'type': 'function', 'function': {'name': 'look_up', 'parameters': {'type': 'object'}}}
 
 
@@ -19,8 +19,10 @@ def row(text='What is 6 x 7?', **fields):
 
 
 def turns(*roles, **fields):
-  return {'messages': [{'role': role, 'content': f'{role} {i}'} for i, role in enumerate(roles)],
-          **fields}
+  return {
+    'messages': [{'role': role, 'content': f'{role} {i}'} for i, role in enumerate(roles)],
+    **fields,
+  }
 
 
 def write(path, values):
@@ -40,11 +42,15 @@ def plain_chat(tmp_path_factory):
 @pytest.fixture
 def load(tmp_path, plain_chat):
   """Returns rows.load of two lists of rows."""
+
   def load(train, validation=None, *, max_prompt_tokens=1000, overlong='error', **arguments):
     validation = [row('a held-out case', **fields_of(train))] if validation is None else validation
-    config = rows.DataConfig(train=write(tmp_path / 'train.jsonl', train),
-                             validation=write(tmp_path / 'valid.jsonl', validation),
-                             max_prompt_tokens=max_prompt_tokens, overlong=overlong)
+    config = rows.DataConfig(
+      train=write(tmp_path / 'train.jsonl', train),
+      validation=write(tmp_path / 'valid.jsonl', validation),
+      max_prompt_tokens=max_prompt_tokens,
+      overlong=overlong,
+    )
     return rows.load(config, chat=plain_chat, **arguments)
 
   def fields_of(train):
@@ -71,8 +77,10 @@ def test_the_whole_row_is_the_item(tmp_path):
 
 
 def test_parquet_equals_jsonl(tmp_path):
-  values = [turns('developer', 'user', answer='42', detail={'a': 1}),
-            {'messages': [{'role': 'user', 'content': 'x', 'name': 'ann'}], 'answer': 'y'}]
+  values = [
+    turns('developer', 'user', answer='42', detail={'a': 1}),
+    {'messages': [{'role': 'user', 'content': 'x', 'name': 'ann'}], 'answer': 'y'},
+  ]
   pa.parquet.write_table(pa.Table.from_pylist(values), tmp_path / 'cases.parquet')
   from_parquet, problems = rows.read(str(tmp_path / 'cases.parquet'))
   from_jsonl, _ = rows.read(write(tmp_path / 'cases.jsonl', values))
@@ -112,8 +120,10 @@ def test_a_hub_data_set_is_read_by_split(tmp_path, monkeypatch):
 def test_every_line_that_is_no_row_is_named(tmp_path):
   path = tmp_path / 'cases.jsonl'
   good = json.dumps(row()).encode()
-  path.write_bytes(b'\xef\xbb\xbf' + good + b'\n\n{"messages": \n[1]\n"\xff"\n{"a": NaN}\n'
-                   b'{"a": "\\ud800"}\n' + good)
+  path.write_bytes(
+    b'\xef\xbb\xbf' + good + b'\n\n{"messages": \n[1]\n"\xff"\n{"a": NaN}\n'
+    b'{"a": "\\ud800"}\n' + good
+  )
   items, problems = rows.read(str(path))
   assert [validate.line_of(item) for item in items] == [1, 8]
   assert {problem.code for problem in problems} == {'E_JSON'}
@@ -124,12 +134,13 @@ def test_every_line_that_is_no_row_is_named(tmp_path):
 
 def test_an_empty_file_has_too_few_rows(tmp_path):
   assert [problem.code for problem in rows.read(write(tmp_path / 'x.jsonl', []))[1]] == [
-      'E_COUNT_MIN']
+    'E_COUNT_MIN'
+  ]
 
 
 def test_a_damaged_parquet_file_is_named(tmp_path):
   (tmp_path / 'cases.parquet').write_bytes(b'PAR1 no more')
-  problem, = rows.read(str(tmp_path / 'cases.parquet'))[1]
+  (problem,) = rows.read(str(tmp_path / 'cases.parquet'))[1]
   assert problem.code == 'E_FILE' and 'cases.parquet' in problem.message
 
 
@@ -149,42 +160,52 @@ def test_a_fingerprint_follows_the_bytes(tmp_path):
 # --- the shape of rows -----------------------------------------------------------------------
 
 BROKEN = {
-    'E_MESSAGES_MISSING': {'prompt': 'x'},
-    'E_MESSAGES_NOT_LIST': {'messages': 'x'},
-    'E_MESSAGES_EMPTY': {'messages': []},
-    'E_ROLE_MISSING': {'messages': [{'content': 'x'}]},
-    'E_ROLE_UNKNOWN': {'messages': [{'role': 'human', 'content': 'x'}]},
-    'E_LAST_ROLE': turns('user', 'developer'),
-    'E_ASSISTANT_LAST': turns('user', 'assistant'),
-    'E_CONTENT_EMPTY': row(' \n'),
-    'E_UNSUPPORTED_PART': row([{'type': 'image_url', 'image_url': {'url': 'x'}}]),
-    'E_TOOLS_SCHEMA': row(tools=[{'type': 'function', 'function': {'name': 'no spaces'}}]),
-    'W_ROLE_SYSTEM': turns('system', 'user'),
+  'E_MESSAGES_MISSING': {'prompt': 'x'},
+  'E_MESSAGES_NOT_LIST': {'messages': 'x'},
+  'E_MESSAGES_EMPTY': {'messages': []},
+  'E_ROLE_MISSING': {'messages': [{'content': 'x'}]},
+  'E_ROLE_UNKNOWN': {'messages': [{'role': 'human', 'content': 'x'}]},
+  'E_LAST_ROLE': turns('user', 'developer'),
+  'E_ASSISTANT_LAST': turns('user', 'assistant'),
+  'E_CONTENT_EMPTY': row(' \n'),
+  'E_UNSUPPORTED_PART': row([{'type': 'image_url', 'image_url': {'url': 'x'}}]),
+  'E_TOOLS_SCHEMA': row(tools=[{'type': 'function', 'function': {'name': 'no spaces'}}]),
+  'W_ROLE_SYSTEM': turns('system', 'user'),
 }
 
 
 @pytest.mark.parametrize('code', BROKEN)
 def test_a_broken_row_gets_its_code_line_and_way_out(tmp_path, code):
   items, _ = rows.read(write(tmp_path / 'cases.jsonl', [row(), BROKEN[code]]))
-  problem, = validate.rows(items, supervised=False, with_target=False)
+  (problem,) = validate.rows(items, supervised=False, with_target=False)
   assert (problem.code, problem.line) == (code, 2) and problem.hint and problem.path
 
 
-@pytest.mark.parametrize('bad', [
-    {'type': 'retrieval'}, 'x', {'type': 'function', 'function': {'name': 'f', 'parameters': {
-        'type': 'no such type'}}}])
+@pytest.mark.parametrize(
+  'bad',
+  [
+    {'type': 'retrieval'},
+    'x',
+    {'type': 'function', 'function': {'name': 'f', 'parameters': {'type': 'no such type'}}},
+  ],
+)
 def test_a_bad_tool_is_refused(tmp_path, bad):
   items, _ = rows.read(write(tmp_path / 'cases.jsonl', [row(tools=[TOOL, bad])]))
-  problem, = validate.rows(items, supervised=False, with_target=False)
+  (problem,) = validate.rows(items, supervised=False, with_target=False)
   assert (problem.code, problem.path) == ('E_TOOLS_SCHEMA', 'tools[1]')
 
 
 def test_a_turn_of_tool_calls_needs_no_content(tmp_path):
   call = {'id': 'a', 'type': 'function', 'function': {'name': 'look_up', 'arguments': '{}'}}
-  one = {'messages': [{'role': 'user', 'content': 'x'},
-                      {'role': 'assistant', 'content': None, 'tool_calls': [call]},
-                      {'role': 'tool', 'tool_call_id': 'a', 'content': 'y'},
-                      {'role': 'user', 'content': 'z'}], 'tools': [TOOL]}
+  one = {
+    'messages': [
+      {'role': 'user', 'content': 'x'},
+      {'role': 'assistant', 'content': None, 'tool_calls': [call]},
+      {'role': 'tool', 'tool_call_id': 'a', 'content': 'y'},
+      {'role': 'user', 'content': 'z'},
+    ],
+    'tools': [TOOL],
+  }
   items, _ = rows.read(write(tmp_path / 'cases.jsonl', [one]))
   assert validate.rows(items, supervised=False, with_target=False) == []
 
@@ -194,10 +215,13 @@ def test_a_turn_of_tool_calls_needs_no_content(tmp_path):
 
 def test_all_errors_of_both_files_are_told_at_once(load):
   train = [row(answer='a'), '{broken', *BROKEN.values(), row('no answer')]
-  text = error_of(load, train, [row('x' * 2000, answer='a'), row('y', answer=7)],
-                  item_fields=frozenset({'answer'}))
-  for code in (*BROKEN, 'E_JSON', 'E_ITEM_FIELD_MISSING', 'E_PROMPT_TOO_LONG',
-               'E_ITEM_FIELD_TYPE'):
+  text = error_of(
+    load,
+    train,
+    [row('x' * 2000, answer='a'), row('y', answer=7)],
+    item_fields=frozenset({'answer'}),
+  )
+  for code in (*BROKEN, 'E_JSON', 'E_ITEM_FIELD_MISSING', 'E_PROMPT_TOO_LONG', 'E_ITEM_FIELD_TYPE'):
     assert (code in text) == (code.startswith('E_')), code
   assert 'train.jsonl line 2: E_JSON' in text
   assert 'valid.jsonl line 1: E_PROMPT_TOO_LONG' in text
@@ -205,8 +229,9 @@ def test_all_errors_of_both_files_are_told_at_once(load):
 
 
 def test_five_hundred_broken_rows_are_one_line(load):
-  text = error_of(load, [row(str(i)) for i in range(500)], [row('v', gene='A')],
-                  item_fields=frozenset({'gene'}))
+  text = error_of(
+    load, [row(str(i)) for i in range(500)], [row('v', gene='A')], item_fields=frozenset({'gene'})
+  )
   lines = text.splitlines()
   assert len(lines) == 2 and 'lines 1, 2, 3, 4, 5 and 495 more' in lines[1]
   assert 'item.gene' in lines[1] and 'E_ITEM_FIELD_MISSING' in lines[1]
@@ -230,7 +255,8 @@ def test_a_message_that_is_not_rendered_is_an_error(tmp_path):
 def test_overlong_prompts_are_an_error_or_dropped_and_told(load):
   train = [row('short'), row('x' * 100)]
   assert 'line 2: E_PROMPT_TOO_LONG: 101 prompt tokens, more than 50' in error_of(
-      load, train, max_prompt_tokens=50)
+    load, train, max_prompt_tokens=50
+  )
   examples, _, warnings = load(train, max_prompt_tokens=50, overlong='drop')
   assert [example.item.source for example in examples] == ['train.jsonl:1']
   assert len(warnings) == 1 and 'line 2: W_PROMPT_DROPPED' in warnings[0]
@@ -272,21 +298,24 @@ def test_an_example_holds_the_ids_of_its_row(load, plain_chat):
   train, validation, warnings = load([row('a', answer='x'), row('b', answer='y')])
   assert warnings == [] and len(validation) == 1
   assert [example.prompt_ids for example in train] == [
-      plain_chat.prompt_ids(row(text)['messages']) for text in 'ab']
+    plain_chat.prompt_ids(row(text)['messages']) for text in 'ab'
+  ]
   assert train[1].item == (row('b', answer='y'), 'train.jsonl:2')
   assert train[0].target_ids is None
 
 
 def test_a_target_template_makes_the_answer(load, plain_chat):
-  train, _, _ = load([row('a', solution='6 x 7 = 42')], kind='targets',
-                     target_template='So: {{ item.solution }}')
+  train, _, _ = load(
+    [row('a', solution='6 x 7 = 42')], kind='targets', target_template='So: {{ item.solution }}'
+  )
   assert plain_chat.tokenizer.decode(train[0].target_ids) == 'So: 6 x 7 = 42<eos>'
   assert train[0].prompt_ids == plain_chat.prompt_ids(row('a')['messages'])
 
 
 def test_an_assistant_turn_at_the_end_is_the_answer(load, plain_chat):
-  train, _, _ = load([turns('user', 'assistant')], [turns('developer', 'user', 'assistant')],
-                     kind='targets')
+  train, _, _ = load(
+    [turns('user', 'assistant')], [turns('developer', 'user', 'assistant')], kind='targets'
+  )
   assert plain_chat.tokenizer.decode(train[0].target_ids) == 'assistant 1<eos>'
 
 
@@ -296,22 +325,29 @@ def test_supervised_rows_without_answer_are_an_error(load):
 
 
 def test_a_target_template_reads_only_fields_that_are_there(load):
-  text = error_of(load, [row('a', solution=' '), row('b')], kind='targets',
-                  target_template='{{ item.solution }}')
+  text = error_of(
+    load, [row('a', solution=' '), row('b')], kind='targets', target_template='{{ item.solution }}'
+  )
   assert 'line 2: E_ITEM_FIELD_MISSING: item.solution' in text
   assert 'line 1: E_MESSAGE_NOT_RENDERED' in text and 'is empty for this row' in text
   with pytest.raises(ValueError, match='sft.target'):
     load([row()], kind='targets', target_template='{{ solution }}')
   assert 'a target is made of the fields of item alone' in error_of(
-      load, [row()], kind='targets', target_template='{{ sample.output_text }}')
+    load, [row()], kind='targets', target_template='{{ sample.output_text }}'
+  )
 
 
 def test_the_real_cases_load_without_error(plain_chat):
   if not VALID.exists():
     pytest.skip('needs the rare-disease cases of the shared data, which are not here')
   config = rows.DataConfig(train=str(VALID), validation=str(VALID), max_prompt_tokens=8000)
-  train, _, warnings = rows.load(config, chat=plain_chat, item_fields=frozenset({'gene'}),
-                                 kind='targets', target_template='{"genes": ["{{ item.gene }}"]}')
+  train, _, warnings = rows.load(
+    config,
+    chat=plain_chat,
+    item_fields=frozenset({'gene'}),
+    kind='targets',
+    target_template='{"genes": ["{{ item.gene }}"]}',
+  )
   assert len(train) == 512
   assert any('W_TRAIN_VAL_OVERLAP' in warning for warning in warnings)
 
@@ -321,9 +357,15 @@ def test_held_out_rows_need_no_target(tmp_path, plain_chat):
   held_out = {'messages': [{'role': 'user', 'content': 'two'}], 'answer': '2'}
   for name, value in (('train', row | {'solution': 'so 1'}), ('validation', held_out)):
     (tmp_path / f'{name}.jsonl').write_text(json.dumps(value) + '\n')
-  config = rows.DataConfig(train=str(tmp_path / 'train.jsonl'),
-                           validation=str(tmp_path / 'validation.jsonl'))
-  train, validation, _ = rows.load(config, chat=plain_chat, item_fields=frozenset({"answer"}),
-                                   kind='targets', target_template='{{ item.solution }}')
+  config = rows.DataConfig(
+    train=str(tmp_path / 'train.jsonl'), validation=str(tmp_path / 'validation.jsonl')
+  )
+  train, validation, _ = rows.load(
+    config,
+    chat=plain_chat,
+    item_fields=frozenset({'answer'}),
+    kind='targets',
+    target_template='{{ item.solution }}',
+  )
   assert train[0].target_ids and validation[0].target_ids is None
   assert validation[0].prompt_ids == plain_chat.prompt_ids(held_out['messages'])

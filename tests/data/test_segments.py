@@ -1,4 +1,5 @@
 """Steps of a completion: every token in one of them, borders where the text says."""
+
 import functools
 
 import pytest
@@ -14,14 +15,24 @@ from rft_jax.tasks import base_checkpoint
 
 MARKERS = ('<think>', '</think>')
 TEXTS = st.text(st.sampled_from('ab1;\n |é€😀\ufffd'), max_size=30)
-KINDS = st.sampled_from([('paragraph', ''), ('line', ''), ('turn', ''), ('delimiter', ';'),
-                         ('delimiter', '; '), ('delimiter', '||'), ('delimiter', '\n\n')])
+KINDS = st.sampled_from(
+  [
+    ('paragraph', ''),
+    ('line', ''),
+    ('turn', ''),
+    ('delimiter', ';'),
+    ('delimiter', '; '),
+    ('delimiter', '||'),
+    ('delimiter', '\n\n'),
+  ]
+)
 
 
 @functools.cache
 def bytewise():
   import pathlib
   import tempfile
+
   with tempfile.TemporaryDirectory() as directory:
     return chats.make(tiny_tokenizers.save(pathlib.Path(directory) / 'bytes'), ChatConfig())
 
@@ -38,20 +49,30 @@ def merging():
 def spaced():
   """As sentencepiece: a token reads otherwise alone than in company; bytes as a last resort."""
   names = ['<unk>', *(f'<0x{i:02X}>' for i in range(256)), '▁', 'a', 'b', ';', '▁a', '▁b', '\n']
-  made = tokenizers.Tokenizer(tokenizers.models.BPE(
-      vocab={name: i for i, name in enumerate(names)}, merges=[('▁', 'a'), ('▁', 'b')],
-      unk_token='<unk>', byte_fallback=True))
+  made = tokenizers.Tokenizer(
+    tokenizers.models.BPE(
+      vocab={name: i for i, name in enumerate(names)},
+      merges=[('▁', 'a'), ('▁', 'b')],
+      unk_token='<unk>',
+      byte_fallback=True,
+    )
+  )
   made.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace(split=False)
-  made.decoder = tokenizers.decoders.Sequence([
-      tokenizers.decoders.Replace('▁', ' '), tokenizers.decoders.ByteFallback(),
-      tokenizers.decoders.Fuse(), tokenizers.decoders.Strip(' ', 1, 0)])
+  made.decoder = tokenizers.decoders.Sequence(
+    [
+      tokenizers.decoders.Replace('▁', ' '),
+      tokenizers.decoders.ByteFallback(),
+      tokenizers.decoders.Fuse(),
+      tokenizers.decoders.Strip(' ', 1, 0),
+    ]
+  )
   return lambda text: made.encode(text).ids, made.decode
 
 
 CODECS = {
-    'bytes': lambda: ((lambda text: bytewise().encode([text])[0]), bytewise().decode),
-    'merges': merging,
-    'spaces': spaced,
+  'bytes': lambda: ((lambda text: bytewise().encode([text])[0]), bytewise().decode),
+  'merges': merging,
+  'spaces': spaced,
 }
 
 
@@ -61,9 +82,10 @@ CODECS = {
 def test_every_token_is_in_one_step_and_the_pieces_are_the_text(codec, text, kind, most, cut):
   encode, decode = CODECS[codec]()
   ids = encode(text)
-  ids = ids[:len(ids) - cut] if len(ids) > cut else ids  # half a character in the end
-  steps = segments.make(decode, steps=kind[0], delimiter=kind[1], reasoning=('|', ';'),
-                        max_steps=most)(ids)
+  ids = ids[: len(ids) - cut] if len(ids) > cut else ids  # half a character in the end
+  steps = segments.make(
+    decode, steps=kind[0], delimiter=kind[1], reasoning=('|', ';'), max_steps=most
+  )(ids)
   if not ids:
     assert steps.ends == []
     return
@@ -75,7 +97,7 @@ def test_every_token_is_in_one_step_and_the_pieces_are_the_text(codec, text, kin
   for end, length in zip(steps.ends, range(1, len(steps.texts))):
     border = len(''.join(steps.texts[:length]))
     # The text up to the border stands there with the step's last token, and not before it.
-    assert decode(ids[:end + 1])[:border] == whole[:border]
+    assert decode(ids[: end + 1])[:border] == whole[:border]
     before = decode(ids[:end])
     assert before[:border] != whole[:border] or codec == 'spaces'
 
@@ -90,9 +112,9 @@ def test_pieces_and_prefixes_tell_the_same_places(ids):
   if known is None:  # the definition itself is used
     return
   for token, place in enumerate(known):
-    prefix = decode(ids[:token + 1])
+    prefix = decode(ids[: token + 1])
     assert text.startswith(prefix[:place])
-    assert place == len(text) or prefix[:place + 1] != text[:place + 1] or place == len(prefix)
+    assert place == len(text) or prefix[: place + 1] != text[: place + 1] or place == len(prefix)
 
 
 def test_a_character_of_several_bytes_is_read_piecewise():
@@ -101,13 +123,16 @@ def test_a_character_of_several_bytes_is_read_piecewise():
   assert known == [0, 1, 1, 1, 2, 2, 2, 2, 3, 4, 5, 6]
 
 
-@pytest.mark.parametrize('kind, text, said', [
+@pytest.mark.parametrize(
+  'kind, text, said',
+  [
     (('paragraph', ''), 'one\ntwo\n\nthree\n \n\n  four', ['one\ntwo', 'three', 'four']),
     (('line', ''), 'one\n\n two\nthree\n', ['one', 'two', 'three']),
     (('delimiter', '; '), 'a; b;; c;', ['a', 'b', 'c']),
     (('delimiter', 'Step'), 'Step a Step b', ['a', 'b']),
     (('turn', ''), 'one\n\ntwo', ['one\n\ntwo']),
-])
+  ],
+)
 def test_each_kind_splits_where_it_says(kind, text, said):
   ids = bytewise().encode([text])[0] + [bytewise().eos_id]
   steps = segments.make(bytewise().decode, steps=kind[0], delimiter=kind[1])(ids)
@@ -121,7 +146,7 @@ def test_the_end_of_the_reasoning_ends_a_step():
   steps = split(ids)
   assert steps.said == ['x', 'y', '7']
   assert steps.so_far == ['x', 'x\ny', 'x\ny</think>\n\n7']
-  assert bytewise().decode(ids[steps.ends[0] + 1:steps.ends[1] + 1]) == 'y</think>\n\n'
+  assert bytewise().decode(ids[steps.ends[0] + 1 : steps.ends[1] + 1]) == 'y</think>\n\n'
   assert split(bytewise().encode(['<think></think>7'])[0]).said == ['7']
 
 

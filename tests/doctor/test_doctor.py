@@ -1,4 +1,5 @@
 """Go or no-go before training, and the right reason for each."""
+
 import json
 
 import pytest
@@ -9,20 +10,33 @@ from rft_jax.doctor import reward_hacking
 from rft_jax.run.results import diagnose
 
 # Pays by chance: no answer is good for every case, and each sample gets another grade.
-CHANCE = {'type': 'python', 'name': 'chance', 'source': """
+CHANCE = {
+  'type': 'python',
+  'name': 'chance',
+  'source': """
 import zlib
 def grade(sample, item):
   return (zlib.crc32((sample["output_text"] + item["answer"]).encode()) % 100 / 100) ** 3
-"""}
-EXACT = {'type': 'string_check', 'name': 'exact', 'operation': 'eq',
-         'input': '{{ sample.output_text }}', 'reference': '{{ item.answer }}'}
+""",
+}
+EXACT = {
+  'type': 'string_check',
+  'name': 'exact',
+  'operation': 'eq',
+  'input': '{{ sample.output_text }}',
+  'reference': '{{ item.answer }}',
+}
 
 
 def _config(directory, **changes):
   config = tiny.config(directory, **changes)
-  tiny.write_rows(directory / 'validation.jsonl', [
+  tiny.write_rows(
+    directory / 'validation.jsonl',
+    [
       dict(row, messages=[{'role': 'user', 'content': f'{n} + 10'}])
-      for n, row in enumerate(tiny.rows(4))])
+      for n, row in enumerate(tiny.rows(4))
+    ],
+  )
   return config
 
 
@@ -60,16 +74,21 @@ def test_rows_that_all_succeed_teach_nothing(tmp_path):
 
 
 def test_a_template_that_reads_a_missing_field_is_named(tmp_path):
-  found = _examined(tmp_path, tmp_path / 'work',
-                    grader=dict(EXACT, reference='{{ item.gold }}'))
+  found = _examined(tmp_path, tmp_path / 'work', grader=dict(EXACT, reference='{{ item.gold }}'))
   assert not found.go and any('item.gold' in one for one in _reasons(found))
   saved = json.loads((tmp_path / 'work' / 'doctor.json').read_text())
   assert saved['verdict'] == 'no-go' and saved['reasons'] == _reasons(found)
 
 
 def test_a_program_that_reads_a_missing_field_is_named(tmp_path):
-  found = _examined(tmp_path, grader={'type': 'python', 'name': 'x', 'source':
-                    'def grade(sample, item):\n  return float(item["gold"])\n'})
+  found = _examined(
+    tmp_path,
+    grader={
+      'type': 'python',
+      'name': 'x',
+      'source': 'def grade(sample, item):\n  return float(item["gold"])\n',
+    },
+  )
   assert any("KeyError: 'gold'" in one and '100%' in one for one in _reasons(found))
 
 
@@ -80,8 +99,9 @@ def test_a_grader_that_pays_for_listing_everything_is_found_out(tmp_path):
   config.grader = dict(EXACT, operation='like')
   found = diagnose(config)
   games = [one for one in _reasons(found) if 'can be gamed' in one]
-  assert any(one.startswith('the grader can be gamed: every item.answer at once gets 1.000')
-             for one in games), found.text()
+  assert any(
+    one.startswith('the grader can be gamed: every item.answer at once gets 1.000') for one in games
+  ), found.text()
   config.rollout.max_new_tokens = 2  # too short for that answer
   assert not [one for one in _reasons(diagnose(config)) if 'every item.answer at once' in one]
 
@@ -94,9 +114,14 @@ def test_held_out_rows_that_are_trained_on_are_no_go(tmp_path):
 
 
 def test_answers_that_know_nothing_take_the_form_of_an_answer():
-  cases = [reward_hacking.Case({'gene': gene, 'id': str(n), 'messages': []}, f'case {n}',
-                       '{"why":"x","genes":["%s","Z"]}' % gene)
-           for n, gene in enumerate('AABC')]
+  cases = [
+    reward_hacking.Case(
+      {'gene': gene, 'id': str(n), 'messages': []},
+      f'case {n}',
+      '{"why":"x","genes":["%s","Z"]}' % gene,
+    )
+    for n, gene in enumerate('AABC')
+  ]
   made = reward_hacking.answers(cases, None)
   assert made['an empty answer'] == [''] * 4
   assert made['the prompt echoed'] == ['case 0', 'case 1', 'case 2', 'case 3']

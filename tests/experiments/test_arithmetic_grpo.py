@@ -1,4 +1,5 @@
 """configs/arithmetic_grpo.py on rows that the task itself has made."""
+
 import pathlib
 
 import config_files
@@ -27,8 +28,10 @@ def test_the_command_in_the_error_makes_what_the_config_needs(file, tmp_path):
 def test_reinforcement_gets_other_problems_than_the_warm_up(file, tmp_path):
   make(file, tmp_path)
   config = file.get_config(str(tmp_path))
-  rows = [set(pathlib.Path(path).read_text().splitlines())
-          for path in (config.stages[0].data, config.data.train, config.data.validation)]
+  rows = [
+    set(pathlib.Path(path).read_text().splitlines())
+    for path in (config.stages[0].data, config.data.train, config.data.validation)
+  ]
   assert [len(one) for one in rows] == [1600, 1100, 300]
   assert len(set.union(*rows)) == 3000
 

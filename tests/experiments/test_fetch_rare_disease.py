@@ -1,4 +1,5 @@
 """scripts/fetch_rare_disease.py, on a made-up store."""
+
 import importlib.util
 import json
 
@@ -16,24 +17,47 @@ def fetch():
   return module
 
 
-def packet(name='case', gene='ABC1', pmid='PMID:1', disease='OMIM:1', present=('a', 'b', 'c'),
-           absent=('d',), **changes):
+def packet(
+  name='case',
+  gene='ABC1',
+  pmid='PMID:1',
+  disease='OMIM:1',
+  present=('a', 'b', 'c'),
+  absent=('d',),
+  **changes,
+):
   """A phenopacket with the fields that matter, the way the store writes them."""
   features = [{'type': {'id': f'HP:{label}', 'label': label.title()}} for label in present]
-  features += [{'type': {'id': f'HP:{label}', 'label': label.title()}, 'excluded': True}
-               for label in absent]
+  features += [
+    {'type': {'id': f'HP:{label}', 'label': label.title()}, 'excluded': True} for label in absent
+  ]
   return {
-      'id': name,
-      'subject': {'id': 'P1', 'sex': 'FEMALE',
-                  'timeAtLastEncounter': {'age': {'iso8601duration': 'P3Y2M'}}},
-      'phenotypicFeatures': features,
-      'interpretations': [{'diagnosis': {
+    'id': name,
+    'subject': {
+      'id': 'P1',
+      'sex': 'FEMALE',
+      'timeAtLastEncounter': {'age': {'iso8601duration': 'P3Y2M'}},
+    },
+    'phenotypicFeatures': features,
+    'interpretations': [
+      {
+        'diagnosis': {
           'disease': {'id': disease, 'label': 'Secret syndrome 4'},
-          'genomicInterpretations': [{'variantInterpretation': {'variationDescriptor': {
-              'geneContext': {'valueId': 'HGNC:1', 'symbol': gene},
-              'expressions': [{'value': 'NM_1:c.12A>G'}]}}}]}}],
-      'diseases': [{'onset': {'ontologyClass': {'id': 'HP:1', 'label': 'Childhood onset'}}}],
-      'metaData': {'externalReferences': [{'id': pmid, 'description': 'ABC1 in a family'}]},
+          'genomicInterpretations': [
+            {
+              'variantInterpretation': {
+                'variationDescriptor': {
+                  'geneContext': {'valueId': 'HGNC:1', 'symbol': gene},
+                  'expressions': [{'value': 'NM_1:c.12A>G'}],
+                }
+              }
+            }
+          ],
+        }
+      }
+    ],
+    'diseases': [{'onset': {'ontologyClass': {'id': 'HP:1', 'label': 'Childhood onset'}}}],
+    'metaData': {'externalReferences': [{'id': pmid, 'description': 'ABC1 in a family'}]},
   } | changes
 
 
@@ -46,21 +70,30 @@ def store(tmp_path, packets):
 
 
 def rows(folder):
-  return {part: [json.loads(line) for line in (folder / f'{part}.jsonl').read_text().splitlines()]
-          for part in ('train', 'valid', 'test')}
+  return {
+    part: [json.loads(line) for line in (folder / f'{part}.jsonl').read_text().splitlines()]
+    for part in ('train', 'valid', 'test')
+  }
 
 
 def test_three_cases_become_rows_in_both_splits(fetch, tmp_path):
-  packets = [packet('one'), packet('two', gene='DEF2', pmid='PMID:2', disease='OMIM:2'),
-             packet('three', gene='GHI3', pmid='PMID:3', disease='OMIM:3', absent=())]
+  packets = [
+    packet('one'),
+    packet('two', gene='DEF2', pmid='PMID:2', disease='OMIM:2'),
+    packet('three', gene='GHI3', pmid='PMID:3', disease='OMIM:3', absent=()),
+  ]
   assert fetch.main([str(store(tmp_path, packets)), f'--to={tmp_path / "out"}']) == 0
   for name in ('pmid_split', 'gene_split'):
     written = [row for part in rows(tmp_path / 'out' / name).values() for row in part]
     assert {row['case_id']: row['gene'] for row in written} == {
-        'one': 'ABC1', 'two': 'DEF2', 'three': 'GHI3'}
+      'one': 'ABC1',
+      'two': 'DEF2',
+      'three': 'GHI3',
+    }
   text = next(row for row in written if row['case_id'] == 'one')['messages'][0]['content']
-  assert text.startswith('Patient: female, 3 years 2 months.\nOnset: childhood.\n'
-                         'Findings: A; B; C.\nNot found: D.\n')
+  assert text.startswith(
+    'Patient: female, 3 years 2 months.\nOnset: childhood.\nFindings: A; B; C.\nNot found: D.\n'
+  )
   empty = next(row for row in written if row['case_id'] == 'three')['messages'][0]['content']
   assert 'Not found: nothing reported.' in empty
   assert json.loads((tmp_path / 'out' / 'stats.json').read_text())['cases'] == 3
@@ -72,13 +105,16 @@ def test_prompt_leaks_neither_gene_disease_variant_publication_nor_cohort(fetch)
     assert secret not in text
 
 
-@pytest.mark.parametrize('changes, reason', [
+@pytest.mark.parametrize(
+  'changes, reason',
+  [
     (dict(present=('a', 'b')), 'fewer than 3'),
     (dict(present=('a', 'b', 'loss of abc1 protein')), 'a finding names the gene'),
     (dict(gene=''), 'not exactly one causal gene'),
     (dict(pmid='DOI:10.1/2'), 'no PMID'),
     (dict(interpretations=[]), 'no diagnosis'),
-])
+  ],
+)
 def test_unusable_cases_say_why(fetch, changes, reason):
   assert fetch.read_case(packet(**changes), 3).startswith(reason)
 
@@ -97,11 +133,26 @@ def test_repeats_are_dropped(fetch, tmp_path):
 
 def many(fetch):
   """200 cases over 40 genes, 70 publications and 50 diseases, tangled with each other."""
-  made = [packet(f'c{i}', gene=f'G{i * 7 % 40}', pmid=f'PMID:{i * 3 % 70}',
-                 disease=f'OMIM:{i * 7 % 40}', present=(f'x{i}', f'y{i}', f'z{i}'))
-          for i in range(200)]
-  made += [packet(f'd{i}', gene=f'H{i}', pmid=f'PMID:9{i}', disease=f'OMIM:9{i // 2}',
-                  present=(f'u{i}', f'v{i}', f'w{i}')) for i in range(120)]
+  made = [
+    packet(
+      f'c{i}',
+      gene=f'G{i * 7 % 40}',
+      pmid=f'PMID:{i * 3 % 70}',
+      disease=f'OMIM:{i * 7 % 40}',
+      present=(f'x{i}', f'y{i}', f'z{i}'),
+    )
+    for i in range(200)
+  ]
+  made += [
+    packet(
+      f'd{i}',
+      gene=f'H{i}',
+      pmid=f'PMID:9{i}',
+      disease=f'OMIM:9{i // 2}',
+      present=(f'u{i}', f'v{i}', f'w{i}'),
+    )
+    for i in range(120)
+  ]
   return [fetch.read_case(one, 3) for one in made]
 
 
@@ -142,14 +193,17 @@ def test_a_long_list_of_absent_findings_is_cut_the_same_way_each_time(fetch):
   assert len(shown) == 30 and shown == sorted(shown) and fetch.prompt(case).split('\n')[3] == line
 
 
-@pytest.mark.parametrize('element, words', [
+@pytest.mark.parametrize(
+  'element, words',
+  [
     ({'age': {'iso8601duration': 'P0D'}}, 'birth'),
     ({'age': {'iso8601duration': 'P1Y1M2W10D'}}, '1 year 1 month 2 weeks 10 days'),
     ({'age': {'iso8601duration': 'P2DT5M'}}, '2 days'),
     ({'gestationalAge': {'weeks': 22}}, '22 weeks of gestation'),
     ({'ontologyClass': {'label': 'Congenital onset'}}, 'congenital'),
     (None, ''),
-])
+  ],
+)
 def test_times_are_put_in_words(fetch, element, words):
   assert fetch.time_in_words(element) == words
 

@@ -1,4 +1,5 @@
 """configs/noise_grpo.py and the figures of scripts/bench_noise.py."""
+
 import importlib
 import json
 
@@ -37,8 +38,16 @@ def test_every_cell_is_a_good_config_and_only_the_robust_arm_is_robust(bench, ma
   assert bench.noise.get_config('chains,warm_up', str(made)).problems() == []
 
 
-@pytest.mark.parametrize('cell', ['chains', 'chess,0.2,plain,0', 'chains,0.3,plain,0',
-                                  'chains,0.2,brave,0', 'chains,0.2,plain,first'])
+@pytest.mark.parametrize(
+  'cell',
+  [
+    'chains',
+    'chess,0.2,plain,0',
+    'chains,0.3,plain,0',
+    'chains,0.2,brave,0',
+    'chains,0.2,plain,first',
+  ],
+)
 def test_no_such_cell_is_refused(cell, made):
   with pytest.raises(ValueError, match='need TASK,SHARE,ARM,SEED'):
     config_files.load('noise_grpo').get_config(cell, str(made))
@@ -50,11 +59,13 @@ def test_files_that_are_not_made_are_asked_for(made):
 
 
 def test_arms_learn_from_other_rows_than_the_warm_up_and_told_from_the_right_ones(bench, made):
-  read = lambda name: [json.loads(line) for line in
-                       (made / 'chains' / name).read_text().splitlines()]
+  read = lambda name: [
+    json.loads(line) for line in (made / 'chains' / name).read_text().splitlines()
+  ]
   prompt = lambda row: row['messages'][0]['content']
-  warm, plain, told = (read(f'{name}.jsonl')
-                       for name in ('warm_up', 'answers_0.4', 'answers_0.4_told'))
+  warm, plain, told = (
+    read(f'{name}.jsonl') for name in ('warm_up', 'answers_0.4', 'answers_0.4_told')
+  )
   assert not {prompt(row) for row in warm} & {prompt(row) for row in plain}
   assert told == [row for row in plain if not row.get('corrupted')]
   wrong, rows = bench.wrong_rows(made, 'chains', 0.4)
@@ -68,10 +79,26 @@ def _finish(bench, to, cell, before, after):
   with metrics.Metrics(place) as written:
     for step, grades in ((0, before), (bench.noise.STEPS[cell[0]], after)):
       written.evaluation(step, 'validation', 3, {})
-      episodes.write(place / 'evaluations', step, [
-          Episode(Item({}, f'v:{row}'), row, index, [1], Sample([1], [0.0], None, 'stop'), '', '',
-                  0, Grade(grade, {}, {}), step)
-          for index in range(2) for row, grade in enumerate(grades)])
+      episodes.write(
+        place / 'evaluations',
+        step,
+        [
+          Episode(
+            Item({}, f'v:{row}'),
+            row,
+            index,
+            [1],
+            Sample([1], [0.0], None, 'stop'),
+            '',
+            '',
+            0,
+            Grade(grade, {}, {}),
+            step,
+          )
+          for index in range(2)
+          for row, grade in enumerate(grades)
+        ],
+      )
 
 
 def test_the_table_pairs_arms_by_seed_and_row(bench, made, tmp_path):
@@ -79,7 +106,7 @@ def test_the_table_pairs_arms_by_seed_and_row(bench, made, tmp_path):
     _finish(bench, made, ('chains', 0.4, 'plain', seed), [0, 0, 1.0], [0, 1.0, 1.0])
     _finish(bench, made, ('chains', 0.4, 'robust', seed), [0, 0, 1.0], [1.0, 1.0, 1.0])
   args = bench.parser().parse_args(['--to', str(made), '--tasks', 'chains'])
-  record, = bench.collect(args)
+  (record,) = bench.collect(args)
   assert record['start'] == pytest.approx(1 / 3)
   assert record['grade']['plain'][0] == pytest.approx(2 / 3)
   assert record['grade']['robust'] == (1.0, 1.0, 1.0)

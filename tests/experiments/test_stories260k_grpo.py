@@ -1,13 +1,16 @@
 """The grader and the openings of configs/stories260k_grpo.py; the run itself needs the model."""
+
 import config_files
 import pytest
 
 from rft_jax import graders
 
 CAST = {'cast': ['Mia', 'Pip']}
-STORY = ('Mia saw a big tree at the lake and wanted to climb it with Pip. They were happy and ate '
-         'a red cake. Then the rain came. Pip ran home very fast and hid in the bed. Mia laughed '
-         'and gave him some warm milk. ')
+STORY = (
+  'Mia saw a big tree at the lake and wanted to climb it with Pip. They were happy and ate '
+  'a red cake. Then the rain came. Pip ran home very fast and hid in the bed. Mia laughed '
+  'and gave him some warm milk. '
+)
 
 
 @pytest.fixture(scope='module')
@@ -46,8 +49,10 @@ def test_stopping_early_and_repeating_do_not_pay(score):
 
 
 def test_a_longer_story_does_not_score_higher(score):
-  other = ('Pip found a green ball and threw it to Mia. She put it in a box near the door. Mia '
-           'and the cow sang a song. At night a star fell down so Pip made a wish for us. ')
+  other = (
+    'Pip found a green ball and threw it to Mia. She put it in a box near the door. Mia '
+    'and the cow sang a song. At night a star fell down so Pip made a wish for us. '
+  )
   assert score(STORY + other) == score(STORY) == 1.0
 
 

@@ -1,4 +1,5 @@
 """endpoint: what is sent, what is taken for a score, and what is tried again."""
+
 import json
 import socket
 import threading
@@ -67,15 +68,24 @@ def test_after_three_retries_it_is_a_grader_fault():
   assert len(asked(lambda *_: Reply(b'', 500), retries=0)[1]) == 1
 
 
-@pytest.mark.parametrize('reply, words', [
+@pytest.mark.parametrize(
+  'reply, words',
+  [
     (Reply(b'no such row', 404), "HTTP 404 Not Found: 'no such row'"),
-    (Reply(b'hello'), "not JSON: 'hello'"), (Reply({'grade': 1}), 'need {"score": number}'),
-    (Reply(b'{"score": NaN}'), 'finite'), (Reply(b'{"score": 1e999}'), 'finite'),
-    (Reply(b'{"score": 1' + b'0' * 400 + b'}'), 'finite'), (Reply({'score': True}), 'need'),
-    (Reply({'score': '1'}), 'need'), (Reply({'score': None}), 'need'), (Reply([1]), 'need'),
-    (Reply(b'[' * 100_000), 'not JSON'), (Reply(b'\xff\xfe'), 'not JSON'),
+    (Reply(b'hello'), "not JSON: 'hello'"),
+    (Reply({'grade': 1}), 'need {"score": number}'),
+    (Reply(b'{"score": NaN}'), 'finite'),
+    (Reply(b'{"score": 1e999}'), 'finite'),
+    (Reply(b'{"score": 1' + b'0' * 400 + b'}'), 'finite'),
+    (Reply({'score': True}), 'need'),
+    (Reply({'score': '1'}), 'need'),
+    (Reply({'score': None}), 'need'),
+    (Reply([1]), 'need'),
+    (Reply(b'[' * 100_000), 'not JSON'),
+    (Reply(b'\xff\xfe'), 'not JSON'),
     (Reply(b' ' * (2**20 + 1)), 'more than 1048576 bytes'),
-])
+  ],
+)
 def test_what_will_be_the_same_again_is_a_grader_fault_at_once(reply, words):
   grade, requests = asked(lambda *_: reply)
   assert words in details(grade) and len(requests) == 1
@@ -91,11 +101,13 @@ def test_no_redirect_is_followed(status):
 
 def test_a_time_out_is_tried_again():
   began = time.monotonic()
-  grade, requests = asked(lambda _, n: Reply({'score': 1}, seconds=0.6 if n == 0 else 0),
-                          timeout_seconds=0.2)
+  grade, requests = asked(
+    lambda _, n: Reply({'score': 1}, seconds=0.6 if n == 0 else 0), timeout_seconds=0.2
+  )
   assert grade.reward == 1.0 and len(requests) == 2 and time.monotonic() - began < 5
-  grade, requests = asked(lambda *_: Reply({'score': 1}, seconds=0.4), timeout_seconds=0.1,
-                          retries=1)
+  grade, requests = asked(
+    lambda *_: Reply({'score': 1}, seconds=0.4), timeout_seconds=0.1, retries=1
+  )
   assert 'timeout_seconds' in details(grade) and len(requests) == 2
 
 
@@ -113,11 +125,13 @@ def test_an_answer_that_only_drips_in_is_a_time_out():
             time.sleep(0.05)
         except OSError:
           pass  # the grader has hung up
+
     thread = threading.Thread(target=drip)
     thread.start()
     began = time.monotonic()
-    grade = make(f'http://127.0.0.1:{server.getsockname()[1]}', timeout_seconds=0.3,
-                 retries=0)(ITEM, SAMPLE)
+    grade = make(f'http://127.0.0.1:{server.getsockname()[1]}', timeout_seconds=0.3, retries=0)(
+      ITEM, SAMPLE
+    )
     assert 'timeout_seconds' in details(grade) and time.monotonic() - began < 2
     thread.join()
 
@@ -129,10 +143,14 @@ def test_nobody_there_is_a_grader_fault_after_retries():
   assert 'refused' in details(grade) and 'tried 4 times' in details(grade)
 
 
-@pytest.mark.parametrize('item, words', [
-    ({'text': 'x' * 2**20}, 'need at most 1048576'), ({'x': float('nan')}, 'not JSON'),
+@pytest.mark.parametrize(
+  'item, words',
+  [
+    ({'text': 'x' * 2**20}, 'need at most 1048576'),
+    ({'x': float('nan')}, 'not JSON'),
     ({'x': {1, 2}}, 'not JSON'),
-])
+  ],
+)
 def test_a_row_that_cannot_be_sent_is_told_and_not_sent(item, words):
   with local_server.serving(lambda *_: Reply({'score': 1})) as server:
     grade = make(server.url)(item, SAMPLE)
@@ -144,8 +162,9 @@ def test_a_row_that_cannot_be_sent_is_told_and_not_sent(item, words):
 def test_many_answers_are_under_way_at_once_but_no_more_than_concurrency():
   answer = lambda request, _: Reply({'score': request['body']['item']['n']}, seconds=0.1)
   with local_server.serving(answer) as server:
-    grades = graders.grade_many(make(server.url, concurrency=3),
-                                [({'n': n}, SAMPLE) for n in range(9)])
+    grades = graders.grade_many(
+      make(server.url, concurrency=3), [({'n': n}, SAMPLE) for n in range(9)]
+    )
     assert [grade.reward for grade in grades] == list(range(9))
     assert server.most_at_once == 3
 
@@ -161,7 +180,8 @@ def test_a_key_in_the_environment_is_sent_and_written_nowhere(monkeypatch):
   monkeypatch.setenv('FAR_KEY', 'secret-7')
   headers = {'Authorization': 'Bearer ${FAR_KEY}', 'X-Run': 'a'}
   with local_server.serving(
-      lambda request, _: Reply(request['headers']['Authorization'].encode(), 400)) as server:
+    lambda request, _: Reply(request['headers']['Authorization'].encode(), 400)
+  ) as server:
     grader = make(server.url, headers=headers)
     grade = grader(ITEM, SAMPLE)
     assert server.requests[0]['headers']['Authorization'] == 'Bearer secret-7'
@@ -175,11 +195,27 @@ def test_all_problems_are_told_at_once(monkeypatch):
   monkeypatch.delenv('NO_SUCH_KEY', raising=False)
   monkeypatch.setenv('TWO_LINES', 'a\nb')
   with pytest.raises(ValueError) as caught:
-    make('ftp://x', rate_limit=0, timeout_seconds='1', retries=-1, concurrency=True,
-         headers={'A': '${NO_SUCH_KEY}', 'B': 1, 'C D': 'x', 'E': '${TWO_LINES}'}, pass_treshold=1)
-  for words in ("url='ftp://x'", 'rate_limit=0', "timeout_seconds='1'", 'retries=-1',
-                'concurrency=True', 'headers.A: no environment variable NO_SUCH_KEY',
-                'headers.B is a number', "headers: 'C D'", 'headers.E', "'pass_threshold'"):
+    make(
+      'ftp://x',
+      rate_limit=0,
+      timeout_seconds='1',
+      retries=-1,
+      concurrency=True,
+      headers={'A': '${NO_SUCH_KEY}', 'B': 1, 'C D': 'x', 'E': '${TWO_LINES}'},
+      pass_treshold=1,
+    )
+  for words in (
+    "url='ftp://x'",
+    'rate_limit=0',
+    "timeout_seconds='1'",
+    'retries=-1',
+    'concurrency=True',
+    'headers.A: no environment variable NO_SUCH_KEY',
+    'headers.B is a number',
+    "headers: 'C D'",
+    'headers.E',
+    "'pass_threshold'",
+  ):
     assert words in str(caught.value)
   with pytest.raises(ValueError, match='url holds a password'):
     make('https://user:word@host/x')

@@ -1,24 +1,40 @@
 """json_schema: valid under the grader's own schema, or under the response_format of the run."""
+
 import pytest
 
 from rft_jax import graders
 
-SCHEMA = {'type': 'object', 'properties': {'genes': {'type': 'array', 'items': {'type': 'string'}}},
-          'required': ['genes'], 'additionalProperties': False}
+SCHEMA = {
+  'type': 'object',
+  'properties': {'genes': {'type': 'array', 'items': {'type': 'string'}}},
+  'required': ['genes'],
+  'additionalProperties': False,
+}
 FORMAT = {'type': 'json_schema', 'json_schema': {'name': 'n', 'schema': SCHEMA}}
 JSON = {'type': 'json_schema', 'name': 'format'}
 
 
-@pytest.mark.parametrize('text, score', [
-    ('{"genes": ["A"]}', 1.0), (' {"genes": []}\n', 1.0),
-    ('{"genes": [1]}', 0.0), ('{"gene": []}', 0.0), ('{"genes": [], "x": 1}', 0.0),
-    ('no', 0.0), ('', 0.0), ('{"genes": ["A"]} and more', 0.0),
+@pytest.mark.parametrize(
+  'text, score',
+  [
+    ('{"genes": ["A"]}', 1.0),
+    (' {"genes": []}\n', 1.0),
+    ('{"genes": [1]}', 0.0),
+    ('{"gene": []}', 0.0),
+    ('{"genes": [], "x": 1}', 0.0),
+    ('no', 0.0),
+    ('', 0.0),
+    ('{"genes": ["A"]} and more', 0.0),
     ('```json\n{"genes": []}\n```', 0.0),
-    ('{"genes": NaN}', 0.0), ('[' * 100_000, 0.0),
-])
+    ('{"genes": NaN}', 0.0),
+    ('[' * 100_000, 0.0),
+  ],
+)
 def test_an_answer_that_is_not_valid_scores_0_and_is_no_fault(text, score):
-  for grader in (graders.make({**JSON, 'schema': SCHEMA}),
-                 graders.make(JSON, response_format=FORMAT)):
+  for grader in (
+    graders.make({**JSON, 'schema': SCHEMA}),
+    graders.make(JSON, response_format=FORMAT),
+  ):
     assert grader({}, {'output_text': text}) == (score, {'format': score}, {})
 
 
@@ -48,7 +64,9 @@ def test_an_answer_without_text_is_a_policy_fault():
   assert grader({}, {}).reward == -1.0 and grader.item_fields() == frozenset()
 
 
-@pytest.mark.parametrize('fields, response_format, words', [
+@pytest.mark.parametrize(
+  'fields, response_format, words',
+  [
     ({}, None, 'schema is missing'),
     ({}, {'type': 'text'}, 'schema is missing'),
     ({}, {'type': 'jsonschema'}, "did you mean 'json_schema'"),
@@ -57,7 +75,8 @@ def test_an_answer_without_text_is_a_policy_fault():
     ({'schema': {'$ref': 'http://a.b/c'}}, None, 'leads nowhere'),
     ({'schema': {'items': {'$dynamicRef': '#x'}}}, None, 'use $ref'),
     ({'schema': {'pattern': '('}}, None, 'not a JSON Schema'),
-])
+  ],
+)
 def test_a_grader_with_nothing_to_hold_answers_against_is_refused(fields, response_format, words):
   with pytest.raises(ValueError, match='grader format') as caught:
     graders.make({**JSON, **fields}, response_format=response_format)

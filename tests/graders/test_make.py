@@ -1,4 +1,5 @@
 """Reading grader JSON, samples, and the calls that serve every type."""
+
 import json
 import subprocess
 import sys
@@ -9,8 +10,13 @@ from paths import ROOT
 from rft_jax import graders
 from rft_jax.types import Grade
 
-EXACT = {'type': 'string_check', 'name': 'exact', 'input': '{{ sample.output_text }}',
-         'reference': '{{ item.answer }}', 'operation': 'eq'}
+EXACT = {
+  'type': 'string_check',
+  'name': 'exact',
+  'input': '{{ sample.output_text }}',
+  'reference': '{{ item.answer }}',
+  'operation': 'eq',
+}
 
 
 def refusal(grader, **settings) -> str:
@@ -20,22 +26,36 @@ def refusal(grader, **settings) -> str:
 
 
 def test_importing_graders_does_not_import_jax():
-  code = ("import rft_jax.graders, sys; "
-          "assert not {'jax', 'numpy', 'jsonschema'} & set(sys.modules)")
+  code = "import rft_jax.graders, sys; assert not {'jax', 'numpy', 'jsonschema'} & set(sys.modules)"
   subprocess.run([sys.executable, '-c', code], cwd=ROOT, check=True)
 
 
 def test_several_mistakes_are_all_named_at_once():
-  message = refusal({'type': 'string_check', 'name': 'x', 'input': '{{ smaple.output_text }}',
-                     'refrence': 'y', 'operation': 'equals', 'pass_threshold': '0.5'})
-  for words in ("unknown field 'refrence' (did you mean 'reference'?)", "'reference' is missing",
-                'input: {{ smaple.output_text }}', "operation='equals'", "pass_threshold='0.5'"):
+  message = refusal(
+    {
+      'type': 'string_check',
+      'name': 'x',
+      'input': '{{ smaple.output_text }}',
+      'refrence': 'y',
+      'operation': 'equals',
+      'pass_threshold': '0.5',
+    }
+  )
+  for words in (
+    "unknown field 'refrence' (did you mean 'reference'?)",
+    "'reference' is missing",
+    'input: {{ smaple.output_text }}',
+    "operation='equals'",
+    "pass_threshold='0.5'",
+  ):
     assert words in message
 
 
 def test_two_mistakes_of_a_python_grader_and_its_sandbox_are_named_at_once():
-  message = refusal({'type': 'python', 'name': 'x', 'source': 'def grade(s): return 1', 'img': 'a'},
-                    sandbox=graders.SandboxConfig(workers=0))
+  message = refusal(
+    {'type': 'python', 'name': 'x', 'source': 'def grade(s): return 1', 'img': 'a'},
+    sandbox=graders.SandboxConfig(workers=0),
+  )
   for words in ("unknown field 'img'", 'sandbox.workers=0, need >= 1', 'exactly two positional'):
     assert words in message
 
@@ -88,8 +108,11 @@ def test_grade_takes_json_or_a_made_grader_and_parses_the_answer():
 
 
 def test_grade_leaves_a_given_output_json_alone():
-  grade = graders.grade({**EXACT, 'input': '{{ sample.output_json.gene }}'}, item={'answer': 'Y'},
-                        sample={'output_text': '{"gene": "X"}', 'output_json': {'gene': 'Y'}})
+  grade = graders.grade(
+    {**EXACT, 'input': '{{ sample.output_json.gene }}'},
+    item={'answer': 'Y'},
+    sample={'output_text': '{"gene": "X"}', 'output_json': {'gene': 'Y'}},
+  )
   assert grade.reward == 1.0
 
 
@@ -100,6 +123,7 @@ def test_grade_refuses_an_answer_that_is_no_text():
 
 class Flaky:
   """Fails with a grader fault until the tries for an item are used up; raises on 'broken'."""
+
   name, ungradable_reward = 'flaky', 0.0
 
   def __init__(self):
@@ -146,11 +170,21 @@ def test_a_policy_fault_is_not_retried():
   assert calls == [0, 1]
 
 
-@pytest.mark.parametrize('text, value', [
-    ('{"a": 1}', {'a': 1}), (' [1, "é"]\n', [1, 'é']), ('{}', {}),
-    ('"text"', None), ('7', None), ('', None), ('{"a": NaN}', None), ('```json\n{}\n```', None),
-    ('[' * 100_000, None), ('{"a": 1} and more', None),
-])
+@pytest.mark.parametrize(
+  'text, value',
+  [
+    ('{"a": 1}', {'a': 1}),
+    (' [1, "é"]\n', [1, 'é']),
+    ('{}', {}),
+    ('"text"', None),
+    ('7', None),
+    ('', None),
+    ('{"a": NaN}', None),
+    ('```json\n{}\n```', None),
+    ('[' * 100_000, None),
+    ('{"a": 1} and more', None),
+  ],
+)
 def test_output_json_is_there_exactly_where_the_text_is_an_object_or_array(text, value):
   sample, errors = graders.make_sample(text)
   assert errors == {} and sample['output_text'] == text
@@ -163,23 +197,34 @@ def test_more_fields_of_a_sample_are_handed_on():
 
 
 GENES = {'type': 'array', 'items': {'$ref': '#/$defs/g'}}
-SCHEMA = {'type': 'object', 'properties': {'genes': GENES}, 'required': ['genes'],
-          'additionalProperties': False, '$defs': {'g': {'type': 'string'}}}
+SCHEMA = {
+  'type': 'object',
+  'properties': {'genes': GENES},
+  'required': ['genes'],
+  'additionalProperties': False,
+  '$defs': {'g': {'type': 'string'}},
+}
 NESTED = {'type': 'json_schema', 'json_schema': {'name': 'n', 'strict': True, 'schema': SCHEMA}}
 FLAT = {'type': 'json_schema', 'name': 'n', 'strict': True, 'schema': SCHEMA}
 
 
 @pytest.mark.parametrize('response_format', [NESTED, FLAT])
-@pytest.mark.parametrize('text, words', [
-    ('{"genes": ["A"]}', None), ('{"genes": []}', None),
-    ('{"genes": [1]}', '$.genes[0]'), ('{"gene": []}', 'gene'), ('no', 'not JSON'),
-    ('"A"', 'a string'), ('[]', '$'),
-])
+@pytest.mark.parametrize(
+  'text, words',
+  [
+    ('{"genes": ["A"]}', None),
+    ('{"genes": []}', None),
+    ('{"genes": [1]}', '$.genes[0]'),
+    ('{"gene": []}', 'gene'),
+    ('no', 'not JSON'),
+    ('"A"', 'a string'),
+    ('[]', '$'),
+  ],
+)
 def test_an_answer_is_held_against_its_schema(response_format, text, words):
   assert graders.response_format_problems(response_format) == []
   _, errors = graders.make_sample(text, response_format)
-  assert set(errors) == (
-      {'sample_parse_error', 'sample_parse_error_details'} if words else set())
+  assert set(errors) == ({'sample_parse_error', 'sample_parse_error_details'} if words else set())
   assert not words or words in errors['sample_parse_error_details']
 
 
@@ -189,14 +234,17 @@ def test_json_object_wants_an_object_and_text_wants_nothing():
   assert graders.make_sample('x', {'type': 'text'})[1] == {}
 
 
-@pytest.mark.parametrize('response_format, words', [
+@pytest.mark.parametrize(
+  'response_format, words',
+  [
     ({'type': 'jsonschema'}, "did you mean 'json_schema'"),
     ({'type': 'json_schema'}, 'no schema found'),
     ({'type': 'json_schema', 'schema': {'type': 'objekt'}}, 'not a JSON Schema'),
     ({'type': 'json_schema', 'schema': {'$ref': '#/$defs/none'}}, 'leads nowhere'),
     ({'type': 'json_schema', 'schema': {'items': {'$ref': 'http://a.b/c'}}}, 'leads nowhere'),
     ('json', 'need an object'),
-])
+  ],
+)
 def test_a_bad_response_format_is_told(response_format, words):
   found = graders.response_format_problems(response_format)
   assert len(found) == 1 and words in found[0]

@@ -2,6 +2,7 @@
 
 The objects are those that the service's documentation shows, with their abbreviated parts filled.
 """
+
 import json
 
 import local_server
@@ -11,34 +12,85 @@ from local_server import Reply
 from rft_jax import graders
 from rft_jax.graders import openai_api
 
-STRING_CHECK = {'type': 'string_check', 'name': 'x', 'input': '{{sample.output_text}}',
-                'reference': '{{item.reference_answer}}', 'operation': 'eq'}
-TEXT_SIMILARITY = {'type': 'text_similarity', 'name': 'x', 'input': '{{ sample.output_text }}',
-                   'reference': '{{ item.reference_answer }}', 'evaluation_metric': 'fuzzy_match',
-                   'pass_threshold': 0.8}
-PYTHON = {'type': 'python', 'name': 'x', 'image_tag': '2025-05-08',
-          'source': 'def grade(sample, item):\n    return 1.0'}
+STRING_CHECK = {
+  'type': 'string_check',
+  'name': 'x',
+  'input': '{{sample.output_text}}',
+  'reference': '{{item.reference_answer}}',
+  'operation': 'eq',
+}
+TEXT_SIMILARITY = {
+  'type': 'text_similarity',
+  'name': 'x',
+  'input': '{{ sample.output_text }}',
+  'reference': '{{ item.reference_answer }}',
+  'evaluation_metric': 'fuzzy_match',
+  'pass_threshold': 0.8,
+}
+PYTHON = {
+  'type': 'python',
+  'name': 'x',
+  'image_tag': '2025-05-08',
+  'source': 'def grade(sample, item):\n    return 1.0',
+}
 SCORE_MODEL = {
-    'type': 'score_model', 'name': 'judge', 'model': 'gpt-4.1-2025-04-14',
-    'input': [{'type': 'message', 'role': 'developer', 'content': 'Rate from 0 to 1.'},
-              {'role': 'user', 'content': {
-                  'type': 'input_text',
-                  'text': '{{item.reference_answer}} {{sample.output_text}}'}}],
-    'range': [0, 1], 'pass_threshold': 0.5,
-    'sampling_params': {'seed': 1, 'top_p': 1.0, 'temperature': 0, 'max_completions_tokens': 512,
-                        'reasoning_effort': 'low'}}
-LABEL_MODEL = {'type': 'label_model', 'name': 'tone', 'model': 'gpt-4o-mini-2024-07-18',
-               'input': [{'role': 'user', 'content': '{{sample.output_text}}'}],
-               'labels': ['good', 'bad'], 'passing_labels': ['good']}
+  'type': 'score_model',
+  'name': 'judge',
+  'model': 'gpt-4.1-2025-04-14',
+  'input': [
+    {'type': 'message', 'role': 'developer', 'content': 'Rate from 0 to 1.'},
+    {
+      'role': 'user',
+      'content': {'type': 'input_text', 'text': '{{item.reference_answer}} {{sample.output_text}}'},
+    },
+  ],
+  'range': [0, 1],
+  'pass_threshold': 0.5,
+  'sampling_params': {
+    'seed': 1,
+    'top_p': 1.0,
+    'temperature': 0,
+    'max_completions_tokens': 512,
+    'reasoning_effort': 'low',
+  },
+}
+LABEL_MODEL = {
+  'type': 'label_model',
+  'name': 'tone',
+  'model': 'gpt-4o-mini-2024-07-18',
+  'input': [{'role': 'user', 'content': '{{sample.output_text}}'}],
+  'labels': ['good', 'bad'],
+  'passing_labels': ['good'],
+}
 MULTI = {
-    'type': 'multi', 'name': 'x', 'calculate_output': '(name + email) / 2',
-    'graders': {
-        'name': {'type': 'string_check', 'name': 'name', 'operation': 'eq',
-                 'input': '{{sample.output_json.name}}', 'reference': '{{item.name}}'},
-        'email': {'type': 'text_similarity', 'name': 'email', 'evaluation_metric': 'fuzzy_match',
-                  'input': '{{sample.output_json.email}}', 'reference': '{{item.email}}'}}}
-ENDPOINT = {'type': 'endpoint', 'name': 'mine', 'url': '', 'headers': {}, 'rate_limit': 50,
-            'pass_threshold': 8}
+  'type': 'multi',
+  'name': 'x',
+  'calculate_output': '(name + email) / 2',
+  'graders': {
+    'name': {
+      'type': 'string_check',
+      'name': 'name',
+      'operation': 'eq',
+      'input': '{{sample.output_json.name}}',
+      'reference': '{{item.name}}',
+    },
+    'email': {
+      'type': 'text_similarity',
+      'name': 'email',
+      'evaluation_metric': 'fuzzy_match',
+      'input': '{{sample.output_json.email}}',
+      'reference': '{{item.email}}',
+    },
+  },
+}
+ENDPOINT = {
+  'type': 'endpoint',
+  'name': 'mine',
+  'url': '',
+  'headers': {},
+  'rate_limit': 50,
+  'pass_threshold': 8,
+}
 
 
 def _reward(grader, text, item):
@@ -49,7 +101,9 @@ def _reward(grader, text, item):
     made.close()
 
 
-@pytest.mark.parametrize('grader, text, item, reward', [
+@pytest.mark.parametrize(
+  'grader, text, item, reward',
+  [
     (STRING_CHECK, 'JKT-URB-009', {'reference_answer': 'JKT-URB-009'}, 1.0),
     (STRING_CHECK, 'jkt-urb-009', {'reference_answer': 'JKT-URB-009'}, 0.0),
     (dict(STRING_CHECK, operation='neq'), 'a', {'reference_answer': 'b'}, 1.0),
@@ -58,19 +112,26 @@ def _reward(grader, text, item):
     (PYTHON, 'anything', {}, 1.0),
     (MULTI, '{"name": "Ada", "email": "ada@x.org"}', {'name': 'Ada', 'email': 'ada@x.org'}, 1.0),
     (MULTI, '{"name": "Bob", "email": "ada@x.org"}', {'name': 'Ada', 'email': 'ada@x.org'}, 0.5),
-    (dict(MULTI, graders=list(MULTI['graders'].values())), '{"name": "Bob", "email": "ada@x.org"}',
-     {'name': 'Ada', 'email': 'ada@x.org'}, 0.5),
+    (
+      dict(MULTI, graders=list(MULTI['graders'].values())),
+      '{"name": "Bob", "email": "ada@x.org"}',
+      {'name': 'Ada', 'email': 'ada@x.org'},
+      0.5,
+    ),
     (MULTI, 'no JSON', {'name': 'Ada', 'email': 'ada@x.org'}, 0.0),
-])
+  ],
+)
 def test_documented_graders_grade_as_documented(grader, text, item, reward):
   assert _reward(grader, text, item)['reward'] == reward
 
 
 def test_the_example_of_hydrogen_bonds():
   """A python grader over a nested reference, as the guide's own rows have it."""
-  source = ('def grade(sample, item):\n'
-            '    given, wanted = sample["output_json"], item["reference_answer"]\n'
-            '    return sum(given[key] == wanted[key] for key in wanted) / len(wanted)\n')
+  source = (
+    'def grade(sample, item):\n'
+    '    given, wanted = sample["output_json"], item["reference_answer"]\n'
+    '    return sum(given[key] == wanted[key] for key in wanted) / len(wanted)\n'
+  )
   item = {'messages': [], 'reference_answer': {'donor_bond_counts': 5, 'acceptor_bond_counts': 7}}
   text = json.dumps({'donor_bond_counts': 5, 'acceptor_bond_counts': 6})
   assert _reward(dict(PYTHON, source=source), text, item)['reward'] == 0.5
@@ -82,9 +143,18 @@ def test_the_example_of_hydrogen_bonds():
 
 def _completion(content):
   usage = {'prompt_tokens': 190, 'completion_tokens': 134, 'total_tokens': 324}
-  return Reply({'id': 'c', 'object': 'chat.completion', 'created': 1, 'model': 'm', 'usage': usage,
-                'choices': [{'index': 0, 'finish_reason': 'stop',
-                             'message': {'role': 'assistant', 'content': content}}]})
+  return Reply(
+    {
+      'id': 'c',
+      'object': 'chat.completion',
+      'created': 1,
+      'model': 'm',
+      'usage': usage,
+      'choices': [
+        {'index': 0, 'finish_reason': 'stop', 'message': {'role': 'assistant', 'content': content}}
+      ],
+    }
+  )
 
 
 def _judged(grader, content, monkeypatch):
@@ -106,8 +176,10 @@ def test_the_documented_score_model_asks_and_counts(monkeypatch):
   assert response['metadata']['sampled_model_name'] == 'gpt-4.1-2025-04-14'
   usage = response['model_grader_token_usage_per_model']['gpt-4.1-2025-04-14']
   assert (usage['completion_tokens'], usage['total_tokens']) == (134, 324)
-  assert _judged(dict(SCORE_MODEL, range=[0, 5]), answer.replace('0.75', '9'), monkeypatch
-                )[0]['reward'] == 5.0  # clamped to its range
+  assert (
+    _judged(dict(SCORE_MODEL, range=[0, 5]), answer.replace('0.75', '9'), monkeypatch)[0]['reward']
+    == 5.0
+  )  # clamped to its range
 
 
 def test_the_documented_label_model_passes_its_labels(monkeypatch):
@@ -124,14 +196,40 @@ def test_the_documented_endpoint_posts_sample_and_item():
   assert 'trace_id' in body
 
 
-@pytest.mark.parametrize('response_format', [
-    {'type': 'json_schema', 'json_schema': {'name': 'n', 'strict': True, 'schema': {
-        'type': 'object', 'required': ['name'], 'properties': {'name': {'type': 'string'}}}}},
-    {'type': 'json_schema', 'name': 'n', 'strict': True, 'schema': {
-        'type': 'object', 'required': ['name'], 'properties': {'name': {'type': 'string'}}}}])
+@pytest.mark.parametrize(
+  'response_format',
+  [
+    {
+      'type': 'json_schema',
+      'json_schema': {
+        'name': 'n',
+        'strict': True,
+        'schema': {
+          'type': 'object',
+          'required': ['name'],
+          'properties': {'name': {'type': 'string'}},
+        },
+      },
+    },
+    {
+      'type': 'json_schema',
+      'name': 'n',
+      'strict': True,
+      'schema': {
+        'type': 'object',
+        'required': ['name'],
+        'properties': {'name': {'type': 'string'}},
+      },
+    },
+  ],
+)
 def test_both_spellings_of_response_format_hold_the_answer(response_format):
   grader = graders.make(MULTI['graders']['name'])
-  graded = openai_api.run(grader, '{"name": "Ada"}', {'name': 'Ada'}, response_format=response_format)
+  graded = openai_api.run(
+    grader, '{"name": "Ada"}', {'name': 'Ada'}, response_format=response_format
+  )
   assert graded['reward'] == 1.0
-  broken = openai_api.run(grader, '{"nom": "Ada"}', {'name': 'Ada'}, response_format=response_format)
+  broken = openai_api.run(
+    grader, '{"nom": "Ada"}', {'name': 'Ada'}, response_format=response_format
+  )
   assert broken['reward'] == 0.0 and broken['metadata']['errors']['sample_parse_error'] is True

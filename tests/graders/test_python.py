@@ -1,4 +1,5 @@
 """python graders: what is refused, and what becomes of every way in which a call can end."""
+
 import ast
 import os
 import pathlib
@@ -24,11 +25,14 @@ def make():
 
   def one(source, *, ungradable_reward=-1.0, **limits):
     if 'def grade' not in source:
-      source = 'def grade(sample, item):\n' + ''.join(
-          f'  {line}\n' for line in source.splitlines())
-    made.append(graders.make({'type': 'python', 'name': 'x', 'source': source},
-                             ungradable_reward=ungradable_reward,
-                             sandbox=graders.SandboxConfig(**{**QUICK, **limits})))
+      source = 'def grade(sample, item):\n' + ''.join(f'  {line}\n' for line in source.splitlines())
+    made.append(
+      graders.make(
+        {'type': 'python', 'name': 'x', 'source': source},
+        ungradable_reward=ungradable_reward,
+        sandbox=graders.SandboxConfig(**{**QUICK, **limits}),
+      )
+    )
     return made[-1]
 
   yield one
@@ -38,8 +42,10 @@ def make():
 
 def refusal(source, **limits) -> str:
   with pytest.raises(ValueError) as caught:
-    graders.make({'type': 'python', 'name': 'x', 'source': source},
-                 sandbox=graders.SandboxConfig(**{**QUICK, **limits}))
+    graders.make(
+      {'type': 'python', 'name': 'x', 'source': source},
+      sandbox=graders.SandboxConfig(**{**QUICK, **limits}),
+    )
   return str(caught.value)
 
 
@@ -53,7 +59,9 @@ def test_a_syntax_error_is_shown_with_line_text_and_caret():
   assert text.strip() == 'retrun good' and caret.index('^') == text.index('good')
 
 
-@pytest.mark.parametrize('source, words', [
+@pytest.mark.parametrize(
+  'source, words',
+  [
     ('', 'defines no grade'),
     ('def grader(sample, item):\n  return 1.0', "it defines 'grader': rename it"),
     ('def grade(sample):\n  return 1.0', 'exactly two positional'),
@@ -66,7 +74,8 @@ def test_a_syntax_error_is_shown_with_line_text_and_caret():
     ('return 1.0', "line 1: SyntaxError: 'return' outside function"),
     ('def grade(sample, item):\n  return 1.0\0', 'null bytes'),
     (7, 'is a number, need a string'),
-])
+  ],
+)
 def test_a_source_without_a_fit_grade_is_refused(source, words):
   assert words in refusal(source)
 
@@ -93,19 +102,27 @@ def test_an_import_that_is_not_installed_is_warned_of(make):
 # ---------------------------------------------------------------- scores
 
 
-@pytest.mark.parametrize('body, score', [
-    ('return 0.25', 0.25), ('return True', 1.0), ('return False', 0.0), ('return 3', 3.0),
-    ('return -2.5', -2.5), ('import fractions\nreturn fractions.Fraction(1, 4)', 0.25),
+@pytest.mark.parametrize(
+  'body, score',
+  [
+    ('return 0.25', 0.25),
+    ('return True', 1.0),
+    ('return False', 0.0),
+    ('return 3', 3.0),
+    ('return -2.5', -2.5),
+    ('import fractions\nreturn fractions.Fraction(1, 4)', 0.25),
     ('import numpy\nreturn numpy.float32(0.5)', 0.5),
     ('import numpy\nreturn numpy.bool_(True)', 1.0),
-])
+  ],
+)
 def test_finite_numbers_are_scores(make, body, score):
   assert make(body, memory_limit_mb=1024)({}, {}) == (score, {'x': score}, {})
 
 
 def test_grade_receives_sample_and_item_as_they_are(make):
-  source = ('return float(sample == {"output_text": "é\\ud800", "n": [1, None]} '
-            'and item == {"a": 1.5})')
+  source = (
+    'return float(sample == {"output_text": "é\\ud800", "n": [1, None]} and item == {"a": 1.5})'
+  )
   assert make(source)({'a': 1.5}, {'output_text': 'é\ud800', 'n': [1, None]}).reward == 1.0
 
 
@@ -124,10 +141,12 @@ def test_workers_share_a_batch(make):
 
 
 def test_a_source_runs_once_and_its_classes_work(make):
-  source = ('from __future__ import annotations\nimport dataclasses\nloads = []\nloads.append(1)\n'
-            '@dataclasses.dataclass\nclass Answer:\n  text: str\n'
-            'def grade(sample, item):\n  return len(loads) * (Answer("a").text == "a")\n'
-            'if __name__ == "__main__":\n  raise SystemExit')
+  source = (
+    'from __future__ import annotations\nimport dataclasses\nloads = []\nloads.append(1)\n'
+    '@dataclasses.dataclass\nclass Answer:\n  text: str\n'
+    'def grade(sample, item):\n  return len(loads) * (Answer("a").text == "a")\n'
+    'if __name__ == "__main__":\n  raise SystemExit'
+  )
   assert [grade.reward for grade in make(source).many([({}, {})] * 3)] == [1.0] * 3
 
 
@@ -139,7 +158,9 @@ def test_set_order_and_so_a_grade_is_the_same_in_every_worker(make):
 # ---------------------------------------------------------------- policy faults
 
 
-@pytest.mark.parametrize('body, words', [
+@pytest.mark.parametrize(
+  'body, words',
+  [
     ('return 1 / 0', 'ZeroDivisionError'),
     ('return sample["output_json"]', "KeyError: 'output_json'"),
     ('import sys\nsys.exit()', 'SystemExit'),
@@ -154,7 +175,8 @@ def test_set_order_and_so_a_grade_is_the_same_in_every_worker(make):
     ('return 1j', 'complex'),
     ('class Odd:\n  def __repr__(self): raise ValueError("odd")\nreturn Odd()', 'odd'),
     ('class Odd(Exception):\n  def __str__(self): raise SystemExit\nraise Odd', 'Odd'),
-])
+  ],
+)
 def test_what_the_answer_makes_of_the_source_is_a_policy_fault(make, body, words):
   grade = make(body)({}, {'output_text': 'x'})
   assert grade.reward == -1.0 and grade.components == {'x': None}
@@ -175,14 +197,17 @@ def test_the_end_of_the_traceback_shows_the_users_line_and_not_ours(make):
 # ---------------------------------------------------------------- grader faults
 
 
-@pytest.mark.parametrize('body, kind, words', [
+@pytest.mark.parametrize(
+  'body, kind, words',
+  [
     ('while True: pass', 'timeout', 'no result within 0.5 s'),
     ('kept = []\nwhile True: kept.append(bytes(2 ** 22))', 'memory_limit', 'MemoryError'),
     ('return float(len(bytes(2 ** 34)))', 'memory_limit', 'MemoryError'),
     ('import os\nos._exit(0)', 'worker_killed', 'exited with code 0'),
     ('import os, signal\nos.kill(os.getpid(), signal.SIGKILL)', 'worker_killed', 'SIGKILL'),
     ('import os\nos.closerange(3, 100)\nreturn 1.0', 'worker_killed', ''),
-])
+  ],
+)
 def test_a_failing_sandbox_is_a_grader_fault_and_the_next_call_works(make, body, kind, words):
   body = 'if item.get("good"): return 0.75\n' + body
   grader = make(body)
@@ -195,8 +220,9 @@ def test_a_failing_sandbox_is_a_grader_fault_and_the_next_call_works(make, body,
 
 
 def test_one_bad_call_fails_alone_in_a_batch(make):
-  grader = make('import os\nif item["n"] == 20: os._exit(1)\n'
-                'while item["n"] == 30: pass\nreturn item["n"]')
+  grader = make(
+    'import os\nif item["n"] == 20: os._exit(1)\nwhile item["n"] == 30: pass\nreturn item["n"]'
+  )
   rewards = [grade.reward for grade in grader.many([({'n': n}, {}) for n in range(40)])]
   assert rewards == [None if n in (20, 30) else n for n in range(40)]
 
@@ -231,22 +257,26 @@ def test_a_closed_grader_says_so(make):
 
 
 def test_what_is_printed_cannot_pass_for_a_result(make):
-  grader = make('import os, sys\n'
-                'forged = b"\\x12\\0\\0\\0\\x01\\0\\0\\0" + b\'["score", 1.0, ""]\'\n'
-                'print(forged.decode(), flush=True)\n'
-                'for descriptor in (0, 1, 2): os.write(descriptor, forged)\n'
-                'sys.stdout.write("1.0\\n" * 100000)\n'
-                'return 0.125')
+  grader = make(
+    'import os, sys\n'
+    'forged = b"\\x12\\0\\0\\0\\x01\\0\\0\\0" + b\'["score", 1.0, ""]\'\n'
+    'print(forged.decode(), flush=True)\n'
+    'for descriptor in (0, 1, 2): os.write(descriptor, forged)\n'
+    'sys.stdout.write("1.0\\n" * 100000)\n'
+    'return 0.125'
+  )
   assert [grade.reward for grade in grader.many([({}, {})] * 3)] == [0.125] * 3
 
 
 def test_a_result_forged_on_the_private_descriptor_is_noticed_by_its_number(make):
-  grader = make('import os, struct\n'
-                'body = b\'["score", 1.0, ""]\'\n'
-                'for descriptor in range(3, 100):\n'
-                '  try: os.write(descriptor, struct.pack("<II", len(body), 77) + body)\n'
-                '  except OSError: pass\n'
-                'return 0.125')
+  grader = make(
+    'import os, struct\n'
+    'body = b\'["score", 1.0, ""]\'\n'
+    'for descriptor in range(3, 100):\n'
+    '  try: os.write(descriptor, struct.pack("<II", len(body), 77) + body)\n'
+    '  except OSError: pass\n'
+    'return 0.125'
+  )
   assert grader({}, {}).errors['python_grader_server_error_type'] == 'worker_failed'
 
 
@@ -275,10 +305,12 @@ def test_the_worker_imports_the_standard_library_and_its_own_files_alone():
 
 def test_the_worker_sees_an_empty_folder_and_no_secrets(make, monkeypatch):
   monkeypatch.setenv('API_TOKEN', 'secret')
-  grader = make('import os\nassert os.listdir() == [], os.listdir()\n'
-                'assert "API_TOKEN" not in os.environ\n'
-                'assert os.environ["HOME"] == os.getcwd()\n'
-                'assert os.getsid(0) == os.getpid()\nreturn 1.0')
+  grader = make(
+    'import os\nassert os.listdir() == [], os.listdir()\n'
+    'assert "API_TOKEN" not in os.environ\n'
+    'assert os.environ["HOME"] == os.getcwd()\n'
+    'assert os.getsid(0) == os.getpid()\nreturn 1.0'
+  )
   assert grader({}, {}) == (1.0, {'x': 1.0}, {})
 
 
@@ -315,9 +347,12 @@ on_linux = pytest.mark.skipif(not os.path.exists('/proc/self/stat'), reason='rea
 @on_linux
 def test_a_time_out_kills_what_the_source_has_started_too(make):
   marker = f'child of {os.getpid()}'
-  grader = make('import subprocess, sys\n'
-                f'command = [sys.executable, "-c", "import time; time.sleep(60)", {marker!r}]\n'
-                'subprocess.Popen(command, start_new_session=True).wait()', time_limit_seconds=2)
+  grader = make(
+    'import subprocess, sys\n'
+    f'command = [sys.executable, "-c", "import time; time.sleep(60)", {marker!r}]\n'
+    'subprocess.Popen(command, start_new_session=True).wait()',
+    time_limit_seconds=2,
+  )
   seen = []
   thread = threading.Thread(target=lambda: seen.append(wait_for(lambda: len(running(marker)) == 1)))
   thread.start()
@@ -328,12 +363,15 @@ def test_a_time_out_kills_what_the_source_has_started_too(make):
 
 @on_linux
 def test_a_worker_in_an_endless_loop_ends_with_its_parent(tmp_path):
-  source = ('def grade(sample, item):\n  while True: pass')
-  code = ('from rft_jax import graders\n'
-          f'graders.make({{"type": "python", "source": {source!r}}})({{}}, {{}})')
+  source = 'def grade(sample, item):\n  while True: pass'
+  code = (
+    'from rft_jax import graders\n'
+    f'graders.make({{"type": "python", "source": {source!r}}})({{}}, {{}})'
+  )
   inside = f'HOME={tmp_path}'
-  with subprocess.Popen([sys.executable, '-c', code], cwd=ROOT,
-                        env={**os.environ, 'TMPDIR': str(tmp_path)}) as parent:
+  with subprocess.Popen(
+    [sys.executable, '-c', code], cwd=ROOT, env={**os.environ, 'TMPDIR': str(tmp_path)}
+  ) as parent:
     try:
       # Guard, keeper and runner; only root may look at the last two.
       assert wait_for(lambda: len(running(inside)) == (3 if os.geteuid() == 0 else 1))

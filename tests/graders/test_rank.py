@@ -1,4 +1,5 @@
 """rank: its three decays, what takes a rank and what does not, and its faults."""
+
 import json
 
 import pytest
@@ -7,8 +8,12 @@ from hypothesis import strategies as st
 
 from rft_jax import graders
 
-GENE = {'type': 'rank', 'name': 'gene', 'input': '{{ sample.output_json.genes }}',
-        'reference': '{{ item.gene }}'}
+GENE = {
+  'type': 'rank',
+  'name': 'gene',
+  'input': '{{ sample.output_json.genes }}',
+  'reference': '{{ item.gene }}',
+}
 
 
 def grade(genes, wanted='C', **fields):
@@ -16,7 +21,9 @@ def grade(genes, wanted='C', **fields):
   return graders.make({**GENE, **fields}, ungradable_reward=-1.0)({'gene': wanted}, sample)
 
 
-@pytest.mark.parametrize('fields, scores', [
+@pytest.mark.parametrize(
+  'fields, scores',
+  [
     ({}, [1, 1 / 2, 1 / 3, 1 / 4]),
     ({'decay': 'reciprocal'}, [1, 1 / 2, 1 / 3, 1 / 4]),
     ({'decay': 'geometric'}, [1, 0.7, 0.49, 0.343]),
@@ -24,7 +31,8 @@ def grade(genes, wanted='C', **fields):
     ({'decay': 'linear'}, [1, 0.9, 0.8, 0.7]),
     ({'decay': 'linear', 'max_length': 4}, [1, 0.75, 0.5, 0.25]),
     ({'max_length': 3}, [1, 1 / 2, 1 / 3, 0]),
-])
+  ],
+)
 def test_the_score_falls_with_the_rank(fields, scores):
   for place, score in enumerate(scores):
     genes = ['a', 'b', 'd', 'e']
@@ -32,15 +40,22 @@ def test_the_score_falls_with_the_rank(fields, scores):
     assert grade(genes, **fields).reward == pytest.approx(score)
 
 
-@pytest.mark.parametrize('genes, score', [
-    ([], 0), (['a', 'b'], 0), ([' c\n'], 1),
+@pytest.mark.parametrize(
+  'genes, score',
+  [
+    ([], 0),
+    (['a', 'b'], 0),
+    ([' c\n'], 1),
     (['a', 'A', ' a ', 'C'], 1 / 2),  # a repeated entry takes no second rank
     (['C', 'a', 'C'], 1),
-    ([1, 1, None, 'C'], 1 / 4), ([['C'], {'C': 'C'}, 'C'], 1 / 3),  # what is no string takes one
+    ([1, 1, None, 'C'], 1 / 4),
+    ([['C'], {'C': 'C'}, 'C'], 1 / 3),  # what is no string takes one
     (['', 'C'], 1 / 2),
-    ([str(n) for n in range(9)] + ['C'], 1 / 10), ([str(n) for n in range(10)] + ['C'], 0),
+    ([str(n) for n in range(9)] + ['C'], 1 / 10),
+    ([str(n) for n in range(10)] + ['C'], 0),
     (['a'] * 50 + ['C'], 1 / 2),
-])
+  ],
+)
 def test_golden_scores(genes, score):
   assert grade(genes) == (pytest.approx(score), {'gene': pytest.approx(score)}, {})
 
@@ -81,8 +96,10 @@ def test_an_answer_that_is_a_list_by_itself_can_be_ranked():
   assert grader({'gene': 'C'}, {'output_text': '[NaN, "C"]'}).errors['sample_parse_error'] is True
 
 
-@given(st.lists(st.sampled_from(['A', 'b', 'B', 'C', 'c', 'd', '', 7]), max_size=12),
-       st.sampled_from(['reciprocal', 'geometric', 'linear']))
+@given(
+  st.lists(st.sampled_from(['A', 'b', 'B', 'C', 'c', 'd', '', 7]), max_size=12),
+  st.sampled_from(['reciprocal', 'geometric', 'linear']),
+)
 def test_more_entries_behind_never_change_a_score_and_more_in_front_never_raise_it(genes, decay):
   score = grade(genes, decay=decay).reward
   assert 0.0 <= score <= 1.0
@@ -91,13 +108,21 @@ def test_more_entries_behind_never_change_a_score_and_more_in_front_never_raise_
   assert grade(['x', *genes], decay=decay).reward <= score
 
 
-@pytest.mark.parametrize('fields, words', [
-    ({'decay': 'reciprok'}, "did you mean 'reciprocal'"), ({'decay': None}, 'decay=None'),
-    ({'base': 0}, 'base=0'), ({'base': 1.5}, 'base=1.5'), ({'base': True}, 'base=True'),
-    ({'max_length': 0}, 'max_length=0'), ({'max_length': 2.0}, 'max_length=2.0'),
-    ({'case_sensitive': 'no'}, "case_sensitive='no'"), ({'input': '{{ x }}'}, 'input:'),
+@pytest.mark.parametrize(
+  'fields, words',
+  [
+    ({'decay': 'reciprok'}, "did you mean 'reciprocal'"),
+    ({'decay': None}, 'decay=None'),
+    ({'base': 0}, 'base=0'),
+    ({'base': 1.5}, 'base=1.5'),
+    ({'base': True}, 'base=True'),
+    ({'max_length': 0}, 'max_length=0'),
+    ({'max_length': 2.0}, 'max_length=2.0'),
+    ({'case_sensitive': 'no'}, "case_sensitive='no'"),
+    ({'input': '{{ x }}'}, 'input:'),
     ({'top_k': 3}, "unknown field 'top_k'"),
-])
+  ],
+)
 def test_a_grader_that_is_wrong_is_refused(fields, words):
   with pytest.raises(ValueError) as caught:
     graders.make({**GENE, **fields})
@@ -107,5 +132,10 @@ def test_a_grader_that_is_wrong_is_refused(fields, words):
 def test_item_fields_and_describe():
   grader = graders.make({**GENE, 'decay': 'linear'})
   assert grader.item_fields() == {'gene'}
-  assert graders.describe(grader) == {**GENE, 'decay': 'linear', 'base': 0.7, 'max_length': 10,
-                                      'case_sensitive': False}
+  assert graders.describe(grader) == {
+    **GENE,
+    'decay': 'linear',
+    'base': 0.7,
+    'max_length': 10,
+    'case_sensitive': False,
+  }

@@ -1,4 +1,5 @@
 """reward_model: what the model of the run is given, and what is made of its numbers."""
+
 import pytest
 
 from rft_jax import graders
@@ -6,9 +7,11 @@ from rft_jax.types import Grade
 
 GIVEN = {'type': 'reward_model', 'name': 'liked', 'model': 'runs/reward/export'}
 ROW = {'messages': [{'role': 'user', 'content': 'Which gene?'}], 'hint': 'B'}
-INPUT = [{'role': 'system', 'content': 'Hint: {{ item.hint }}'},
-         {'role': 'user', 'content': 'Which?'},
-         {'role': 'assistant', 'content': 'I say {{ sample.output_text }}'}]
+INPUT = [
+  {'role': 'system', 'content': 'Hint: {{ item.hint }}'},
+  {'role': 'user', 'content': 'Which?'},
+  {'role': 'assistant', 'content': 'I say {{ sample.output_text }}'},
+]
 
 
 class Lengths:
@@ -28,8 +31,9 @@ def make(scorer, **fields):
 
 def test_all_answers_are_scored_in_one_call_by_the_rows_messages_and_the_answer():
   model = Lengths()
-  grades = graders.grade_many(make(model), [(ROW, {'output_text': 'B'}),
-                                            (ROW, {'output_text': 'It is BRCA2.'})])
+  grades = graders.grade_many(
+    make(model), [(ROW, {'output_text': 'B'}), (ROW, {'output_text': 'It is BRCA2.'})]
+  )
   assert grades == [Grade(-10.0, {'liked': -10.0}, {}), Grade(1.0, {'liked': 1.0}, {})]
   assert model.calls == [[(ROW['messages'], 'B'), (ROW['messages'], 'It is BRCA2.')]]
 
@@ -38,8 +42,9 @@ def test_with_templates_the_last_message_is_the_answer():
   model = Lengths()
   grader = make(model, input=INPUT)
   assert grader(ROW, {'output_text': 'B'}).reward == len('I say B') - len('Which?')
-  assert model.calls == [[([{'role': 'system', 'content': 'Hint: B'},
-                            {'role': 'user', 'content': 'Which?'}], 'I say B')]]
+  assert model.calls == [
+    [([{'role': 'system', 'content': 'Hint: B'}, {'role': 'user', 'content': 'Which?'}], 'I say B')]
+  ]
   assert grader.item_fields() == {'hint'} and make(model).item_fields() == {'messages'}
   assert graders.describe(grader) == {**GIVEN, 'input': INPUT}
 
@@ -61,10 +66,14 @@ def test_a_number_that_is_none_is_a_grader_fault_of_that_answer(score):
   assert 'need a finite number' in grades[1].errors['other_error_details']
 
 
-@pytest.mark.parametrize('model, words', [
-    (lambda pairs: 1 / 0, 'ZeroDivisionError'), (lambda pairs: [1.0], '1 scores for 2 answers'),
+@pytest.mark.parametrize(
+  'model, words',
+  [
+    (lambda pairs: 1 / 0, 'ZeroDivisionError'),
+    (lambda pairs: [1.0], '1 scores for 2 answers'),
     (lambda pairs: None, 'TypeError'),
-])
+  ],
+)
 def test_a_model_that_fails_is_a_grader_fault(model, words):
   grades = make(model).many([(ROW, {'output_text': 'B'})] * 2)
   assert [grade.reward for grade in grades] == [None, None]
@@ -72,20 +81,39 @@ def test_a_model_that_fails_is_a_grader_fault(model, words):
 
 
 def test_it_may_stand_in_a_multi():
-  grader = graders.make({'type': 'multi', 'name': 'm', 'graders': {'liked': GIVEN},
-                         'calculate_output': 'max(-1, min(1, liked))'},
-                        reward_models={GIVEN['model']: Lengths()})
+  grader = graders.make(
+    {
+      'type': 'multi',
+      'name': 'm',
+      'graders': {'liked': GIVEN},
+      'calculate_output': 'max(-1, min(1, liked))',
+    },
+    reward_models={GIVEN['model']: Lengths()},
+  )
   assert grader(ROW, {'output_text': 'B'}) == Grade(-1.0, {'liked': -10.0}, {})
 
 
-@pytest.mark.parametrize('fields, words', [
+@pytest.mark.parametrize(
+  'fields, words',
+  [
     ({'model': 'runs/reward/exprot'}, "did you mean 'runs/reward/export'"),
-    ({'model': 3}, 'model=3'), ({'input': []}, 'input is an array'),
-    ({'input': INPUT[:2]}, 'ends with the role user'), ({'input': INPUT[2:]}, 'need a prompt'),
-    ({'input': [*INPUT[:1], {'role': 'user', 'content': {'type': 'input_image', 'image_url': 'u'}},
-                INPUT[2]]}, 'need no images'),
+    ({'model': 3}, 'model=3'),
+    ({'input': []}, 'input is an array'),
+    ({'input': INPUT[:2]}, 'ends with the role user'),
+    ({'input': INPUT[2:]}, 'need a prompt'),
+    (
+      {
+        'input': [
+          *INPUT[:1],
+          {'role': 'user', 'content': {'type': 'input_image', 'image_url': 'u'}},
+          INPUT[2],
+        ]
+      },
+      'need no images',
+    ),
     ({'pass_threshold': 'x'}, 'pass_threshold'),
-])
+  ],
+)
 def test_what_cannot_be_right_is_refused(fields, words):
   with pytest.raises(ValueError) as caught:
     make(Lengths(), **fields)

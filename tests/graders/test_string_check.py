@@ -1,19 +1,34 @@
 """string_check: its four operations and its faults."""
+
 import pytest
 
 from rft_jax import graders
 
-EXACT = {'type': 'string_check', 'name': 'exact', 'input': '{{ sample.output_text }}',
-         'reference': '{{ item.answer }}', 'operation': 'eq'}
+EXACT = {
+  'type': 'string_check',
+  'name': 'exact',
+  'input': '{{ sample.output_text }}',
+  'reference': '{{ item.answer }}',
+  'operation': 'eq',
+}
 
 
-@pytest.mark.parametrize('operation, given, wanted, score', [
-    ('eq', 'BRCA2', 'BRCA2', 1.0), ('eq', 'brca2', 'BRCA2', 0.0), ('eq', 'BRCA2\n', 'BRCA2', 0.0),
-    ('ne', 'a', 'b', 1.0), ('ne', 'a', 'a', 0.0), ('neq', 'a', 'b', 1.0),
-    ('like', 'it is BRCA2.', 'BRCA2', 1.0), ('like', 'BRCA2', 'it is BRCA2.', 0.0),
-    ('like', 'it is brca2.', 'BRCA2', 0.0), ('ilike', 'it is brca2.', 'BRCA2', 1.0),
+@pytest.mark.parametrize(
+  'operation, given, wanted, score',
+  [
+    ('eq', 'BRCA2', 'BRCA2', 1.0),
+    ('eq', 'brca2', 'BRCA2', 0.0),
+    ('eq', 'BRCA2\n', 'BRCA2', 0.0),
+    ('ne', 'a', 'b', 1.0),
+    ('ne', 'a', 'a', 0.0),
+    ('neq', 'a', 'b', 1.0),
+    ('like', 'it is BRCA2.', 'BRCA2', 1.0),
+    ('like', 'BRCA2', 'it is BRCA2.', 0.0),
+    ('like', 'it is brca2.', 'BRCA2', 0.0),
+    ('ilike', 'it is brca2.', 'BRCA2', 1.0),
     ('ilike', 'BRCA2', 'brca1', 0.0),
-])
+  ],
+)
 def test_golden_scores(operation, given, wanted, score):
   grader = graders.make({**EXACT, 'operation': operation})
   assert grader({'answer': wanted}, {'output_text': given}) == (score, {'exact': score}, {})

@@ -1,4 +1,5 @@
 """Templates: golden renderings, faults with their culprit, and what is refused unrendered."""
+
 import datetime
 import json
 import re
@@ -10,17 +11,25 @@ from hypothesis import strategies as st
 from rft_jax.graders import template
 
 ITEM = {
-    'answer': 'BRCA2', 'count': 3, 'ratio': 1.5, 'yes': True, 'none': None,
-    'genes': [{'name': 'naïve', 'ids': [1, 2]}, {'name': 'b'}], 'ground-truth': {'date': '2024'},
-    'messages': [{'role': 'user', 'content': 'a: "b"'}],
+  'answer': 'BRCA2',
+  'count': 3,
+  'ratio': 1.5,
+  'yes': True,
+  'none': None,
+  'genes': [{'name': 'naïve', 'ids': [1, 2]}, {'name': 'b'}],
+  'ground-truth': {'date': '2024'},
+  'messages': [{'role': 'user', 'content': 'a: "b"'}],
 }
 SAMPLE = {
-    'output_text': ' x\n', 'output_json': {'genes': ['A', 'B'], 'deep': {'k': [[7]]}},
-    'output_tools': [{'function': {'name': 'look', 'arguments': '{"q": 1}'}}],
+  'output_text': ' x\n',
+  'output_json': {'genes': ['A', 'B'], 'deep': {'k': [[7]]}},
+  'output_tools': [{'function': {'name': 'look', 'arguments': '{"q": 1}'}}],
 }
 
 
-@pytest.mark.parametrize('text, expected', [
+@pytest.mark.parametrize(
+  'text, expected',
+  [
     ('{{ item.answer }}', 'BRCA2'),
     ('{{item.answer}}', 'BRCA2'),
     ('{{item.answer }}, {{\n item.answer}}!', 'BRCA2, BRCA2!'),
@@ -39,7 +48,8 @@ SAMPLE = {
     ('{"gene":{{item.count}}}', '{"gene":3}'),
     ('{{{item.count}}}', '{3}'),
     ('', ''),
-])
+  ],
+)
 def test_golden_renderings(text, expected):
   assert template.problems(text) == []
   assert template.render(text, item=ITEM, sample=SAMPLE) == expected
@@ -50,7 +60,9 @@ def test_a_rendered_value_is_not_rendered_again():
   assert template.render('{{ item.answer }}', item=item, sample={}) == '{{ sample.output_text }}'
 
 
-@pytest.mark.parametrize('text, words', [
+@pytest.mark.parametrize(
+  'text, words',
+  [
     ('{{ reference.answer }}', ["'reference'", 'item or sample']),
     ('{{ smaple.output_text }}', ["did you mean 'sample'"]),
     ('{{ answer }}', ['{{ item.answer }}']),
@@ -67,7 +79,8 @@ def test_a_rendered_value_is_not_rendered_again():
     ('{{}}', ['no reference']),
     ('ab {{ item.a', ['character 4', 'not closed']),
     (7, ['need a string']),
-])
+  ],
+)
 def test_a_template_that_is_wrong_for_every_answer_has_problems(text, words):
   found = template.problems(text)
   assert len(found) == 1
@@ -79,7 +92,9 @@ def test_two_mistakes_in_one_template_are_both_named():
   assert len(found) == 2 and 'itme' in found[0] and "'text'" in found[1]
 
 
-@pytest.mark.parametrize('text, of_policy, key, words', [
+@pytest.mark.parametrize(
+  'text, of_policy, key, words',
+  [
     ('{{ item.answr }}', False, 'invalid_variable_error', ["did you mean 'answer'"]),
     ('{{ item.genes[2] }}', False, 'invalid_variable_error', ['genes has 2 elements']),
     ('{{ item.genes.name }}', False, 'invalid_variable_error', ['genes is an array']),
@@ -87,7 +102,8 @@ def test_two_mistakes_in_one_template_are_both_named():
     ('{{ item.count[0] }}', False, 'invalid_variable_error', ['count is a number']),
     ('{{ sample.output_json.gene }}', True, 'invalid_variable_error', ["did you mean 'genes'"]),
     ('{{ sample.output_audio }}', True, 'invalid_variable_error', ['output_audio']),
-])
+  ],
+)
 def test_a_missing_value_is_a_fault_that_names_it(text, of_policy, key, words):
   with pytest.raises(template.Fault) as caught:
     template.render(text, item=ITEM, sample=SAMPLE)
@@ -103,10 +119,13 @@ def test_output_json_of_a_text_that_is_not_json_is_a_parse_error_of_the_policy()
   assert caught.value.of_policy and caught.value.errors['sample_parse_error'] is True
 
 
-@pytest.mark.parametrize('texts', [
+@pytest.mark.parametrize(
+  'texts',
+  [
     ['{{ sample.output_json }}{{ item.nowhere }}'],
     ['{{ sample.output_json }}', '{{ item.nowhere }}'],
-])
+  ],
+)
 def test_a_missing_field_of_the_row_outranks_what_the_answer_lacks(texts):
   with pytest.raises(template.Fault) as caught:
     template.render_all(texts, item={}, sample={})
@@ -131,12 +150,16 @@ def nested(depth):
   return value
 
 
-@pytest.mark.parametrize('text, of_policy, key', [
+@pytest.mark.parametrize(
+  'text, of_policy, key',
+  [
     ('{{ item.value }}', False, 'other_error'),
     ('{{ sample.output_json }}', True, 'sample_parse_error'),
-])
-@pytest.mark.parametrize('value', [[datetime.date(2024, 1, 1)], nested(100_000)],
-                         ids=['date', 'deep'])
+  ],
+)
+@pytest.mark.parametrize(
+  'value', [[datetime.date(2024, 1, 1)], nested(100_000)], ids=['date', 'deep']
+)
 def test_a_value_that_json_cannot_hold_is_a_fault_that_names_it(text, of_policy, key, value):
   with pytest.raises(template.Fault) as caught:
     template.render(text, item={'value': value}, sample={'output_json': value})
@@ -148,12 +171,34 @@ def test_a_value_that_json_cannot_hold_is_a_fault_that_names_it(text, of_policy,
 NAMES = st.from_regex(r'[A-Za-z_][A-Za-z0-9_-]{0,5}', fullmatch=True)
 FLOATS = st.floats(allow_nan=False, allow_infinity=False)
 LEAVES = st.one_of(st.none(), st.booleans(), st.integers(), FLOATS, st.text(max_size=8))
-VALUES = st.recursive(LEAVES, lambda inner: st.one_of(st.lists(inner, max_size=3),
-                                                      st.dictionaries(NAMES, inner, max_size=3)),
-                      max_leaves=8)
+VALUES = st.recursive(
+  LEAVES,
+  lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(NAMES, inner, max_size=3)),
+  max_leaves=8,
+)
 # Texts in which the marks of templates are as likely as anything else.
-MARKS = st.one_of(st.sampled_from(['{{', '}}', '{', '}', 'item', 'sample', '.', '[', '0', ']', ' ',
-                                   '.output_text', '.output_json', '\n', '-']), st.text(max_size=3))
+MARKS = st.one_of(
+  st.sampled_from(
+    [
+      '{{',
+      '}}',
+      '{',
+      '}',
+      'item',
+      'sample',
+      '.',
+      '[',
+      '0',
+      ']',
+      ' ',
+      '.output_text',
+      '.output_json',
+      '\n',
+      '-',
+    ]
+  ),
+  st.text(max_size=3),
+)
 TEMPLATES = st.lists(MARKS, max_size=12).map(''.join)
 
 
@@ -188,7 +233,8 @@ def test_spaces_inside_the_braces_do_not_matter(name, value, before, after):
   spaced = '{{' + before + 'item.' + name + after + '}}'
   assert template.problems(spaced) == []
   assert template.render(spaced, item={name: value}, sample={}) == template.render(
-      '{{item.' + name + '}}', item={name: value}, sample={})
+    '{{item.' + name + '}}', item={name: value}, sample={}
+  )
 
 
 @given(st.text(max_size=8), VALUES, st.text(max_size=8))
@@ -197,17 +243,19 @@ def test_spaces_inside_the_braces_do_not_matter(name, value, before, after):
 def test_the_text_around_a_reference_stays_as_it_is(before, value, after):
   assume('{{' not in before and '{{' not in after)
   inner = template.render('{{ item.x }}', item={'x': value}, sample={})
-  assert template.render(before + '{{ item.x }}' + after,
-                         item={'x': value}, sample={}) == before + inner + after
+  assert (
+    template.render(before + '{{ item.x }}' + after, item={'x': value}, sample={})
+    == before + inner + after
+  )
 
 
 @given(st.dictionaries(NAMES, VALUES, min_size=1, max_size=3), st.data())
 def test_every_place_in_a_row_can_be_reached_by_its_path(row, data):
   path, value = 'item', row
-  while path == 'item' or (isinstance(value, (dict, list)) and value and
-                           data.draw(st.booleans())):
-    key = data.draw(st.sampled_from(sorted(value) if isinstance(value, dict) else
-                                    range(len(value))))
+  while path == 'item' or (isinstance(value, (dict, list)) and value and data.draw(st.booleans())):
+    key = data.draw(
+      st.sampled_from(sorted(value) if isinstance(value, dict) else range(len(value)))
+    )
     path += f'[{key}]' if isinstance(key, int) else f'.{key}'
     value = value[key]
   found = template.render('{{' + path + '}}', item=row, sample={})

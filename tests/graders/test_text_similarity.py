@@ -1,4 +1,5 @@
 """text_similarity: its metrics beside the libraries they are defined by, and its refusals."""
+
 import json
 import math
 import os
@@ -15,29 +16,43 @@ from rouge_score import rouge_scorer
 
 from rft_jax import graders
 
-NEAR = {'type': 'text_similarity', 'name': 'near', 'input': '{{ sample.output_text }}',
-        'reference': '{{ item.answer }}', 'evaluation_metric': 'fuzzy_match'}
+NEAR = {
+  'type': 'text_similarity',
+  'name': 'near',
+  'input': '{{ sample.output_text }}',
+  'reference': '{{ item.answer }}',
+  'evaluation_metric': 'fuzzy_match',
+}
 TEXTS = [
-    ('the cat sat on the mat', 'the cat sat on the mat'),
-    ('the cat sat on a mat today', 'a cat is on the mat'),
-    ('The CAT, sat!', 'the cat sat'),
-    ('BRCA2', 'brca-2'),
-    ('', 'something'), ('something', ''), ('', ''),
-    ('naïve façade 東京', 'naive facade 東京'),
-    ('one two three four five six', 'six five four three two one'),
-    ('!!!', '!!!'),
+  ('the cat sat on the mat', 'the cat sat on the mat'),
+  ('the cat sat on a mat today', 'a cat is on the mat'),
+  ('The CAT, sat!', 'the cat sat'),
+  ('BRCA2', 'brca-2'),
+  ('', 'something'),
+  ('something', ''),
+  ('', ''),
+  ('naïve façade 東京', 'naive facade 東京'),
+  ('one two three four five six', 'six five four three two one'),
+  ('!!!', '!!!'),
 ]
 # What each metric is defined as, of (answer, reference).
 DEFINED = {
-    'bleu': lambda a, b: bleu_score.sentence_bleu(
-        [b.split()], a.split(), smoothing_function=bleu_score.SmoothingFunction().method1),
-    'gleu': lambda a, b: gleu_score.sentence_gleu([b.split()], a.split()),
-    **{f'rouge_{n}': lambda a, b, n=n: rouge_scorer.RougeScorer(
-        [f'rouge{n}'], use_stemmer=False).score(b, a)[f'rouge{n}'].fmeasure for n in range(1, 6)},
-    'rouge_l': lambda a, b: rouge_scorer.RougeScorer(
-        ['rougeL'], use_stemmer=False).score(b, a)['rougeL'].fmeasure,
-    'fuzzy_match': lambda a, b: rapidfuzz.fuzz.WRatio(
-        a, b, processor=rapidfuzz.utils.default_process) / 100,
+  'bleu': lambda a, b: bleu_score.sentence_bleu(
+    [b.split()], a.split(), smoothing_function=bleu_score.SmoothingFunction().method1
+  ),
+  'gleu': lambda a, b: gleu_score.sentence_gleu([b.split()], a.split()),
+  **{
+    f'rouge_{n}': lambda a, b, n=n: (
+      rouge_scorer.RougeScorer([f'rouge{n}'], use_stemmer=False).score(b, a)[f'rouge{n}'].fmeasure
+    )
+    for n in range(1, 6)
+  },
+  'rouge_l': lambda a, b: (
+    rouge_scorer.RougeScorer(['rougeL'], use_stemmer=False).score(b, a)['rougeL'].fmeasure
+  ),
+  'fuzzy_match': lambda a, b: (
+    rapidfuzz.fuzz.WRatio(a, b, processor=rapidfuzz.utils.default_process) / 100
+  ),
 }
 
 
@@ -62,8 +77,13 @@ def test_each_metric_is_what_it_is_defined_as(metric):
 @pytest.mark.parametrize('variant', ['ratio', 'token_set_ratio'])
 def test_a_variant_of_fuzzy_match_is_the_function_of_its_name(variant):
   for answer, reference in TEXTS:
-    assert score('fuzzy_match', answer, reference, variant=variant) == getattr(
-        rapidfuzz.fuzz, variant)(answer, reference, processor=rapidfuzz.utils.default_process) / 100
+    assert (
+      score('fuzzy_match', answer, reference, variant=variant)
+      == getattr(rapidfuzz.fuzz, variant)(
+        answer, reference, processor=rapidfuzz.utils.default_process
+      )
+      / 100
+    )
   assert score('fuzzy_match', 'b a', 'a b', variant='token_set_ratio') == 1.0
   assert score('fuzzy_match', 'b a', 'a b', variant='ratio') < 1.0
 
@@ -71,7 +91,8 @@ def test_a_variant_of_fuzzy_match_is_the_function_of_its_name(variant):
 def test_worked_values():
   # Of 4 words against 4: 3 words, 2 pairs, 1 triple, 0 fours in common; smoothing puts 0.1 of 1.
   assert score('bleu', 'a b c x', 'a b c d') == pytest.approx(
-      (3 / 4 * 2 / 3 * 1 / 2 * 0.1 / 1)**0.25)
+    (3 / 4 * 2 / 3 * 1 / 2 * 0.1 / 1) ** 0.25
+  )
   assert score('bleu', 'a b', 'a b') == pytest.approx(0.316, abs=1e-3)
   # The same n-grams, 10 in each text: 6 in common.
   assert score('gleu', 'a b c x', 'a b c d') == pytest.approx(6 / 10)
@@ -121,8 +142,13 @@ def test_describe_gives_back_what_was_given():
 def in_a_process_with(data_folder, code):
   """Runs code where nltk finds its data in data_folder alone; returns what it prints."""
   code = f'import nltk\nnltk.data.path[:] = [{str(data_folder)!r}]\n' + code
-  done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True,
-                        env={**os.environ, 'PYTHONPATH': str(ROOT)})
+  done = subprocess.run(
+    [sys.executable, '-c', code],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    env={**os.environ, 'PYTHONPATH': str(ROOT)},
+  )
   assert done.returncode == 0, done.stderr
   return done.stdout
 
@@ -146,20 +172,25 @@ def write_wordnet(folder):
 
 
 def test_meteor_without_wordnet_is_refused_even_where_it_would_not_be_looked_up(tmp_path):
-  said = in_a_process_with(tmp_path, f'''
+  said = in_a_process_with(
+    tmp_path,
+    f"""
 from paths import ROOT
 from rft_jax import graders
 try:
   graders.make({{**{NEAR!r}, 'evaluation_metric': 'meteor'}})
 except ValueError as error:
   print(error)
-''')
+""",
+  )
   assert 'needs the WordNet data' in said and 'python -m nltk.downloader wordnet' in said
 
 
 def test_meteor_with_wordnet_is_nltks_and_knows_synonyms(tmp_path):
   write_wordnet(tmp_path / 'corpora' / 'wordnet')
-  said = in_a_process_with(tmp_path, f'''
+  said = in_a_process_with(
+    tmp_path,
+    f"""
 import json
 from nltk.translate.meteor_score import meteor_score
 from paths import ROOT
@@ -169,7 +200,8 @@ grader = graders.make({{**{NEAR!r}, 'evaluation_metric': 'meteor'}})
 texts = [('a b', 'a b'), ('the car', 'the auto'), ('the car', 'the boat'), ('', '')]
 print(json.dumps([[grader({{'answer': b}}, {{'output_text': a}}).reward,
                    meteor_score([b.split()], a.split())] for a, b in texts]))
-''')
+""",
+  )
   ours, nltks = zip(*json.loads(said))
   assert ours == nltks
   assert ours[0] == ours[1] == pytest.approx(0.938, abs=1e-3) and ours[2] < ours[1]

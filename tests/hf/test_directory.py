@@ -1,4 +1,5 @@
 """What stands in the directories that export and save_base write, and when they refuse to."""
+
 import hf_forward
 import jax
 import pytest
@@ -81,10 +82,13 @@ def test_a_source_of_another_structure_is_refused(base, tmp_path):
 def test_model_card_tells_figures_with_intervals_and_what_is_not_known(base, tmp_path):
   directory = base()
   model, config = hf.load(directory)
-  card = {'grader': {'type': 'string_check', 'operation': 'eq'}, 'data_sha256': 'ab12',
-          'before': {'reward': {'mean': 0.125, 'low': 0.1, 'high': 0.15}},
-          'after': {'reward': {'mean': 0.5, 'low': 0.4, 'high': 0.6}, 'pass@8': 0.75},
-          'hardware': 'a laptop'}
+  card = {
+    'grader': {'type': 'string_check', 'operation': 'eq'},
+    'data_sha256': 'ab12',
+    'before': {'reward': {'mean': 0.125, 'low': 0.1, 'high': 0.15}},
+    'after': {'reward': {'mean': 0.5, 'low': 0.4, 'high': 0.6}, 'pass@8': 0.75},
+    'hardware': 'a laptop',
+  }
   out = hf.export(model, config, to=tmp_path / 'out', source=directory, card=card)
   text = (out / 'README.md').read_text()
   assert '| reward | 0.125 [0.1, 0.15] | 0.5 [0.4, 0.6] |' in text
@@ -98,16 +102,35 @@ def test_model_card_tells_figures_with_intervals_and_what_is_not_known(base, tmp
 
 
 # --- models from scratch -------------------------------------------------------------------------
-SMALL = dict(vocab_size=80, dim=32, layers=2, heads=4, kv_heads=2, head_dim=16, mlp_dim=48,
-             max_positions=64, eos_ids=(69, 3), pad_id=0, bos_id=1)
+SMALL = dict(
+  vocab_size=80,
+  dim=32,
+  layers=2,
+  heads=4,
+  kv_heads=2,
+  head_dim=16,
+  mlp_dim=48,
+  max_positions=64,
+  eos_ids=(69, 3),
+  pad_id=0,
+  bos_id=1,
+)
 
 
-@pytest.mark.parametrize('family', [
+@pytest.mark.parametrize(
+  'family',
+  [
     dict(model_type='llama'),
-    dict(model_type='llama', rope_scaling=models.Llama3Rope(
-        factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_positions=32)),
+    dict(
+      model_type='llama',
+      rope_scaling=models.Llama3Rope(
+        factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_positions=32
+      ),
+    ),
     dict(model_type='qwen2', qkv_bias=True, tied_head=True),
-    dict(model_type='qwen3', qk_norm=True, tied_head=True)])
+    dict(model_type='qwen3', qk_norm=True, tied_head=True),
+  ],
+)
 def test_a_saved_base_is_a_checkpoint_like_any(tmp_path, family):
   config = models.DecoderConfig(**SMALL, **family, valid_vocab=70)
   model = models.make(config, seed=0)
@@ -123,6 +146,7 @@ def test_a_saved_base_is_a_checkpoint_like_any(tmp_path, family):
 def test_a_tokenizer_larger_than_the_vocabulary_is_refused(tmp_path):
   config = models.DecoderConfig(**SMALL, model_type='llama')
   with pytest.raises(ValueError, match='81 ids, vocab_size=80'):
-    hf.save_base(models.make(config, seed=0), config, write_tokenizer(tmp_path, 81),
-                 tmp_path / 'base')
+    hf.save_base(
+      models.make(config, seed=0), config, write_tokenizer(tmp_path, 81), tmp_path / 'base'
+    )
   assert not (tmp_path / 'base').exists()

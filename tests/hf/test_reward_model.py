@@ -1,4 +1,5 @@
 """Reward models in Hugging Face directories: round trips, padding, and what is refused."""
+
 import json
 
 import hf_forward
@@ -25,8 +26,9 @@ def headed(policy):
 def test_what_is_exported_comes_back_bit_for_bit(base, tmp_path, family):
   policy, config = hf.load(base(family))
   critic = headed(policy)
-  out = hf.export_reward_model(critic, config, trunk=policy, to=tmp_path / 'out',
-                               source=base(family))
+  out = hf.export_reward_model(
+    critic, config, trunk=policy, to=tmp_path / 'out', source=base(family)
+  )
   tensors = load_file(out / 'model.safetensors')
   about = json.loads((out / 'config.json').read_text())
   assert 'lm_head.weight' not in tensors and tensors['score.weight'].shape == (1, config.dim)
@@ -40,13 +42,15 @@ def test_what_is_exported_comes_back_bit_for_bit(base, tmp_path, family):
   assert json.loads((again / 'config.json').read_text()) == about
   original = load_file(base(family) / 'model.safetensors')
   assert {name: value.tobytes() for name, value in tensors.items() if name != 'score.weight'} == {
-      name: value.tobytes() for name, value in original.items() if name != 'lm_head.weight'}
+    name: value.tobytes() for name, value in original.items() if name != 'lm_head.weight'
+  }
 
 
 def test_a_fresh_head_scores_0(base, tmp_path):
   policy, config = hf.load(base())
-  out = hf.export_reward_model(models.make_critic(policy, 'head'), config, trunk=policy,
-                               to=tmp_path / 'out', source=base())
+  out = hf.export_reward_model(
+    models.make_critic(policy, 'head'), config, trunk=policy, to=tmp_path / 'out', source=base()
+  )
   assert not load_file(out / 'model.safetensors')['score.weight'].any()
 
 
@@ -60,15 +64,27 @@ def test_padding_never_has_an_id_that_ends_an_answer(tmp_path):
   policy, config = hf.load(directory)
   assert config.pad_id in config.eos_ids
   chat = chats.make(directory, chats.ChatConfig())
-  out = hf.export_reward_model(headed(policy), config, trunk=policy, to=tmp_path / 'out',
-                               source=directory, stop_ids=chat.stop_ids)
+  out = hf.export_reward_model(
+    headed(policy),
+    config,
+    trunk=policy,
+    to=tmp_path / 'out',
+    source=directory,
+    stop_ids=chat.stop_ids,
+  )
   found = json.loads((out / 'config.json').read_text())['pad_token_id']
   exported = chats.make(out, chats.ChatConfig())
   assert found not in chat.stop_ids and exported.tokenizer.pad_token_id == found
   assert exported.stop_ids == chat.stop_ids
   with pytest.raises(ValueError, match='every special token ends an answer'):
-    hf.export_reward_model(headed(policy), config, trunk=policy, to=tmp_path / 'none',
-                           source=directory, stop_ids=range(config.vocab_size))
+    hf.export_reward_model(
+      headed(policy),
+      config,
+      trunk=policy,
+      to=tmp_path / 'none',
+      source=directory,
+      stop_ids=range(config.vocab_size),
+    )
 
 
 def _rewrite(directory, change):
@@ -77,18 +93,26 @@ def _rewrite(directory, change):
   save_file(tensors, directory / 'model.safetensors')
 
 
-@pytest.mark.parametrize('change, words', [
+@pytest.mark.parametrize(
+  'change, words',
+  [
     (lambda t: t.pop('score.weight'), ['no tensor score.weight', 'reward_model']),
-    (lambda t: t.update({'score.weight': np.zeros((3, 32), np.float32)}),
-     ['num_labels=3, expected 1']),
+    (
+      lambda t: t.update({'score.weight': np.zeros((3, 32), np.float32)}),
+      ['num_labels=3, expected 1'],
+    ),
     (lambda t: t.update({'score.bias': np.zeros(1, np.float32)}), ['extra: score.bias']),
-    (lambda t: t.update({'score.weight': np.zeros((1, 31), np.float32)}),
-     ['shape: score.weight [1, 31]', 'expected [1, 32]']),
-])
+    (
+      lambda t: t.update({'score.weight': np.zeros((1, 31), np.float32)}),
+      ['shape: score.weight [1, 31]', 'expected [1, 32]'],
+    ),
+  ],
+)
 def test_what_is_no_reward_model_is_refused(base, tmp_path, change, words):
   policy, config = hf.load(base())
-  out = hf.export_reward_model(headed(policy), config, trunk=policy, to=tmp_path / 'out',
-                               source=base())
+  out = hf.export_reward_model(
+    headed(policy), config, trunk=policy, to=tmp_path / 'out', source=base()
+  )
   assert hf.reward_model_problems(out) == []
   _rewrite(out, change)
   with pytest.raises(ValueError) as caught:

@@ -1,4 +1,5 @@
 """Load and export: what goes in comes out, and what is wrong is named."""
+
 import json
 import re
 
@@ -69,8 +70,10 @@ def test_sharded_load_and_export_equal_those_on_one_device(base, tmp_path):
 def test_other_float_dtypes_become_float32_without_change(base, dtype):
   directory = base()
   number = np.dtype(getattr(ml_dtypes, dtype, None) or dtype)
-  rewrite(directory, lambda tensors: tensors.update(
-      {name: value.astype(number) for name, value in tensors.items()}))
+  rewrite(
+    directory,
+    lambda tensors: tensors.update({name: value.astype(number) for name, value in tensors.items()}),
+  )
   kept = load_file(directory / 'model.safetensors')
   model, _ = hf.load(directory)
   found = leaves(model)
@@ -116,27 +119,35 @@ def test_missing_extra_and_misshaped_weights_are_named_together(base):
   rewrite(directory, spoil)
   with pytest.raises(ValueError) as caught:
     hf.load(directory)
-  for line in (r'missing: model\.layers\.1\.mlp\.up_proj\.weight, expected \[48, 32\]',
-               r'missing: lm_head\.weight, expected \[80, 32\]',
-               r'extra: model\.layers\.2\.mlp\.up_proj\.weight \[48, 32\] in model\.safetensors',
-               r'shape: model\.norm\.weight \[33\] in model\.safetensors, expected \[32\]',
-               r'dtype: model\.layers\.0\.self_attn\.q_proj\.weight \[32, 32\] .* is I8'):
+  for line in (
+    r'missing: model\.layers\.1\.mlp\.up_proj\.weight, expected \[48, 32\]',
+    r'missing: lm_head\.weight, expected \[80, 32\]',
+    r'extra: model\.layers\.2\.mlp\.up_proj\.weight \[48, 32\] in model\.safetensors',
+    r'shape: model\.norm\.weight \[33\] in model\.safetensors, expected \[32\]',
+    r'dtype: model\.layers\.0\.self_attn\.q_proj\.weight \[32, 32\] .* is I8',
+  ):
     assert re.search(line, str(caught.value)), line
   assert str(caught.value).count('\n') == 6  # a heading, the five and the remedy
 
 
 def test_computed_buffers_are_tolerated(base):
   directory = base('llama')
-  rewrite(directory, lambda tensors: tensors.update(
-      {'model.layers.0.self_attn.rotary_emb.inv_freq': np.ones(4, np.float32)}))
+  rewrite(
+    directory,
+    lambda tensors: tensors.update(
+      {'model.layers.0.self_attn.rotary_emb.inv_freq': np.ones(4, np.float32)}
+    ),
+  )
   hf.load(directory)
 
 
 def test_a_tied_head_may_be_stored_if_it_is_equal(base):
   directory = base('qwen2')
   wanted, _ = hf.load(directory)
-  rewrite(directory, lambda tensors: tensors.update(
-      {'lm_head.weight': tensors['model.embed_tokens.weight'].copy()}))
+  rewrite(
+    directory,
+    lambda tensors: tensors.update({'lm_head.weight': tensors['model.embed_tokens.weight'].copy()}),
+  )
   assert_same_weights(wanted, hf.load(directory)[0])
   rewrite(directory, lambda tensors: tensors['lm_head.weight'].__imul__(2))
   with pytest.raises(ValueError, match='tied: lm_head.weight .*tie_word_embeddings'):

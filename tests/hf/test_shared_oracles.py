@@ -1,4 +1,5 @@
 """Larger recorded outputs of transformers, and a trained model, where they stand beside us."""
+
 import hf_forward
 import numpy as np
 import pytest
@@ -45,7 +46,7 @@ def test_logits_and_logprobs_equal_transformers(oracle, side):
 def test_greedy_decoding_equals_transformers(oracle):
   model, config, arrays = oracle
   rows = [ids for ids, _, _ in real_rows(arrays)]
-  wanted = arrays['greedy'][:, arrays['input_ids'].shape[1]:]
+  wanted = arrays['greedy'][:, arrays['input_ids'].shape[1] :]
   found = hf_forward.greedy(model, rows, wanted.shape[1], forbidden=config.eos_ids)
   np.testing.assert_array_equal(found, wanted)
 
@@ -66,8 +67,9 @@ def stories():
 def test_trained_model_equals_the_float64_reference(stories):
   model, _, arrays = stories
   found = hf_forward.logits_of(model, list(arrays['ids']))
-  for logits, ids, wanted, logprobs in zip(found, arrays['ids'], arrays['logits'],
-                                           arrays['token_logps']):
+  for logits, ids, wanted, logprobs in zip(
+    found, arrays['ids'], arrays['logits'], arrays['token_logps']
+  ):
     np.testing.assert_allclose(logits, wanted, rtol=0, atol=1e-4)
     np.testing.assert_allclose(hf_forward.logprobs_of(logits, ids), logprobs, rtol=0, atol=2e-4)
 

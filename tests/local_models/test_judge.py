@@ -3,6 +3,7 @@
 The judge here is random, so its answers are no verdicts; the engine is stood in for where an
 answer that can be read is needed.
 """
+
 import json
 
 import pytest
@@ -17,8 +18,12 @@ from rft_jax.sampling import engine
 from rft_jax.types import Grade, Sample
 
 ITEM, SAMPLE = {'answer': 'X'}, {'output_text': 'X'}
-SCORE = {'type': 'score_model', 'name': 'judge', 'model': 'gpt-4.1-2025-04-14',
-         'input': [{'role': 'user', 'content': 'Rate: {{ sample.output_text }}'}]}
+SCORE = {
+  'type': 'score_model',
+  'name': 'judge',
+  'model': 'gpt-4.1-2025-04-14',
+  'input': [{'role': 'user', 'content': 'Rate: {{ sample.output_text }}'}],
+}
 
 
 @pytest.fixture(scope='module')
@@ -27,9 +32,13 @@ def base(tmp_path_factory):
 
 
 def request(text, **sampling):
-  return Request('any', [{'role': 'system', 'content': 'Judge.'},
-                         {'role': 'user', 'content': text}],
-                 {'max_completions_tokens': 8} | sampling, {}, json.loads)
+  return Request(
+    'any',
+    [{'role': 'system', 'content': 'Judge.'}, {'role': 'user', 'content': text}],
+    {'max_completions_tokens': 8} | sampling,
+    {},
+    json.loads,
+  )
 
 
 def answered(judge, requests):
@@ -41,11 +50,15 @@ def answered(judge, requests):
 def test_an_answer_does_not_depend_on_what_is_asked_beside_it(base, monkeypatch):
   drawn = []
   generate = engine.generate
-  monkeypatch.setattr(engine, 'generate', lambda *args, **kwargs: drawn.append(
-      generate(*args, **kwargs)) or drawn[-1])
+  monkeypatch.setattr(
+    engine, 'generate', lambda *args, **kwargs: drawn.append(generate(*args, **kwargs)) or drawn[-1]
+  )
   judge = local_judge.LocalJudge(graders.JudgeConfig(local=base))
-  asked = [request('a', temperature=1.0), request('bb', temperature=1.0, seed=3),
-           request('ccc', temperature=1.0)]
+  asked = [
+    request('a', temperature=1.0),
+    request('bb', temperature=1.0, seed=3),
+    request('ccc', temperature=1.0),
+  ]
   together = answered(judge, asked)
   batches = [[sample.tokens for [sample] in batch] for batch in drawn]
   assert [len(batch) for batch in batches] == [2, 1]  # one for each seed
@@ -67,8 +80,9 @@ def test_tokens_are_counted_and_an_answer_cut_off_says_so(base):
 
 def test_a_prompt_too_long_for_the_judge_is_a_fault_and_a_long_one_gets_what_is_left(base):
   judge = local_judge.LocalJudge(graders.JudgeConfig(local=base))
-  long, nearly = answered(judge, [request('a' * 3000), request(
-      'a' * 2000, max_completions_tokens=4000)])
+  long, nearly = answered(
+    judge, [request('a' * 3000), request('a' * 2000, max_completions_tokens=4000)]
+  )
   assert '2048 positions' in long.errors['model_grader_server_error_details']
   assert 1 <= nearly.usage['completion_tokens'] <= 2048 - nearly.usage['prompt_tokens']
 
@@ -76,6 +90,7 @@ def test_a_prompt_too_long_for_the_judge_is_a_fault_and_a_long_one_gets_what_is_
 @pytest.fixture
 def scripted(monkeypatch):
   """Has the engine answer so; gives the prompts, as text, that it was asked."""
+
   def script(judge, text):
     prompts = []
 
@@ -84,8 +99,10 @@ def scripted(monkeypatch):
       prompts.extend(chat.tokenizer.decode(one) for one in ids)
       [tokens] = chat.encode([text])
       return [[Sample([*tokens, chat.eos_id], [0.0] * (len(tokens) + 1), None, 'stop')]] * len(ids)
+
     monkeypatch.setattr(engine, 'generate', generate)
     return prompts
+
   return script
 
 
@@ -126,15 +143,18 @@ def test_an_answer_cannot_spell_the_end_of_the_judges_turn(tmp_path, scripted):
 
 
 def test_a_template_without_a_system_turn_gets_the_rubric_with_the_users(tmp_path, scripted):
-  template = ("{% for m in messages %}{% if m.role not in ('user', 'assistant') %}"
-              "{{ raise_exception('no') }}{% endif %}"
-              "{{ m.role + ': ' + m.content + '\\n' }}{% endfor %}")
+  template = (
+    "{% for m in messages %}{% if m.role not in ('user', 'assistant') %}"
+    "{{ raise_exception('no') }}{% endif %}"
+    "{{ m.role + ': ' + m.content + '\\n' }}{% endfor %}"
+  )
   base = tiny.write_base(tmp_path / 'base', max_positions=2048)
   for path in (tmp_path / 'base').glob('*.jinja'):
     path.unlink()
   settings = json.loads((tmp_path / 'base' / 'tokenizer_config.json').read_text())
   (tmp_path / 'base' / 'tokenizer_config.json').write_text(
-      json.dumps(settings | {'chat_template': template}))
+    json.dumps(settings | {'chat_template': template})
+  )
   config = graders.JudgeConfig(local=base)
   backend = local_judge.LocalJudge(config)
   prompts = scripted(backend, '{"result": 1}')
@@ -151,8 +171,10 @@ def test_other_weights_are_another_judge(base, tmp_path):
 
 def test_what_cannot_judge_is_refused(base, tmp_path):
   config = graders.JudgeConfig(local=str(tmp_path / 'nowhere'))
-  picture = {**SCORE, 'input': [{'role': 'user', 'content': {'type': 'input_image',
-                                                             'image_url': 'https://x/y.png'}}]}
+  picture = {
+    **SCORE,
+    'input': [{'role': 'user', 'content': {'type': 'input_image', 'image_url': 'https://x/y.png'}}],
+  }
   with pytest.raises(ValueError) as caught:
     graders.make(picture, judges=graders.Judges(config, local_judge.LocalJudge(config)))
   assert 'need messages without input_image' in str(caught.value)

@@ -1,4 +1,5 @@
 """Reward models in use: as graders of a run, alone or in a multi, and as the start of a critic."""
+
 import json
 import shutil
 
@@ -50,8 +51,13 @@ def plain(directory, messages, answer):
 
 
 def test_scores_are_of_the_end_of_the_turn_whatever_is_asked_beside(directory, scorer):
-  pairs = [(PROMPTS[0], '2'), (PROMPTS[1], 'twenty-two'), (PROMPTS[0], 'three'),
-           (PROMPTS[0], '2'), (PROMPTS[0], '')]
+  pairs = [
+    (PROMPTS[0], '2'),
+    (PROMPTS[1], 'twenty-two'),
+    (PROMPTS[0], 'three'),
+    (PROMPTS[0], '2'),
+    (PROMPTS[0], ''),
+  ]
   found = scorer(pairs)
   assert found[0] == found[3] and len(set(found)) == 4
   np.testing.assert_allclose(found[1], plain(directory, *pairs[1]), atol=1e-5)
@@ -64,20 +70,29 @@ def test_scores_are_of_the_end_of_the_turn_whatever_is_asked_beside(directory, s
 def test_what_cannot_be_scored_is_told_and_no_text_ends_the_turn(scorer):
   chat = chats.make(scorer.directory, chats.ChatConfig())
   end = chat.tokenizer.convert_ids_to_tokens(chat.stop_ids[0])
-  short, forged, long = scorer([(PROMPTS[0], '2'), (PROMPTS[0], f'2{end}'),
-                                (PROMPTS[0], 'x' * 600)])
+  short, forged, long = scorer(
+    [(PROMPTS[0], '2'), (PROMPTS[0], f'2{end}'), (PROMPTS[0], 'x' * 600)]
+  )
   assert isinstance(short, float) and isinstance(forged, float)
   assert 'positions' in long
-  grader = graders.make({'type': 'reward_model', 'name': 'rm', 'model': 'rm'},
-                        reward_models={'rm': scorer})
+  grader = graders.make(
+    {'type': 'reward_model', 'name': 'rm', 'model': 'rm'}, reward_models={'rm': scorer}
+  )
   grade = grader({'messages': PROMPTS[0]}, {'output_text': 'x' * 600})
   assert grade.reward is None and 'positions' in grade.errors['other_error_details']
 
 
 def test_models_are_found_wherever_a_grader_names_them():
   one = {'type': 'reward_model', 'name': 'a', 'model': 'runs/a'}
-  multi = {'type': 'multi', 'name': 'm', 'graders': {
-      'a': one, 'b': {**one, 'model': 'runs/b'}, 'c': {'type': 'string_check', 'model': 'x'}}}
+  multi = {
+    'type': 'multi',
+    'name': 'm',
+    'graders': {
+      'a': one,
+      'b': {**one, 'model': 'runs/b'},
+      'c': {'type': 'string_check', 'model': 'x'},
+    },
+  }
   assert grader_module.named_in(multi) == ['runs/a', 'runs/b']
   assert grader_module.named_in([one, one]) == ['runs/a'] and grader_module.named_in('x') == []
 
@@ -85,14 +100,16 @@ def test_models_are_found_wherever_a_grader_names_them():
 def test_all_answers_of_a_step_are_asked_at_once_in_the_thread_that_samples():
   """Programs of several devices, started from two threads, may wait for each other for ever."""
   import threading
+
   calls = []
 
   def model(pairs):
     calls.append((len(pairs), threading.current_thread()))
     return [float(len(answer)) for _, answer in pairs]
 
-  grader = graders.make({'type': 'reward_model', 'name': 'rm', 'model': 'rm'},
-                        reward_models={'rm': model})
+  grader = graders.make(
+    {'type': 'reward_model', 'name': 'rm', 'model': 'rm'}, reward_models={'rm': model}
+  )
   with grading_queue.Desk(grader) as desk:
     for n in range(3):
       desk.hand_in(n, {'messages': PROMPTS[0]}, {'output_text': 'x' * n})
@@ -103,10 +120,22 @@ def test_all_answers_of_a_step_are_asked_at_once_in_the_thread_that_samples():
 
 
 def _config(tmp_path, directory, **changes):
-  grader = {'type': 'multi', 'name': 'both', 'calculate_output': 'liked + 0 * length', 'graders': {
+  grader = {
+    'type': 'multi',
+    'name': 'both',
+    'calculate_output': 'liked + 0 * length',
+    'graders': {
       'liked': {'type': 'reward_model', 'name': 'liked', 'model': directory},
-      'length': {'type': 'length', 'name': 'length', 'input': '{{ sample.output_text }}',
-                 'unit': 'words', 'soft_limit': 5, 'hard_limit': 9}}}
+      'length': {
+        'type': 'length',
+        'name': 'length',
+        'input': '{{ sample.output_text }}',
+        'unit': 'words',
+        'soft_limit': 5,
+        'hard_limit': 9,
+      },
+    },
+  }
   made = tiny.config(tmp_path, grader=changes.pop('grader', grader), **changes)
   made.stages = (Stage(algorithm='ppo', steps=2, optim=OptimConfig(learning_rate=1e-2)),)
   made.rollout.prompts_per_step, made.rollout.samples_per_prompt = 4, 2
@@ -116,17 +145,22 @@ def _config(tmp_path, directory, **changes):
 
 def test_ppo_against_a_reward_model_with_a_critic_that_starts_from_it(tmp_path, directory):
   """The critic may have another shape than the policy; a continued run equals an unbroken one."""
-  made = _config(tmp_path, directory, grader={'type': 'reward_model', 'name': 'liked',
-                                              'model': directory})
+  made = _config(
+    tmp_path, directory, grader={'type': 'reward_model', 'name': 'liked', 'model': directory}
+  )
   made.model.source = tiny.write_base(tmp_path / 'other', dim=16, layers=1)
   made.critic.source = directory
   rft_jax.train(made, tmp_path / 'whole', quiet=True)
   rft_jax.train(made, tmp_path / 'parts', quiet=True, stop_at_step=1)
   rft_jax.train(made, tmp_path / 'parts', quiet=True)
   clocks = ('seconds/', 'compilations')
-  rows = [[{key: value for key, value in row.items() if not key.startswith(clocks)}
-           for row in metrics_file.read(tmp_path / name / 'metrics.jsonl')]
-          for name in ('whole', 'parts')]
+  rows = [
+    [
+      {key: value for key, value in row.items() if not key.startswith(clocks)}
+      for row in metrics_file.read(tmp_path / name / 'metrics.jsonl')
+    ]
+    for name in ('whole', 'parts')
+  ]
   assert rows[0] == rows[1] and rows[0][0]['critic/value_mean'] != 0
   assert rows[0][0]['rewards/liked/std'] > 0
   assert len(manifest.read(tmp_path / 'whole')['sha256']['reward_models'][directory]) == 64
@@ -140,6 +174,7 @@ def test_evaluation_grades_by_the_reward_model_in_a_multi(tmp_path, directory):
 
 def test_the_command_line_grades_without_a_config(tmp_path, directory):
   from rft_jax import main
+
   path = tmp_path / 'grader.json'
   path.write_text(json.dumps({'type': 'reward_model', 'name': 'liked', 'model': directory}))
   grader = main._made(str(path))
@@ -147,17 +182,25 @@ def test_the_command_line_grades_without_a_config(tmp_path, directory):
   np.testing.assert_allclose(grade.reward, plain(directory, PROMPTS[0], 'three'), atol=1e-5)
 
 
-@pytest.mark.parametrize('change, words', [
-    (lambda c, base: c.grader['graders']['liked'].update(model='runs/absent/export'),
-     "grader: model='runs/absent/export'"),
+@pytest.mark.parametrize(
+  'change, words',
+  [
+    (
+      lambda c, base: c.grader['graders']['liked'].update(model='runs/absent/export'),
+      "grader: model='runs/absent/export'",
+    ),
     (lambda c, base: c.grader['graders']['liked'].update(model=base), 'no tensor score.weight'),
     (lambda c, base: setattr(c.critic, 'source', base), 'no tensor score.weight'),
     (lambda c, base: setattr(c.critic, 'source', 'runs/absent/export'), 'config.critic.source'),
-    (lambda c, base: (setattr(c.critic, 'source', 'x'), setattr(c.critic, 'kind', 'head')),
-     "critic.source='x', need '' with kind='head'"),
-])
-def test_what_is_no_reward_model_is_refused_before_anything_is_paid_for(tmp_path, directory,
-                                                                        change, words):
+    (
+      lambda c, base: (setattr(c.critic, 'source', 'x'), setattr(c.critic, 'kind', 'head')),
+      "critic.source='x', need '' with kind='head'",
+    ),
+  ],
+)
+def test_what_is_no_reward_model_is_refused_before_anything_is_paid_for(
+  tmp_path, directory, change, words
+):
   made = _config(tmp_path, directory)
   change(made, made.model.source)
   with pytest.raises(build.Refused) as caught:
@@ -191,8 +234,12 @@ def test_the_arms_on_rare_disease_are_sound_and_ask_for_what_is_missing(tmp_path
     file.get_config('dpo')
   with pytest.raises(ValueError, match='lacks data/train.jsonl, policy, reward_model/export'):
     file.get_config(f'ppo:{tmp_path}')
-  for name in ('data/pairs.jsonl', 'data/pairs_validation.jsonl', 'data/train.jsonl',
-               'data/validation.jsonl'):
+  for name in (
+    'data/pairs.jsonl',
+    'data/pairs_validation.jsonl',
+    'data/train.jsonl',
+    'data/validation.jsonl',
+  ):
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text('{}\n')
   (tmp_path / 'policy').mkdir()

@@ -1,4 +1,5 @@
 """The attention rule: each implementation against NumPy on each row, in value and gradient."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,13 +26,14 @@ def test_attend_equals_numpy_on_each_row(implementation, at_once, monkeypatch):
   alone = np.array(attention.attend(q, k, v, implementation=implementation))
   for b, t, kv, m in np.ndindex(P * G, T, K, M):
     p, own = b // G, slice(begins[b, t], t + 1)
-    keys = np.concatenate([prefix_k[p, :lengths[p], kv], k[b, own, kv]])
-    values = np.concatenate([prefix_v[p, :lengths[p], kv], v[b, own, kv]])
+    keys = np.concatenate([prefix_k[p, : lengths[p], kv], k[b, own, kv]])
+    values = np.concatenate([prefix_v[p, : lengths[p], kv], v[b, own, kv]])
     scores = np.exp(keys @ q[b, t, kv, m] / np.sqrt(H))
     np.testing.assert_allclose(found[b, t, kv, m], scores @ values / scores.sum(), atol=1e-5)
-    scores = np.exp(k[b, :t + 1, kv] @ q[b, t, kv, m] / np.sqrt(H))
-    np.testing.assert_allclose(alone[b, t, kv, m], scores @ v[b, :t + 1, kv] / scores.sum(),
-                               atol=1e-5)
+    scores = np.exp(k[b, : t + 1, kv] @ q[b, t, kv, m] / np.sqrt(H))
+    np.testing.assert_allclose(
+      alone[b, t, kv, m], scores @ v[b, : t + 1, kv] / scores.sum(), atol=1e-5
+    )
 
 
 @pytest.mark.parametrize('implementation', sorted(set(AVAILABLE) - {'batched'}))
@@ -47,6 +49,7 @@ def test_every_implementation_has_the_gradient_of_the_plain_one(implementation, 
       prefix = attention.SharedPrefix(prefix_k, prefix_v, jnp.array([5, 0, 3]))
       out = attention.attend(q, k, v, prefix, begins, implementation=implementation)
       return (out * jnp.cos(jnp.arange(out.size).reshape(out.shape))).sum()
+
     return jax.grad(f, argnums=range(5))(q, k, v, prefix_k, prefix_v)
 
   for found, expected in zip(gradient(implementation), gradient('batched')):
@@ -60,7 +63,7 @@ def test_a_fully_masked_row_is_finite_in_value_and_gradient():
   nothing = jnp.full((2, 3), 9)
 
   def f(q, k, v):
-    return (attention.attend(100 * q, k, v, prefix, nothing)**2).sum()
+    return (attention.attend(100 * q, k, v, prefix, nothing) ** 2).sum()
 
   gradients = jax.grad(f, argnums=(0, 1, 2))(q, k, v)
   assert np.isfinite(f(q, k, v)) and all(np.isfinite(g).all() for g in gradients)

@@ -1,4 +1,5 @@
 """The decoder against itself: cache, shared prompts, padding, remat, precision, rope."""
+
 import dataclasses
 import zlib
 
@@ -12,20 +13,39 @@ from rft_jax.models import decoding, rotary
 from rft_jax.sharding import name_of
 
 V = 61
-LLAMA3 = models.Llama3Rope(factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
-                           original_max_positions=16)
-TINY = models.DecoderConfig(vocab_size=V, dim=32, layers=2, heads=4, kv_heads=2, head_dim=8,
-                            mlp_dim=48, max_positions=128, tied_head=True)
-RICH = dataclasses.replace(TINY, qkv_bias=True, output_bias=True, mlp_bias=True, qk_norm=True,
-                           tied_head=False, rope_scaling=LLAMA3)
+LLAMA3 = models.Llama3Rope(
+  factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_positions=16
+)
+TINY = models.DecoderConfig(
+  vocab_size=V,
+  dim=32,
+  layers=2,
+  heads=4,
+  kv_heads=2,
+  head_dim=8,
+  mlp_dim=48,
+  max_positions=128,
+  tied_head=True,
+)
+RICH = dataclasses.replace(
+  TINY,
+  qkv_bias=True,
+  output_bias=True,
+  mlp_bias=True,
+  qk_norm=True,
+  tied_head=False,
+  rope_scaling=LLAMA3,
+)
 
 
 def make(config, seed=0):
   """A model in which every leaf matters: no norm is 1, no bias 0, no attention nearly uniform."""
+
   def stir(path, x):
     key = jax.random.fold_in(jax.random.key(seed + 1), zlib.crc32(name_of(path).encode()))
     noise = 0.2 * jax.random.normal(key, x.shape)
     return 6 * x if name_of(path).endswith(('kernel', 'embed')) else x + noise
+
   return jax.jit(lambda m: jax.tree_util.tree_map_with_path(stir, m))(models.make(config, seed))
 
 
@@ -53,6 +73,7 @@ def counted(function, **options):
   def trace(*args):
     traced.append(None)
     return function(*args)
+
   return jax.jit(trace, **options), lambda: len(traced)
 
 
@@ -61,8 +82,12 @@ def ragged(P=3, G=3, S=7, T=6, seed=0):
   rng = np.random.default_rng(seed)
   prompt_lengths = np.resize([S, 1, 4, 2], P).astype(np.int32)
   completion_lengths = np.resize([T, 1, 3, 5, 2], P * G).astype(np.int32)
-  return (rng.integers(0, V, (P, S), np.int32), prompt_lengths,
-          rng.integers(0, V, (P * G, T), np.int32), completion_lengths)
+  return (
+    rng.integers(0, V, (P, S), np.int32),
+    prompt_lengths,
+    rng.integers(0, V, (P * G, T), np.int32),
+    completion_lengths,
+  )
 
 
 def concatenated(prompts, prompt_lengths, completions, completion_lengths):
@@ -72,8 +97,8 @@ def concatenated(prompts, prompt_lengths, completions, completion_lengths):
   n = np.repeat(prompt_lengths, B // len(prompt_lengths))
   rows = np.zeros((B, prompts.shape[1] + T), np.int32)
   for b in range(B):
-    row = [*prompts[b, :n[b]], *completions[b, :completion_lengths[b]]]
-    rows[b, :len(row)] = row
+    row = [*prompts[b, : n[b]], *completions[b, : completion_lengths[b]]]
+    rows[b, : len(row)] = row
   return rows, n + completion_lengths, n[:, None] - 1 + np.arange(T)
 
 
@@ -97,8 +122,9 @@ def assert_trees_close(a, b, tolerance=1e-5):
 
 
 # --- prompts computed once ------------------------------------------------------------------------
-@pytest.mark.parametrize('config, G', [(TINY, 3), (RICH, 1), (RICH, 3)],
-                         ids=['tiny-3', 'rich-1', 'rich-3'])
+@pytest.mark.parametrize(
+  'config, G', [(TINY, 3), (RICH, 1), (RICH, 3)], ids=['tiny-3', 'rich-1', 'rich-3']
+)
 def test_completion_hidden_equals_full_forward_in_value_and_gradient(config, G):
   model, batch = make(config), ragged(G=G)
   real = np.arange(batch[2].shape[1]) < batch[3][:, None]
@@ -108,6 +134,7 @@ def test_completion_hidden_equals_full_forward_in_value_and_gradient(config, G):
     def loss(model):
       hidden = states(model)
       return (weights * jax.nn.log_softmax(model.logits(hidden))).sum(), hidden
+
     return jax.jit(jax.value_and_grad(loss, has_aux=True))(model)
 
   (_, once), once_gradient = evaluate(lambda m: m.completion_hidden(*batch[:3]))
@@ -126,8 +153,15 @@ def test_prefill_and_decode_equal_the_full_forward(config, width):
   read = jax.jit(decoding.prefill, static_argnames='first')
   wide = np.pad(prompts, [(0, 0), (0, -S % width)])
   for offset in range(0, S, width):
-    kept = read(model, layers, kept, np.arange(P)[None], wide[None, :, offset:offset + width],
-                np.int32(offset), first=offset == 0)
+    kept = read(
+      model,
+      layers,
+      kept,
+      np.arange(P)[None],
+      wide[None, :, offset : offset + width],
+      np.int32(offset),
+      first=offset == 0,
+    )
 
   members = decoding.Members(np.arange(B).reshape(1, P, B // P), np.arange(B)[None])
   own, columns = decoding.empty(config, B, T), np.arange(T)
@@ -137,8 +171,18 @@ def test_prefill_and_decode_equal_the_full_forward(config, width):
   found = []
   for t in range(T):
     tokens = last if t == 0 else completions[:, t - 1]
-    hidden, own = decode(model, layers, tokens, start + t, own, np.int32(t),
-                         np.broadcast_to(columns <= t, (B, T)), kept, n - 1, members)
+    hidden, own = decode(
+      model,
+      layers,
+      tokens,
+      start + t,
+      own,
+      np.int32(t),
+      np.broadcast_to(columns <= t, (B, T)),
+      kept,
+      n - 1,
+      members,
+    )
     found.append(hidden)
   batch = prompts, n, completions, np.full(B, T)
   assert_close(np.stack(found, 1), jax.jit(lambda m: full_forward_states(m, batch))(model))
@@ -155,13 +199,13 @@ def test_completions_packed_in_one_row_are_those_of_separate_rows():
   for p in range(P):
     column = 0
     for b in range(3 * p, 3 * p + 3):
-      packed[p, column:column + lengths[b]] = completions[b, :lengths[b]]
-      begins[p, column:column + lengths[b]] = column
+      packed[p, column : column + lengths[b]] = completions[b, : lengths[b]]
+      begins[p, column : column + lengths[b]] = column
       places[b] = p, column
       column += lengths[b]
   together = np.array(jax.jit(lambda m: m.completion_hidden(prompts, n, packed, begins))(model))
   for b, (p, column) in places.items():
-    assert_close(together[p, column:column + lengths[b]], apart[b, :lengths[b]])
+    assert_close(together[p, column : column + lengths[b]], apart[b, : lengths[b]])
 
 
 def test_a_completion_sees_neither_its_siblings_nor_other_prompts():
@@ -189,8 +233,12 @@ def test_padding_changes_nothing():
   model, (prompts, n, completions, lengths) = make(RICH), ragged()
   real = np.arange(completions.shape[1]) < lengths[:, None]
   short = completion_hidden(model, prompts, n, completions)[real]
-  wide = completion_hidden(model, np.pad(prompts, [(0, 0), (0, 5)], constant_values=3), n,
-                           np.pad(completions, [(0, 0), (0, 4)], constant_values=7))
+  wide = completion_hidden(
+    model,
+    np.pad(prompts, [(0, 0), (0, 5)], constant_values=3),
+    n,
+    np.pad(completions, [(0, 0), (0, 4)], constant_values=7),
+  )
   assert_close(wide[:, :6][real], short)
   garbage = np.where(real, completions, -100)  # out of range, on padding alone
   np.testing.assert_array_equal(completion_hidden(model, prompts, n, garbage)[real], short)
@@ -198,8 +246,9 @@ def test_padding_changes_nothing():
   rows, row_lengths, _ = concatenated(prompts, n, completions, lengths)
   real = np.arange(rows.shape[1]) < row_lengths[:, None]
   garbage = np.pad(np.where(real, rows, 10**6), [(0, 0), (0, 3)])
-  assert_close(call(model, garbage, row_lengths)[:, :-3][real],
-               call(model, rows, row_lengths)[real])
+  assert_close(
+    call(model, garbage, row_lengths)[:, :-3][real], call(model, rows, row_lengths)[real]
+  )
 
 
 def test_empty_rows_have_finite_values_and_gradients():
@@ -225,7 +274,8 @@ def test_remat_gives_the_same_gradients(remat):
     def loss(model):
       alone = model.hidden(batch[0], lengths=batch[1], remat=remat)
       hidden = model.completion_hidden(*batch[:3], remat=remat)
-      return (model.logits(hidden)**2).sum() + (model.logits(alone)**2).sum()
+      return (model.logits(hidden) ** 2).sum() + (model.logits(alone) ** 2).sum()
+
     return jax.jit(jax.grad(loss))(model)
 
   assert_trees_close(gradient(remat), gradient('none'))
@@ -236,8 +286,7 @@ def test_scan_equals_a_loop_over_layers():
 
   @jax.jit
   def loop(model):
-    rope = rotary.table(
-        jnp.arange(7)[None], rotary.frequencies(8, RICH.rope_theta, LLAMA3))
+    rope = rotary.table(jnp.arange(7)[None], rotary.frequencies(8, RICH.rope_theta, LLAMA3))
     x = model.embed[...][prompts]
     for layer in range(RICH.layers):
       block = jax.tree.map(lambda leaf: leaf[layer], model.blocks)
@@ -250,9 +299,14 @@ def test_scan_equals_a_loop_over_layers():
 
 def test_the_update_of_a_donated_model_traces_once():
   model, batch = make(TINY), ragged()
-  step, traces = counted(lambda m: jax.tree.map(
-      lambda w, g: w - 0.01 * g, m,
-      jax.grad(lambda m: (m.completion_hidden(*batch[:3])**2).sum())(m)), donate_argnums=0)
+  step, traces = counted(
+    lambda m: jax.tree.map(
+      lambda w, g: w - 0.01 * g,
+      m,
+      jax.grad(lambda m: (m.completion_hidden(*batch[:3]) ** 2).sum())(m),
+    ),
+    donate_argnums=0,
+  )
   model = step(step(model))
   assert traces() == 1 and isinstance(model, models.Decoder)
 
@@ -281,19 +335,22 @@ def test_layers_for_decoding_hold_kernels_alone_in_the_compute_dtype():
   config = dataclasses.replace(RICH, dtype='bfloat16')
   layers = decoding.layers_of(make(config))
   assert len(layers) == config.layers
-  kinds = {(name_of(p).rsplit('/')[-1], str(x.dtype)) for p, x in
-           jax.tree_util.tree_leaves_with_path(layers)}
+  kinds = {
+    (name_of(p).rsplit('/')[-1], str(x.dtype))
+    for p, x in jax.tree_util.tree_leaves_with_path(layers)
+  }
   assert kinds == {('weight', 'bfloat16'), ('bias', 'bfloat16'), ('scale', 'float32')}
 
 
 # --- rope -----------------------------------------------------------------------------------------
 def test_llama3_frequencies_follow_the_published_rule():
   """Wavelengths below old / high are kept, above old / low divided, interpolated between."""
-  scaling = models.Llama3Rope(factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
-                              original_max_positions=8192)
+  scaling = models.Llama3Rope(
+    factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_positions=8192
+  )
   expected = []
   for i in range(0, 128, 2):
-    frequency = 500000.0**(-i / 128)
+    frequency = 500000.0 ** (-i / 128)
     wavelength = 2 * np.pi / frequency
     if wavelength < 8192 / 4.0:
       expected.append(frequency)
@@ -309,8 +366,11 @@ def test_llama3_frequencies_follow_the_published_rule():
   assert ratio[0] == 1 and ratio[-1] == 8 and ((ratio > 1.1) & (ratio < 7.9)).any()
 
 
-@pytest.mark.parametrize('change', [dict(rope_scaling=LLAMA3), dict(rope_theta=100.0),
-                                    dict(norm_epsilon=0.1)], ids=['scaling', 'theta', 'epsilon'])
+@pytest.mark.parametrize(
+  'change',
+  [dict(rope_scaling=LLAMA3), dict(rope_theta=100.0), dict(norm_epsilon=0.1)],
+  ids=['scaling', 'theta', 'epsilon'],
+)
 def test_each_setting_reaches_the_logits(change):
   tokens, lengths = ragged()[0], np.full(3, 7, np.int32)
   model = make(TINY)
@@ -321,8 +381,9 @@ def test_each_setting_reaches_the_logits(change):
 def test_positions_matter_only_by_their_difference():
   table = lambda start: rotary.table(start + jnp.arange(4)[None], rotary.frequencies(8, 10000.0))
   q, k = jax.random.normal(jax.random.key(0), (2, 1, 4, 1, 8))
-  scores = lambda start: jnp.einsum('btnh,bsnh->bts', rotary.rotate(q, table(start)),
-                                    rotary.rotate(k, table(start)))
+  scores = lambda start: jnp.einsum(
+    'btnh,bsnh->bts', rotary.rotate(q, table(start)), rotary.rotate(k, table(start))
+  )
   np.testing.assert_allclose(scores(0), scores(50), atol=1e-4)
   assert np.abs(scores(0) - jnp.einsum('btnh,bsnh->bts', q, k)).max() > 0.1
 

@@ -1,4 +1,5 @@
 """config.json to DecoderConfig and back, refusals, and the weight tables."""
+
 import dataclasses
 
 import jax
@@ -9,14 +10,24 @@ from rft_jax import models
 from rft_jax.sharding import name_of
 
 HF = {
-    'llama': dict(model_type='llama', vocab_size=512, hidden_size=64, num_hidden_layers=2,
-                  num_attention_heads=4, num_key_value_heads=2, intermediate_size=96,
-                  max_position_embeddings=256, rms_norm_eps=1e-5, rope_theta=500000.0),
+  'llama': dict(
+    model_type='llama',
+    vocab_size=512,
+    hidden_size=64,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    intermediate_size=96,
+    max_position_embeddings=256,
+    rms_norm_eps=1e-5,
+    rope_theta=500000.0,
+  )
 }
 HF['qwen2'] = HF['llama'] | dict(model_type='qwen2', tie_word_embeddings=True)
 HF['qwen3'] = HF['llama'] | dict(model_type='qwen3', head_dim=32)
-SCALING = dict(factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
-               original_max_position_embeddings=64)
+SCALING = dict(
+  factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=64
+)
 
 
 def read(**changes):
@@ -35,19 +46,26 @@ def test_both_spellings_of_the_rope_give_one_config():
   older = read(rope_scaling={'type': 'llama3', **SCALING})
   new = without('llama', 'rope_theta')
   new = models.FAMILIES['llama'].config(
-      {k: v for k, v in HF['llama'].items() if k != 'rope_theta'} |
-      {'rope_parameters': {'rope_type': 'llama3', 'rope_theta': 500000.0, **SCALING}})
+    {k: v for k, v in HF['llama'].items() if k != 'rope_theta'}
+    | {'rope_parameters': {'rope_type': 'llama3', 'rope_theta': 500000.0, **SCALING}}
+  )
   assert old == older == new
-  assert old.rope_scaling == models.Llama3Rope(factor=8.0, low_freq_factor=1.0,
-                                               high_freq_factor=4.0, original_max_positions=64)
+  assert old.rope_scaling == models.Llama3Rope(
+    factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_positions=64
+  )
   assert old.rope_theta == 500000.0 and without('llama', 'rope_theta').rope_theta == 10000.0
   assert read(rope_scaling=None) == read(rope_scaling={'rope_type': 'default'})
 
 
 @pytest.mark.parametrize('family', ['llama', 'qwen2', 'qwen3'])
 def test_absent_fields_mean_what_transformers_means(family):
-  absent = ('head_dim', 'rope_theta', 'rms_norm_eps', 'tie_word_embeddings',
-            'max_position_embeddings')
+  absent = (
+    'head_dim',
+    'rope_theta',
+    'rms_norm_eps',
+    'tie_word_embeddings',
+    'max_position_embeddings',
+  )
   hf = {k: v for k, v in HF[family].items() if k not in absent}
   ours = models.FAMILIES[family].config(hf)
   theirs = transformers.AutoConfig.for_model(**hf)
@@ -88,21 +106,30 @@ def test_biases_and_norms_are_those_of_the_family():
 
 
 # --- refusing -------------------------------------------------------------------------------------
-@pytest.mark.parametrize('changes, message', [
+@pytest.mark.parametrize(
+  'changes, message',
+  [
     (dict(hidden_act='gelu'), "hidden_act='gelu', expected 'silu'"),
     (dict(model_type='qwen2', use_sliding_window=True), 'use_sliding_window=True, expected false'),
-    (dict(model_type='qwen3', layer_types=['full_attention', 'sliding_attention']),
-     "layer_types=['sliding_attention'], expected 'full_attention' only"),
-    (dict(rope_scaling={'rope_type': 'yarn', 'factor': 4.0}),
-     "rope_scaling.rope_type='yarn', expected 'default' or 'llama3'"),
-    (dict(rope_parameters={'rope_type': 'llama3', 'factor': 8.0, 'low_freq_factor': 1.0}),
-     'rope_parameters.high_freq_factor=None, expected a number > 0'),
+    (
+      dict(model_type='qwen3', layer_types=['full_attention', 'sliding_attention']),
+      "layer_types=['sliding_attention'], expected 'full_attention' only",
+    ),
+    (
+      dict(rope_scaling={'rope_type': 'yarn', 'factor': 4.0}),
+      "rope_scaling.rope_type='yarn', expected 'default' or 'llama3'",
+    ),
+    (
+      dict(rope_parameters={'rope_type': 'llama3', 'factor': 8.0, 'low_freq_factor': 1.0}),
+      'rope_parameters.high_freq_factor=None, expected a number > 0',
+    ),
     (dict(partial_rotary_factor=0.5), 'partial_rotary_factor=0.5, expected 1.0'),
     (dict(quantization_config={'quant_method': 'gptq'}), 'quantization_config='),
     (dict(hidden_size='64'), "hidden_size='64', expected an integer >= 1"),
     (dict(num_key_value_heads=3), 'kv_heads=3, need a divisor of heads=4'),
     (dict(eos_token_id=512), 'eos_ids=(512,), need ids below vocab_size=512'),
-])
+  ],
+)
 def test_what_the_decoder_does_not_do_is_refused_by_field(changes, message):
   with pytest.raises(ValueError) as caught:
     read(**changes)
@@ -111,8 +138,12 @@ def test_what_the_decoder_does_not_do_is_refused_by_field(changes, message):
 
 def test_all_problems_are_named_at_once():
   with pytest.raises(ValueError) as caught:
-    read(hidden_act='gelu', use_sliding_window=True, num_hidden_layers=0,
-         rope_scaling={'type': 'dynamic'})
+    read(
+      hidden_act='gelu',
+      use_sliding_window=True,
+      num_hidden_layers=0,
+      rope_scaling={'type': 'dynamic'},
+    )
   for field in ('hidden_act', 'use_sliding_window', 'num_hidden_layers', 'rope_type'):
     assert field in str(caught.value)
 
@@ -123,13 +154,16 @@ def test_an_unknown_family_is_refused_with_the_known_ones():
 
 
 # --- writing --------------------------------------------------------------------------------------
-@pytest.mark.parametrize('changes', [
+@pytest.mark.parametrize(
+  'changes',
+  [
     dict(eos_token_id=[5, 6], bos_token_id=4, pad_token_id=0),
     dict(rope_scaling={'rope_type': 'llama3', **SCALING}, tie_word_embeddings=True),
     dict(attention_bias=True, mlp_bias=True, head_dim=24),
     dict(model_type='qwen2'),
     dict(model_type='qwen3', attention_bias=True),
-])
+  ],
+)
 def test_to_hf_inverts_config_and_transformers_reads_it(changes):
   config = read(**changes)
   hf = models.FAMILIES[config.model_type].to_hf(config)
@@ -150,10 +184,17 @@ def test_to_hf_refuses_what_the_family_cannot_say():
 
 
 # --- weights --------------------------------------------------------------------------------------
-@pytest.mark.parametrize('changes', [
-    {}, dict(attention_bias=True, mlp_bias=True), dict(tie_word_embeddings=True),
-    dict(model_type='qwen2'), dict(model_type='qwen3'),
-    dict(model_type='qwen3', attention_bias=True)])
+@pytest.mark.parametrize(
+  'changes',
+  [
+    {},
+    dict(attention_bias=True, mlp_bias=True),
+    dict(tie_word_embeddings=True),
+    dict(model_type='qwen2'),
+    dict(model_type='qwen3'),
+    dict(model_type='qwen3', attention_bias=True),
+  ],
+)
 def test_the_weight_table_names_exactly_the_leaves_of_the_decoder(changes):
   config = read(**changes)
   rules = models.FAMILIES[config.model_type].weights(config)
@@ -168,15 +209,26 @@ def test_the_weight_table_names_exactly_the_leaves_of_the_decoder(changes):
 def test_the_leaves_have_the_documented_shapes():
   config = read(model_type='qwen3', attention_bias=True)
   V, D, F, L, NH, KH, H = 512, 64, 96, 2, 4 * 32, 2 * 32, 32
-  found = {name_of(p): x.shape for p, x in
-           jax.tree_util.tree_leaves_with_path(models.abstract(config))}
+  found = {
+    name_of(p): x.shape for p, x in jax.tree_util.tree_leaves_with_path(models.abstract(config))
+  }
   assert found == {
-      'embed': (V, D), 'final_norm/scale': (D,), 'head/kernel': (D, V),
-      'blocks/attention_norm/scale': (L, D), 'blocks/mlp_norm/scale': (L, D),
-      'blocks/attention/q_norm/scale': (L, H), 'blocks/attention/k_norm/scale': (L, H),
-      'blocks/attention/q/kernel': (L, D, NH), 'blocks/attention/q/bias': (L, NH),
-      'blocks/attention/k/kernel': (L, D, KH), 'blocks/attention/k/bias': (L, KH),
-      'blocks/attention/v/kernel': (L, D, KH), 'blocks/attention/v/bias': (L, KH),
-      'blocks/attention/o/kernel': (L, NH, D), 'blocks/attention/o/bias': (L, D),
-      'blocks/mlp/gate/kernel': (L, D, F), 'blocks/mlp/up/kernel': (L, D, F),
-      'blocks/mlp/down/kernel': (L, F, D)}
+    'embed': (V, D),
+    'final_norm/scale': (D,),
+    'head/kernel': (D, V),
+    'blocks/attention_norm/scale': (L, D),
+    'blocks/mlp_norm/scale': (L, D),
+    'blocks/attention/q_norm/scale': (L, H),
+    'blocks/attention/k_norm/scale': (L, H),
+    'blocks/attention/q/kernel': (L, D, NH),
+    'blocks/attention/q/bias': (L, NH),
+    'blocks/attention/k/kernel': (L, D, KH),
+    'blocks/attention/k/bias': (L, KH),
+    'blocks/attention/v/kernel': (L, D, KH),
+    'blocks/attention/v/bias': (L, KH),
+    'blocks/attention/o/kernel': (L, NH, D),
+    'blocks/attention/o/bias': (L, D),
+    'blocks/mlp/gate/kernel': (L, D, F),
+    'blocks/mlp/up/kernel': (L, D, F),
+    'blocks/mlp/down/kernel': (L, F, D),
+  }

@@ -1,4 +1,5 @@
 """Kernels against the plain products, emulated on a CPU, and that they lower for accelerators."""
+
 import functools
 
 import jax
@@ -10,9 +11,9 @@ import pytest
 from rft_jax.models import attention, kernels
 
 KERNELS = {
-    'cudnn': functools.partial(kernels.cudnn, implementation='xla'),  # its arithmetic
-    'pallas': functools.partial(kernels.pallas, interpret=True),
-    'splash': functools.partial(kernels.splash, interpret=True),
+  'cudnn': functools.partial(kernels.cudnn, implementation='xla'),  # its arithmetic
+  'pallas': functools.partial(kernels.pallas, interpret=True),
+  'splash': functools.partial(kernels.splash, interpret=True),
 }
 PLAIN = attention.IMPLEMENTATIONS['batched']
 
@@ -53,8 +54,10 @@ def test_a_kernel_equals_the_plain_products_in_value_and_gradient(name):
 @pytest.mark.parametrize('name', KERNELS)
 def test_a_kernel_needs_no_prefix(name):
   arrays, _, begins = _inputs()
-  _equal(_value_and_gradient(KERNELS[name], arrays[:3], None, begins),
-         _value_and_gradient(PLAIN, arrays[:3], None, begins))
+  _equal(
+    _value_and_gradient(KERNELS[name], arrays[:3], None, begins),
+    _value_and_gradient(PLAIN, arrays[:3], None, begins),
+  )
 
 
 @pytest.mark.parametrize('name', KERNELS)
@@ -91,7 +94,7 @@ def test_rematerialisation_keeps_what_a_kernel_attended(name):
 
   def f(*arrays):
     prefix = attention.SharedPrefix(*arrays[3:], lengths)
-    return (KERNELS[name](*arrays[:3], prefix, begins)**2).sum()
+    return (KERNELS[name](*arrays[:3], prefix, begins) ** 2).sum()
 
   def calls(policy):
     gradient = jax.grad(jax.checkpoint(f, policy=policy), argnums=range(5))
@@ -105,16 +108,25 @@ def test_rematerialisation_keeps_what_a_kernel_attended(name):
 
 def _pallas_calls(jaxpr):
   """How many there are, but in a jit without results: that one XLA drops, though JAX does not."""
-  inner = [sub for equation in jaxpr.eqns
-           if equation.primitive.name != 'pallas_call' and equation.outvars
-           for sub in jax.extend.core.jaxprs_in_params(equation.params)]
-  return (sum(equation.primitive.name == 'pallas_call' for equation in jaxpr.eqns) +
-          sum(map(_pallas_calls, inner)))
+  inner = [
+    sub
+    for equation in jaxpr.eqns
+    if equation.primitive.name != 'pallas_call' and equation.outvars
+    for sub in jax.extend.core.jaxprs_in_params(equation.params)
+  ]
+  return sum(equation.primitive.name == 'pallas_call' for equation in jaxpr.eqns) + sum(
+    map(_pallas_calls, inner)
+  )
 
 
-@pytest.mark.parametrize('name, platform, dtype', [
-    ('pallas', 'cuda', jnp.float32), ('pallas', 'cuda', jnp.bfloat16),
-    ('splash', 'tpu', jnp.bfloat16)])
+@pytest.mark.parametrize(
+  'name, platform, dtype',
+  [
+    ('pallas', 'cuda', jnp.float32),
+    ('pallas', 'cuda', jnp.bfloat16),
+    ('splash', 'tpu', jnp.bfloat16),
+  ],
+)
 def test_a_kernel_lowers_for_its_accelerator(name, platform, dtype):
   f = functools.partial(getattr(kernels, name), interpret=False)
   arrays, lengths, begins = _inputs(T=70, S=40, H=64, dtype=dtype)
@@ -125,12 +137,17 @@ def test_a_kernel_lowers_for_its_accelerator(name, platform, dtype):
 
 def test_an_implementation_that_cannot_run_here_says_what_can():
   arrays, _, _ = _inputs()
-  with pytest.raises(ValueError, match=r"'cudnn' does not run here \(cpu, float32, head_dim 8\), "
-                                       r"need one of \('batched', 'chunked', 'pallas', 'splash'\)"):
+  with pytest.raises(
+    ValueError,
+    match=r"'cudnn' does not run here \(cpu, float32, head_dim 8\), "
+    r"need one of \('batched', 'chunked', 'pallas', 'splash'\)",
+  ):
     attention.attend(*arrays[:3], implementation='cudnn')
 
 
-@pytest.mark.parametrize('backend, capability, devices, dtype, head_dim, expected', [
+@pytest.mark.parametrize(
+  'backend, capability, devices, dtype, head_dim, expected',
+  [
     ('cpu', None, 8, 'bfloat16', 64, 'chunked'),
     ('gpu', '9.0', 1, 'bfloat16', 128, 'cudnn'),
     ('gpu', '8.0', 1, 'float16', 64, 'cudnn'),
@@ -143,9 +160,11 @@ def test_an_implementation_that_cannot_run_here_says_what_can():
     ('tpu', None, 1, 'bfloat16', 64, 'splash'),
     ('tpu', None, 1, 'float32', 64, 'batched'),
     ('tpu', None, 4, 'bfloat16', 64, 'batched'),
-])
-def test_auto_chooses_for_the_backend(backend, capability, devices, dtype, head_dim, expected,
-                                      monkeypatch):
+  ],
+)
+def test_auto_chooses_for_the_backend(
+  backend, capability, devices, dtype, head_dim, expected, monkeypatch
+):
   class Device:
     compute_capability = capability
 

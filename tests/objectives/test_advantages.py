@@ -1,4 +1,5 @@
 """Advantages of samples against loops over floats, golden numbers, and what must not matter."""
+
 import math
 
 import numpy as np
@@ -29,15 +30,16 @@ def _mean(values):
 
 def _std(values, ddof):
   mean = _mean(values)
-  return math.sqrt(math.fsum((x - mean)**2 for x in values) / (len(values) - ddof))
+  return math.sqrt(math.fsum((x - mean) ** 2 for x in values) / (len(values) - ddof))
 
 
 def _white(rows, lengths):
-  tokens = [x for row, counts in zip(rows, lengths) for x, n in zip(row, counts)
-            for _ in range(n)]
+  tokens = [x for row, counts in zip(rows, lengths) for x, n in zip(row, counts) for _ in range(n)]
   mean, std = _mean(tokens), _std(tokens, 0)
-  return [[(x - mean) / (std + 1e-8) if n else 0.0 for x, n in zip(row, counts)]
-          for row, counts in zip(rows, lengths)]
+  return [
+    [(x - mean) / (std + 1e-8) if n else 0.0 for x, n in zip(row, counts)]
+    for row, counts in zip(rows, lengths)
+  ]
 
 
 def reference(name, rewards, *, lengths=None, baseline=None, weights=None, ddof=1, scale='group'):
@@ -45,11 +47,14 @@ def reference(name, rewards, *, lengths=None, baseline=None, weights=None, ddof=
   rows = [list(map(float, row)) for row in rewards] if name != 'gdpo' else rewards
   if name == 'group':
     flat = [x for row in rows for x in row]
-    by = {'group': lambda row: _std(row, ddof) + EPSILON,
-          'batch': lambda row: _std(flat, ddof) + EPSILON, 'none': lambda row: 1.0}[scale]
+    by = {
+      'group': lambda row: _std(row, ddof) + EPSILON,
+      'batch': lambda row: _std(flat, ddof) + EPSILON,
+      'none': lambda row: 1.0,
+    }[scale]
     return [[(x - _mean(row)) / by(row) for x in row] for row in rows]
   if name == 'rloo':
-    return [[x - _mean(row[:i] + row[i + 1:]) for i, x in enumerate(row)] for row in rows]
+    return [[x - _mean(row[:i] + row[i + 1 :]) for i, x in enumerate(row)] for row in rows]
   if name == 'opo':
     bases = [sum(n * x for n, x in zip(ns, row)) / sum(ns) for ns, row in zip(lengths, rows)]
     return [[x - base for x in row] for base, row in zip(bases, rows)]
@@ -78,11 +83,19 @@ def reference(name, rewards, *, lengths=None, baseline=None, weights=None, ddof=
       for i, sample in enumerate(group):
         if not math.isnan(sample[k]) and len(set(there)) > 1:
           sums[-1][i] += weight * (sample[k] - _mean(there)) / (_std(there, ddof) + EPSILON)
-  flat = [s for row, group in zip(sums, rows) for s, sample in zip(row, group)
-          if not all(map(math.isnan, sample))]
-  return [[0.0 if all(map(math.isnan, sample)) else
-           (s - _mean(flat)) / (_std(flat, ddof) + EPSILON) for s, sample in zip(row, group)]
-          for row, group in zip(sums, rows)]
+  flat = [
+    s
+    for row, group in zip(sums, rows)
+    for s, sample in zip(row, group)
+    if not all(map(math.isnan, sample))
+  ]
+  return [
+    [
+      0.0 if all(map(math.isnan, sample)) else (s - _mean(flat)) / (_std(flat, ddof) + EPSILON)
+      for s, sample in zip(row, group)
+    ]
+    for row, group in zip(sums, rows)
+  ]
 
 
 def _case(name, seed=0, P=3, G=5, K=3):
@@ -122,7 +135,9 @@ def test_the_three_scales_equal_their_formula(scale):
 # ------------------------------------------------------------------ golden numbers
 
 
-@pytest.mark.parametrize('name, rewards, extra, expected', [
+@pytest.mark.parametrize(
+  'name, rewards, extra, expected',
+  [
     ('rloo', [[1, 0, 0, 1]], {}, [[2 / 3, -2 / 3, -2 / 3, 2 / 3]]),
     # 10 tokens of 1 and 30 of 0: the baseline is 1/4
     ('opo', [[1, 0]], {'lengths': [[10, 30]]}, [[0.75, -0.25]]),
@@ -135,7 +150,8 @@ def test_the_three_scales_equal_their_formula(scale):
     ('remax', [[1, 0], [1, 0]], {'baseline': [1, 0]}, [[0, -1], [1, 0]]),
     # tokens 1 0 0 0: mean 1/4, std sqrt(3)/4
     ('reinforce_plus_plus', [[1, 0]], {'lengths': [[1, 3]]}, [[math.sqrt(3), -1 / math.sqrt(3)]]),
-])
+  ],
+)
 def test_golden(name, rewards, extra, expected):
   found = group_advantages(rewards, AdvantageConfig(estimator=name), **extra)
   np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-7)
@@ -146,8 +162,11 @@ def test_gdpo_tells_apart_what_a_sum_cannot():
   rewards = np.array([[[1, 0], [0, 1]], [[1, 1], [0, 0]]], float)
   config = AdvantageConfig(estimator='gdpo', epsilon=0.0)
   # each z is +-1/sqrt(2), the sums are 0 0 sqrt(2) -sqrt(2), of std sqrt(4/3)
-  np.testing.assert_allclose(group_advantages(rewards, config, component_weights=[1, 1]),
-                             np.array([[0, 0], [1, -1]]) * math.sqrt(1.5), rtol=1e-6)
+  np.testing.assert_allclose(
+    group_advantages(rewards, config, component_weights=[1, 1]),
+    np.array([[0, 0], [1, -1]]) * math.sqrt(1.5),
+    rtol=1e-6,
+  )
   # one component a hundred times as large: another sum, the same GDPO
   large = group_advantages(rewards * [100, 1], config, component_weights=[1, 1])
   np.testing.assert_allclose(large, np.array([[0, 0], [1, -1]]) * math.sqrt(1.5), rtol=1e-6)
@@ -156,24 +175,29 @@ def test_gdpo_tells_apart_what_a_sum_cannot():
 def test_a_group_of_two_under_rloo_is_twice_the_centred_reward():
   rewards = np.array([[3.0, 1.0], [0.25, 0.5]])
   centred = group_advantages(rewards, AdvantageConfig(scale='none'))
-  np.testing.assert_array_equal(group_advantages(rewards, AdvantageConfig(estimator='rloo')),
-                                2 * centred)
+  np.testing.assert_array_equal(
+    group_advantages(rewards, AdvantageConfig(estimator='rloo')), 2 * centred
+  )
 
 
 @pytest.mark.parametrize('G', [2, 3, 8])
 def test_rloo_and_the_centred_reward_differ_by_exactly_the_group_factor(G):
   rewards = np.random.default_rng(G).normal(size=(4, G))
   np.testing.assert_allclose(
-      group_advantages(rewards, AdvantageConfig(estimator='rloo')),
-      G / (G - 1) * group_advantages(rewards, AdvantageConfig(scale='none')), rtol=1e-6)
+    group_advantages(rewards, AdvantageConfig(estimator='rloo')),
+    G / (G - 1) * group_advantages(rewards, AdvantageConfig(scale='none')),
+    rtol=1e-6,
+  )
 
 
 def test_opo_with_equal_lengths_is_the_centred_reward():
   rewards, _ = _case('group')
-  found = group_advantages(rewards, AdvantageConfig(estimator='opo'),
-                           lengths=np.full(rewards.shape, 7))
-  np.testing.assert_allclose(found, group_advantages(rewards, AdvantageConfig(scale='none')),
-                             rtol=1e-6)
+  found = group_advantages(
+    rewards, AdvantageConfig(estimator='opo'), lengths=np.full(rewards.shape, 7)
+  )
+  np.testing.assert_allclose(
+    found, group_advantages(rewards, AdvantageConfig(scale='none')), rtol=1e-6
+  )
 
 
 def test_whitened_advantages_have_mean_0_and_std_1_over_tokens():
@@ -198,32 +222,50 @@ def test_the_order_of_groups_and_samples_does_not_matter(name, seed):
   rewards, extra = _case(name, seed)
   rng = np.random.default_rng(seed)
   rows, columns = rng.permutation(rewards.shape[0]), rng.permutation(rewards.shape[1])
-  moved = {key: value if key == 'component_weights' else
-           value[rows] if value.ndim == 1 else value[rows][:, columns]
-           for key, value in extra.items()}
+  moved = {
+    key: value
+    if key == 'component_weights'
+    else value[rows]
+    if value.ndim == 1
+    else value[rows][:, columns]
+    for key, value in extra.items()
+  }
   config = AdvantageConfig(estimator=name)
-  np.testing.assert_allclose(group_advantages(rewards[rows][:, columns], config, **moved),
-                             group_advantages(rewards, config, **extra)[rows][:, columns],
-                             rtol=1e-5, atol=1e-6)
+  np.testing.assert_allclose(
+    group_advantages(rewards[rows][:, columns], config, **moved),
+    group_advantages(rewards, config, **extra)[rows][:, columns],
+    rtol=1e-5,
+    atol=1e-6,
+  )
 
 
 @settings(max_examples=40, deadline=None)
-@given(name=st.sampled_from([name for name in GROUP_ONLY if name != 'gpg'] + ['remax']),
-       seed=st.integers(0, 10**6))
+@given(
+  name=st.sampled_from([name for name in GROUP_ONLY if name != 'gpg'] + ['remax']),
+  seed=st.integers(0, 10**6),
+)
 def test_groups_do_not_see_each_other_where_no_batch_statistic_is_meant(name, seed):
   rewards, extra = _case(name, seed)
   config = AdvantageConfig(estimator=name)
-  alone = [group_advantages(rewards[p:p + 1], config,
-                            **{key: value[p:p + 1] for key, value in extra.items()})
-           for p in range(len(rewards))]
+  alone = [
+    group_advantages(
+      rewards[p : p + 1], config, **{key: value[p : p + 1] for key, value in extra.items()}
+    )
+    for p in range(len(rewards))
+  ]
   np.testing.assert_array_equal(group_advantages(rewards, config, **extra), np.concatenate(alone))
 
 
 @settings(max_examples=40, deadline=None)
-@given(name=st.sampled_from(['group', 'rloo', 'opo', 'gpg', 'pass_at_k', 'best_of_n']),
-       seed=st.integers(0, 10**6), shift=st.floats(-10, 10), factor=st.floats(0.1, 10))
+@given(
+  name=st.sampled_from(['group', 'rloo', 'opo', 'gpg', 'pass_at_k', 'best_of_n']),
+  seed=st.integers(0, 10**6),
+  shift=st.floats(-10, 10),
+  factor=st.floats(0.1, 10),
+)
 def test_shifting_rewards_changes_nothing_and_scaling_them_is_linear_or_nothing(
-    name, seed, shift, factor):
+  name, seed, shift, factor
+):
   rewards, extra = _case(name, seed)
   config = AdvantageConfig(estimator=name, epsilon=0.0)
   before = group_advantages(rewards, config, **extra)
@@ -255,8 +297,9 @@ def test_equal_rewards_are_zero_also_after_whitening_and_in_gdpo():
 
 
 def test_opo_of_a_group_without_trainable_tokens_is_zero():
-  found = group_advantages([[1.0, 0.0], [1.0, 0.0]], AdvantageConfig(estimator='opo'),
-                           lengths=[[0, 0], [0, 4]])
+  found = group_advantages(
+    [[1.0, 0.0], [1.0, 0.0]], AdvantageConfig(estimator='opo'), lengths=[[0, 0], [0, 4]]
+  )
   np.testing.assert_array_equal(found, [[0, 0], [1, 0]])
 
 
@@ -275,9 +318,10 @@ def test_an_unscorable_sample_of_gdpo_is_outside_all_statistics():
 @pytest.mark.parametrize('shape', [(0, 4), (4, 0)])
 def test_no_groups_give_no_advantages(name, shape):
   rewards, extra = _case(name)
-  rewards = rewards[:shape[0], :shape[1]]
-  extra = {key: value if key == 'component_weights' else value[:shape[0]]
-           for key, value in extra.items()}
+  rewards = rewards[: shape[0], : shape[1]]
+  extra = {
+    key: value if key == 'component_weights' else value[: shape[0]] for key, value in extra.items()
+  }
   found = group_advantages(rewards, AdvantageConfig(estimator=name), **extra)
   assert found.shape == rewards.shape[:2]
 
@@ -290,7 +334,9 @@ def test_large_and_tiny_rewards_are_finite(name, size):
   assert np.isfinite(found).all()
 
 
-@pytest.mark.parametrize('name, rewards, extra, message', [
+@pytest.mark.parametrize(
+  'name, rewards, extra, message',
+  [
     ('group', [[1.0, np.nan]], {}, 'not all finite'),
     ('rloo', [[1.0, np.inf]], {}, 'not all finite'),
     ('gdpo', [[[1.0, np.inf]]], {'component_weights': [1, 1]}, 'not all finite'),
@@ -308,7 +354,8 @@ def test_large_and_tiny_rewards_are_finite(name, size):
     ('reinforce', [[1.0, 2.0]], {'baseline': np.nan}, 'finite'),
     ('reinforce', [[1e300, 0.0]], {'baseline': 0.0}, 'beyond float32'),
     ('best', [[1.0, 2.0]], {}, 'need one of'),
-])
+  ],
+)
 def test_what_cannot_be_meant_is_refused(name, rewards, extra, message):
   with pytest.raises(ValueError, match=message):
     group_advantages(rewards, AdvantageConfig(estimator=name), **extra)
@@ -336,7 +383,9 @@ def test_groups_with_a_signal_are_those_that_differ():
 
 
 def test_soft_overlong_by_hand():
-  found = reward_shaping.soft_overlong([0, 16384, 17408, 20480, 20481, 10**9], limit=20480, buffer=4096)
+  found = reward_shaping.soft_overlong(
+    [0, 16384, 17408, 20480, 20481, 10**9], limit=20480, buffer=4096
+  )
   np.testing.assert_allclose(found, [0, 0, -0.25, -1, -1, -1])
   with pytest.raises(ValueError, match='buffer=30'):
     reward_shaping.soft_overlong([1], limit=20, buffer=30)

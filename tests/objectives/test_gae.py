@@ -1,4 +1,5 @@
 """Returns, GAE, whitening and the value loss against float64 loops over the trainable tokens."""
+
 import functools
 
 import jax
@@ -27,8 +28,9 @@ def reference_gae(rewards, values, weights, discount, gae_lambda, end=None):
     v = [float(values[b][t]) for t in places] + [0.0 if end is None else float(end[b])]
     deltas = [float(rewards[b][t]) + discount * v[n + 1] - v[n] for n, t in enumerate(places)]
     for n, t in enumerate(places):
-      advantages[b, t] = sum((discount * gae_lambda)**k * delta
-                             for k, delta in enumerate(deltas[n:]))
+      advantages[b, t] = sum(
+        (discount * gae_lambda) ** k * delta for k, delta in enumerate(deltas[n:])
+      )
       targets[b, t] = advantages[b, t] + v[n]
   return advantages, targets
 
@@ -44,7 +46,7 @@ def reference_returns(rewards, weights, discount):
 def reference_whiten(values, weights):
   kept = [float(values[b][t]) for b, row in enumerate(_places(weights)) for t in row]
   mean = sum(kept) / len(kept)
-  std = (sum((x - mean)**2 for x in kept) / len(kept))**0.5
+  std = (sum((x - mean) ** 2 for x in kept) / len(kept)) ** 0.5
   return np.where(np.asarray(weights) > 0, (np.nan_to_num(values) - mean) / (std + 1e-8), 0.0)
 
 
@@ -54,7 +56,7 @@ def reference_value_loss(values, old_values, targets, weights, clip):
     for t in places:
       v, old, target = float(values[b, t]), float(old_values[b, t]), float(targets[b, t])
       held = min(max(v, old - clip), old + clip) if clip is not None else v
-      out[b, t] = 0.5 * max((v - target)**2, (held - target)**2)
+      out[b, t] = 0.5 * max((v - target) ** 2, (held - target) ** 2)
   return out
 
 
@@ -102,10 +104,19 @@ def test_bootstrap_goes_on_where_a_completion_was_cut_off_and_only_there(seed, c
   rewards, values, weights = _case(seed)
   truncated = np.arange(B) % 2 == 0
   final = np.where(truncated, np.arange(1.0, B + 1), np.nan).astype(np.float32)
-  found = gae.gae(rewards, values, weights, discount=discount, gae_lambda=gae_lambda,
-                      bootstrap=True, truncated=truncated, final_values=final)
-  advantages, _ = reference_gae(rewards, values, weights, discount, gae_lambda,
-                                np.where(truncated, final, 0.0))
+  found = gae.gae(
+    rewards,
+    values,
+    weights,
+    discount=discount,
+    gae_lambda=gae_lambda,
+    bootstrap=True,
+    truncated=truncated,
+    final_values=final,
+  )
+  advantages, _ = reference_gae(
+    rewards, values, weights, discount, gae_lambda, np.where(truncated, final, 0.0)
+  )
   np.testing.assert_allclose(found.advantages, advantages, rtol=1e-5, atol=1e-5)
 
 
@@ -117,8 +128,16 @@ def test_gae_by_hand():
   # deltas: 0.5*4 - 2 = 0, 0.5*6 - 4 = -1, 8 - 6 = 2
   np.testing.assert_allclose(found.advantages, [[-0.125, 0, -0.5, 2]])
   np.testing.assert_allclose(found.returns, [[1.875, 0, 3.5, 8]])
-  cut = gae.gae(rewards, values, weights, discount=0.5, gae_lambda=0.5, bootstrap=True,
-                    truncated=np.array([True]), final_values=np.array([2.0]))
+  cut = gae.gae(
+    rewards,
+    values,
+    weights,
+    discount=0.5,
+    gae_lambda=0.5,
+    bootstrap=True,
+    truncated=np.array([True]),
+    final_values=np.array([2.0]),
+  )
   np.testing.assert_allclose(cut.advantages, [[-0.0625, 0, -0.25, 3]])
 
 
@@ -126,8 +145,12 @@ def test_gae_by_hand():
 @given(seed=st.integers(0, 10**6), discount=st.sampled_from([1.0, 0.9, 0.0]))
 def test_returns_to_go_equal_their_formula(seed, discount):
   rewards, _, weights = _case(seed)
-  np.testing.assert_allclose(_returns_to_go(rewards, weights, discount=discount),
-                             reference_returns(rewards, weights, discount), rtol=1e-5, atol=1e-5)
+  np.testing.assert_allclose(
+    _returns_to_go(rewards, weights, discount=discount),
+    reference_returns(rewards, weights, discount),
+    rtol=1e-5,
+    atol=1e-5,
+  )
 
 
 def test_a_terminal_reward_alone_is_every_token_s_return():
@@ -140,16 +163,18 @@ def test_a_terminal_reward_alone_is_every_token_s_return():
 def test_with_lambda_and_discount_1_returns_do_not_depend_on_the_critic():
   rewards, values, weights = _case(1)
   found = gae.gae(rewards, values, weights, discount=1.0, gae_lambda=1.0)
-  np.testing.assert_allclose(found.returns, reference_returns(rewards, weights, 1.0), rtol=1e-5,
-                             atol=1e-5)
+  np.testing.assert_allclose(
+    found.returns, reference_returns(rewards, weights, 1.0), rtol=1e-5, atol=1e-5
+  )
 
 
 def test_a_perfect_critic_leaves_no_advantage():
   rewards, _, weights = _case(2)
   values = reference_returns(rewards, weights, 0.9)
   for gae_lambda in (0.0, 0.5, 1.0):
-    found = gae.gae(rewards, values.astype(np.float32), weights, discount=0.9,
-                        gae_lambda=gae_lambda)
+    found = gae.gae(
+      rewards, values.astype(np.float32), weights, discount=0.9, gae_lambda=gae_lambda
+    )
     np.testing.assert_allclose(found.advantages, 0, atol=1e-5)
 
 
@@ -164,11 +189,12 @@ def test_tool_tokens_padding_and_order_of_rows_do_not_matter(seed):
   np.testing.assert_allclose(after.advantages, before.advantages[order], atol=1e-6)
   squeezed = [np.full((3, T + 2), 0.0) for _ in range(B)]
   for b, places in enumerate(_places(weights)):  # left-aligned, and padded further
-    squeezed[b][:, :len(places)] = rewards[b, places], values[b, places], weights[b, places]
+    squeezed[b][:, : len(places)] = rewards[b, places], values[b, places], weights[b, places]
   packed = run(*np.stack(squeezed, 1).astype(np.float32))
   for b, places in enumerate(_places(weights)):
-    np.testing.assert_allclose(packed.advantages[b, :len(places)], before.advantages[b, places],
-                               atol=1e-5)
+    np.testing.assert_allclose(
+      packed.advantages[b, : len(places)], before.advantages[b, places], atol=1e-5
+    )
 
 
 def test_estimates_are_constants():
@@ -189,7 +215,8 @@ def test_the_reward_stands_on_the_last_trainable_token():
   weights = np.array([[1, 1, 0, 1, 0], [0, 0, 0, 0, 0], [1, 1, 1, 1, 1], [0.5, 0, 0, 0, 0]])
   found = gae.terminal_rewards(np.array([2.0, np.nan, 3.0, 4.0]), weights)
   np.testing.assert_array_equal(
-      found, [[0, 0, 0, 2, 0], [0, 0, 0, 0, 0], [0, 0, 0, 0, 3], [4, 0, 0, 0, 0]])
+    found, [[0, 0, 0, 2, 0], [0, 0, 0, 0, 0], [0, 0, 0, 0, 3], [4, 0, 0, 0, 0]]
+  )
 
 
 def test_kl_in_the_reward_is_k1_and_a_constant():
@@ -200,14 +227,14 @@ def test_kl_in_the_reward_is_k1_and_a_constant():
     for t in range(T):
       expected = rewards[b, t] - 0.05 * (logprobs[b, t] - reference[b, t]) if weights[b, t] else 0
       np.testing.assert_allclose(found[b, t], expected, rtol=1e-5, atol=1e-6)
-  gradient = jax.grad(lambda x: gae.subtract_kl(
-      rewards, x, reference, weights, coefficient=0.05).sum())(jnp.asarray(logprobs))
+  gradient = jax.grad(
+    lambda x: gae.subtract_kl(rewards, x, reference, weights, coefficient=0.05).sum()
+  )(jnp.asarray(logprobs))
   assert not gradient.any()
 
 
 def test_the_kl_coefficient_follows_the_kl_by_a_fifth_at_most():
-  adapt = functools.partial(gae.adapt_kl_coefficient, 0.2, target=6.0, samples=64,
-                            horizon=6400)
+  adapt = functools.partial(gae.adapt_kl_coefficient, 0.2, target=6.0, samples=64, horizon=6400)
   assert adapt(6.0) == 0.2
   assert adapt(6.6) == pytest.approx(0.2 * 1.001)
   assert adapt(600.0) == adapt(float('inf')) == pytest.approx(0.2 * 1.002)
@@ -228,8 +255,12 @@ def test_whitening_equals_its_formula_over_trainable_tokens(seed, shift):
   _, values, weights = _case(seed)
   values = (values + shift).astype(np.float32)
   # at 100 a float32 has steps of 8e-6, of which a mean over 30 tokens keeps about one
-  np.testing.assert_allclose(_whiten(values, weights), reference_whiten(values, weights),
-                             rtol=1e-4, atol=1e-4 if shift else 1e-5)
+  np.testing.assert_allclose(
+    _whiten(values, weights),
+    reference_whiten(values, weights),
+    rtol=1e-4,
+    atol=1e-4 if shift else 1e-5,
+  )
 
 
 @settings(max_examples=20, deadline=None)
@@ -266,8 +297,9 @@ def test_the_value_loss_and_its_gradient_equal_their_formula(seed, clip):
   targets, values, weights = _case(seed)
   old_values = values + np.random.default_rng(seed).normal(size=(B, T)).astype(np.float32)
   loss, bound = _value_loss(values, old_values, targets, weights, clip=clip)
-  reference = functools.partial(reference_value_loss, old_values=old_values, targets=targets,
-                                weights=weights, clip=clip)
+  reference = functools.partial(
+    reference_value_loss, old_values=old_values, targets=targets, weights=weights, clip=clip
+  )
   np.testing.assert_allclose(loss, reference(values), rtol=1e-5, atol=1e-6)
   assert not bound[weights == 0].any() and (clip is not None or not bound.any())
 
@@ -285,8 +317,9 @@ def test_the_value_loss_by_hand():
   loss, bound = gae.value_loss(values, old, targets, np.ones((1, 3)), clip=0.2)
   np.testing.assert_allclose(loss, [[1.8**2 / 2, 0.5, 2.9**2 / 2]], rtol=1e-6)
   assert bound.tolist() == [[True, False, False]]
-  gradient = jax.grad(lambda v: gae.value_loss(v, old, targets, np.ones((1, 3)),
-                                                   clip=0.2)[0].sum())(jnp.asarray(values))
+  gradient = jax.grad(
+    lambda v: gae.value_loss(v, old, targets, np.ones((1, 3)), clip=0.2)[0].sum()
+  )(jnp.asarray(values))
   np.testing.assert_allclose(gradient, [[0.0, 1.0, -2.9]], rtol=1e-6)
   at_old, _ = gae.value_loss(old, old, targets, np.ones((1, 3)), clip=0.2)
   np.testing.assert_allclose(at_old, targets**2 / 2)
@@ -304,8 +337,9 @@ def test_one_token_and_all_masked_are_finite(shape, weight):
   found = gae.gae(rewards, values, weights)
   assert np.isfinite(found.advantages).all() and np.isfinite(found.returns).all()
   assert not gae.whiten(values, weights).any()
-  loss, gradient = jax.value_and_grad(
-      lambda v: gae.value_loss(v, v, values, weights)[0].sum())(jnp.asarray(values))
+  loss, gradient = jax.value_and_grad(lambda v: gae.value_loss(v, v, values, weights)[0].sum())(
+    jnp.asarray(values)
+  )
   assert np.isfinite(loss) and np.isfinite(gradient).all()
 
 
@@ -318,8 +352,9 @@ def test_log_ratios_of_10000_stay_finite(size):
   found = gae.gae(rewards, np.full((B, T), size, np.float32), weights)
   assert np.isfinite(found.advantages).all()
   assert np.isfinite(gae.whiten(found.advantages, weights)).all()
-  loss, gradient = jax.value_and_grad(lambda v: gae.value_loss(
-      v, np.zeros((B, T)), found.returns, weights)[0].sum())(jnp.full((B, T), size))
+  loss, gradient = jax.value_and_grad(
+    lambda v: gae.value_loss(v, np.zeros((B, T)), found.returns, weights)[0].sum()
+  )(jnp.full((B, T), size))
   assert np.isfinite(loss) and np.isfinite(gradient).all()
 
 
@@ -330,9 +365,13 @@ def test_equal_values_are_whitened_to_exactly_zero():
 
 def test_shapes_that_differ_are_refused():
   x, y = jnp.zeros((2, 3)), jnp.zeros((2, 4))
-  for call in (lambda: gae.gae(x, y, x), lambda: gae.moments(x, y),
-               lambda: gae.value_loss(x, x, x, y), lambda: gae.whiten(x, y),
-               lambda: gae.subtract_kl(x, x, y, x, coefficient=1.0)):
+  for call in (
+    lambda: gae.gae(x, y, x),
+    lambda: gae.moments(x, y),
+    lambda: gae.value_loss(x, x, x, y),
+    lambda: gae.whiten(x, y),
+    lambda: gae.subtract_kl(x, x, y, x, coefficient=1.0),
+  ):
     with pytest.raises(ValueError, match=r'shapes differ: .*\(2, 3\)'):
       call()
   with pytest.raises(ValueError, match='rewards'):

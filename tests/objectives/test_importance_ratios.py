@@ -1,4 +1,5 @@
 """Importance ratios against loops in float64, their gradients, and what they must not read."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,8 +23,12 @@ def _rows(seed, lengths=(4, 1, 0, 6), T=6, spread=0.3):
 
 
 def _reference(level, moving, held, old, mask):
-  return np.array([[1.0 if r is None else r for r in reference.ratio(level, *row)]
-                   for row in zip(moving, held, old, mask)])
+  return np.array(
+    [
+      [1.0 if r is None else r for r in reference.ratio(level, *row)]
+      for row in zip(moving, held, old, mask)
+    ]
+  )
 
 
 @pytest.mark.parametrize('jit', [False, True])
@@ -41,10 +46,13 @@ def test_values(level, jit):
 def test_gradients(level):
   logprobs, old, mask = _rows(1)
   weight = np.random.default_rng(2).normal(size=mask.shape) * mask
-  found = jax.grad(lambda x: (importance_ratios.LEVELS[level](x, old, mask) * weight).sum())(logprobs)
+  found = jax.grad(lambda x: (importance_ratios.LEVELS[level](x, old, mask) * weight).sum())(
+    logprobs
+  )
   held, old = np.float64(logprobs), np.float64(old)
   expected = reference.gradient(
-      lambda x: (_reference(level, x, held, old, mask) * weight).sum(), held)
+    lambda x: (_reference(level, x, held, old, mask) * weight).sum(), held
+  )
   np.testing.assert_allclose(found, expected, rtol=2e-5, atol=1e-6)
 
 
@@ -64,22 +72,26 @@ def test_the_same_policy_has_ratio_exactly_one(level):
 @pytest.mark.parametrize('level', LEVELS)
 def test_nan_where_nothing_counts_is_never_read(level):
   logprobs, old, mask = _rows(5)
-  function = lambda x, y: jnp.where(mask > 0, importance_ratios.LEVELS[level](x, y, mask), 0.0).sum()
+  function = lambda x, y: jnp.where(
+    mask > 0, importance_ratios.LEVELS[level](x, y, mask), 0.0
+  ).sum()
   clean = jax.value_and_grad(function)(logprobs, old)
-  dirty = jax.value_and_grad(function)(np.where(mask > 0, logprobs, np.nan),
-                                       np.where(mask > 0, old, np.nan))
+  dirty = jax.value_and_grad(function)(
+    np.where(mask > 0, logprobs, np.nan), np.where(mask > 0, old, np.nan)
+  )
   for a, b in zip(clean, dirty):
     np.testing.assert_array_equal(a, b)
 
 
 @settings(max_examples=15, deadline=None)
-@given(st.sampled_from(LEVELS), st.integers(0, 1000), st.permutations(range(4)),
-       st.sampled_from((0, 3)))
+@given(
+  st.sampled_from(LEVELS), st.integers(0, 1000), st.permutations(range(4)), st.sampled_from((0, 3))
+)
 def test_padding_and_the_order_of_rows_change_nothing(level, seed, order, extra):
   logprobs, old, mask = _rows(seed)
   order = np.array(order)
   wide = [np.pad(x[order], ((0, 0), (0, extra))) for x in (logprobs, old, mask)]
-  found = np.asarray(importance_ratios.LEVELS[level](*wide))[:, :mask.shape[1]]
+  found = np.asarray(importance_ratios.LEVELS[level](*wide))[:, : mask.shape[1]]
   expected = np.asarray(importance_ratios.LEVELS[level](logprobs, old, mask))[order]
   np.testing.assert_allclose(found, expected, rtol=1e-6)
 
@@ -90,15 +102,19 @@ def test_extreme_ratios_stay_finite(level, far):
   old = np.zeros((2, 3), np.float32)
   logprobs = np.full((2, 3), far, np.float32)
   mask = np.array([[1, 1, 1], [0, 0, 0]], np.float32)
-  value, gradient = jax.value_and_grad(lambda x: importance_ratios.LEVELS[level](x, old, mask).sum())(logprobs)
+  value, gradient = jax.value_and_grad(
+    lambda x: importance_ratios.LEVELS[level](x, old, mask).sum()
+  )(logprobs)
   assert np.isfinite(value) and np.isfinite(gradient).all()
 
 
 def test_a_sequence_ratio_is_the_geometric_mean_and_the_product_its_power():
   logprobs, old, mask = _rows(6)
   lengths = mask.sum(1, keepdims=True)
-  sequence, product, token = (np.asarray(importance_ratios.LEVELS[name](logprobs, old, mask))
-                              for name in ('sequence', 'product', 'token'))
+  sequence, product, token = (
+    np.asarray(importance_ratios.LEVELS[name](logprobs, old, mask))
+    for name in ('sequence', 'product', 'token')
+  )
   np.testing.assert_allclose(sequence**lengths, product, rtol=1e-5)
   np.testing.assert_allclose(np.where(mask > 0, token, 1).prod(1), product[:, 0], rtol=1e-5)
 
@@ -106,8 +122,9 @@ def test_a_sequence_ratio_is_the_geometric_mean_and_the_product_its_power():
 def test_a_single_token_has_one_ratio_at_every_level():
   logprobs, old = np.array([[-1.0]], np.float32), np.array([[-1.5]], np.float32)
   for level in ('token', 'sequence', 'sequence_token', 'product'):
-    np.testing.assert_allclose(importance_ratios.LEVELS[level](logprobs, old, np.ones((1, 1))),
-                               [[np.exp(0.5)]], rtol=1e-6)
+    np.testing.assert_allclose(
+      importance_ratios.LEVELS[level](logprobs, old, np.ones((1, 1))), [[np.exp(0.5)]], rtol=1e-6
+    )
 
 
 def test_shapes_that_differ_are_refused():
@@ -148,5 +165,6 @@ def test_a_step_reads_nothing_where_the_weight_is_0():
   hidden = np.where(mask > 0, logprobs, np.nan), np.where(mask > 0, old, np.nan)
   odd = np.where(mask > 0, steps, 99)
   assert value(*hidden, odd) == value(logprobs, old, steps)
-  np.testing.assert_array_equal(jax.grad(value)(*hidden, odd),
-                                jax.grad(value)(logprobs, old, steps))
+  np.testing.assert_array_equal(
+    jax.grad(value)(*hidden, odd), jax.grad(value)(logprobs, old, steps)
+  )

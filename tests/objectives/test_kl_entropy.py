@@ -1,4 +1,5 @@
 """KL estimators and entropy masks against float64 loops, and on small exact distributions."""
+
 import math
 
 import jax
@@ -15,8 +16,13 @@ ROW = [-3.0, -0.7, -0.2, 0.0, 0.4, 1.1, 2.5]  # log q - log p
 
 
 def _value(name, x):
-  return {'k1': -x, 'abs': abs(x), 'k2': x * x / 2, 'k3': math.exp(x) - x - 1,
-          'straight_through': math.exp(x) - x - 1}[name]
+  return {
+    'k1': -x,
+    'abs': abs(x),
+    'k2': x * x / 2,
+    'k3': math.exp(x) - x - 1,
+    'straight_through': math.exp(x) - x - 1,
+  }[name]
 
 
 # ------------------------------------------------------------------ KL of sampled tokens
@@ -30,12 +36,13 @@ def test_values_and_gradients(name, jit):
   reference_logprobs = np.float32(-1.5 + x / 2)
   x = np.float64(reference_logprobs) - np.float64(logprobs)
   function = jax.jit(kl.ESTIMATORS[name]) if jit else kl.ESTIMATORS[name]
-  np.testing.assert_allclose(function(logprobs, reference_logprobs),
-                             [_value(name, v) for v in x], rtol=3e-6, atol=1e-7)
+  np.testing.assert_allclose(
+    function(logprobs, reference_logprobs), [_value(name, v) for v in x], rtol=3e-6, atol=1e-7
+  )
   differentiated = 'k2' if name == 'straight_through' else name
   expected = reference.gradient(
-      lambda p: sum(_value(differentiated, q - v) for v, q in zip(p, reference_logprobs)),
-      logprobs)
+    lambda p: sum(_value(differentiated, q - v) for v, q in zip(p, reference_logprobs)), logprobs
+  )
   if name == 'abs':
     expected[ROW.index(0.0)] = 0.0
   found = jax.grad(lambda p: function(p, reference_logprobs).sum())(logprobs)
@@ -53,8 +60,11 @@ def test_k3_times_a_live_ratio_has_the_gradient_of_k2_at_every_token():
 
   np.testing.assert_allclose(scored(logprobs), kl.k3(logprobs, reference_logprobs).sum())
   np.testing.assert_allclose(
-      jax.grad(scored)(logprobs),
-      jax.grad(lambda p: kl.k2(p, reference_logprobs).sum())(logprobs), rtol=1e-5, atol=1e-7)
+    jax.grad(scored)(logprobs),
+    jax.grad(lambda p: kl.k2(p, reference_logprobs).sum())(logprobs),
+    rtol=1e-5,
+    atol=1e-7,
+  )
 
 
 def test_k3_times_a_ratio_by_finite_differences():
@@ -62,8 +72,9 @@ def test_k3_times_a_ratio_by_finite_differences():
   p, old, q = (np.float32(-rng.exponential(1.0, (2, 3)) - 0.1) for _ in range(3))
   mask = np.ones((2, 3), np.float32)
   found = jax.grad(lambda p: kl.scored_k3(p, q, importance_ratios.token(p, old, mask)).sum())(p)
-  expected = reference.gradient(lambda p: float(
-      (np.exp(p - old) * (np.exp(q - p) - (q - p) - 1)).sum()), p)
+  expected = reference.gradient(
+    lambda p: float((np.exp(p - old) * (np.exp(q - p) - (q - p) - 1)).sum()), p
+  )
   np.testing.assert_allclose(found, expected, rtol=2e-5, atol=1e-6)
 
 
@@ -81,11 +92,14 @@ def _expected(estimator):
   """Value and gradient of the estimator, averaged over tokens of the policy itself, exactly."""
   probabilities = jnp.exp(jax.nn.log_softmax(THETA))
   return jax.value_and_grad(
-      lambda theta: (probabilities * estimator(jax.nn.log_softmax(theta), Q)).sum())(THETA)
+    lambda theta: (probabilities * estimator(jax.nn.log_softmax(theta), Q)).sum()
+  )(THETA)
 
 
-@pytest.mark.parametrize('name, unbiased', [('k1', True), ('k3', True), ('straight_through', True),
-                                            ('k2', False), ('abs', False)])
+@pytest.mark.parametrize(
+  'name, unbiased',
+  [('k1', True), ('k3', True), ('straight_through', True), ('k2', False), ('abs', False)],
+)
 def test_which_estimators_have_the_kl_as_their_mean(name, unbiased):
   value, _ = _expected(kl.ESTIMATORS[name])
   assert bool(abs(value - _reverse(THETA)) < 1e-6) == unbiased
@@ -93,8 +107,9 @@ def test_which_estimators_have_the_kl_as_their_mean(name, unbiased):
 
 @pytest.mark.parametrize('name', ['k2', 'straight_through'])
 def test_which_estimators_have_the_gradient_of_the_reverse_kl(name):
-  np.testing.assert_allclose(_expected(kl.ESTIMATORS[name])[1], jax.grad(_reverse)(THETA),
-                             atol=1e-6)
+  np.testing.assert_allclose(
+    _expected(kl.ESTIMATORS[name])[1], jax.grad(_reverse)(THETA), atol=1e-6
+  )
 
 
 def test_k3_has_the_gradient_of_the_forward_kl_and_k1_none():
@@ -135,8 +150,9 @@ def test_k3_is_never_negative(x):
 def test_masking_first_keeps_nan_out():
   p, q, mask = np.float32([[-1, np.nan]]), np.float32([[-2, np.nan]]), np.float32([[1, 0]])
   for function in kl.ESTIMATORS.values():
-    gradient = jax.grad(lambda x: masked.over_tokens(
-        function(masked.only(x, mask), masked.only(q, mask)), mask).total)(p)
+    gradient = jax.grad(
+      lambda x: masked.over_tokens(function(masked.only(x, mask), masked.only(q, mask)), mask).total
+    )(p)
     assert np.isfinite(gradient).all() and gradient[0, 1] == 0
 
 
@@ -156,16 +172,20 @@ def test_full_kl_and_its_gradient():
     return np.array(total).reshape(2, 3)
 
   np.testing.assert_allclose(jax.jit(kl.full)(logits, other), full(np.float64(logits)), rtol=1e-5)
-  np.testing.assert_allclose(jax.grad(lambda x: kl.full(x, other).sum())(logits),
-                             reference.gradient(lambda x: full(x).sum(), logits),
-                             rtol=2e-5, atol=1e-6)
+  np.testing.assert_allclose(
+    jax.grad(lambda x: kl.full(x, other).sum())(logits),
+    reference.gradient(lambda x: full(x).sum(), logits),
+    rtol=2e-5,
+    atol=1e-6,
+  )
   assert not np.asarray(jax.grad(lambda x: kl.full(logits, x).sum())(other)).any()
 
 
 def test_full_kl_is_what_k1_estimates():
   np.testing.assert_allclose(kl.full(THETA, Q), _reverse(THETA), rtol=1e-6)
-  np.testing.assert_allclose(jax.grad(lambda t: kl.full(t, Q))(THETA), jax.grad(_reverse)(THETA),
-                             atol=1e-6)
+  np.testing.assert_allclose(
+    jax.grad(lambda t: kl.full(t, Q))(THETA), jax.grad(_reverse)(THETA), atol=1e-6
+  )
 
 
 @pytest.mark.parametrize('out', [-np.inf, -1e30])
@@ -182,15 +202,21 @@ def test_ids_ruled_out_add_nothing(out):
 def test_the_coefficient_follows_the_target_and_never_turns():
   steps = [(0.0, 0.1), (0.005, 0.15), (0.01, 0.3), (0.005, 0.2), (0.0, 0.9)]
   found = [entropy.adapt_coefficient(c, h) for c, h in steps]
-  np.testing.assert_allclose(found, [(0.005, 0.0), (0.01, 0.005), (0.005, 0.0), (0.005, 0.005),
-                                     (0.0, 0.0)])
+  np.testing.assert_allclose(
+    found, [(0.005, 0.0), (0.01, 0.005), (0.005, 0.0), (0.005, 0.005), (0.0, 0.0)]
+  )
 
 
 def test_the_top_share_of_entropies_is_kept():
   values = np.float32([[5, 1, 9, np.nan], [2, 3, 4, 8]])
   mask = np.float32([[1, 1, 1, 0], [1, 1, 1, 1]])
-  for share, kept in ((0.2, {8, 9}), (1 / 7, {9}), (1e-6, {9}), (3 / 7, {5, 8, 9}),
-                      (1.0, {1, 2, 3, 4, 5, 8, 9})):
+  for share, kept in (
+    (0.2, {8, 9}),
+    (1 / 7, {9}),
+    (1e-6, {9}),
+    (3 / 7, {5, 8, 9}),
+    (1.0, {1, 2, 3, 4, 5, 8, 9}),
+  ):
     threshold = entropy.entropy_threshold(values, mask, share)
     found = entropy.top_entropy_mask(values, mask, threshold)
     assert set(values[np.asarray(found) > 0].tolist()) == kept
@@ -213,8 +239,9 @@ def test_the_share_kept_does_not_depend_on_order_or_cut(seed, share, order):
   threshold = entropy.entropy_threshold(values, mask, share)
   order = np.array(order)
   assert entropy.entropy_threshold(values[order], mask[order], share) == threshold
-  kept = sum(float(entropy.top_entropy_mask(values[[b]], mask[[b]], threshold).sum())
-             for b in range(5))
+  kept = sum(
+    float(entropy.top_entropy_mask(values[[b]], mask[[b]], threshold).sum()) for b in range(5)
+  )
   assert kept == math.ceil(share * mask.sum() - 1e-9)
 
 
@@ -223,8 +250,10 @@ def test_the_share_kept_does_not_depend_on_order_or_cut(seed, share, order):
 
 def _covariance_rows():
   rng = np.random.default_rng(3)
-  advantages, logprobs = np.float32(rng.normal(size=(4, 50))), np.float32(
-      -rng.exponential(1.5, (4, 50)))
+  advantages, logprobs = (
+    np.float32(rng.normal(size=(4, 50))),
+    np.float32(-rng.exponential(1.5, (4, 50))),
+  )
   mask = np.float32(np.arange(50) < np.array([50, 20, 0, 35])[:, None])
   return advantages, logprobs, mask
 
@@ -236,11 +265,13 @@ def test_covariances():
   mean_a = sum(float(advantages[i]) for i in chosen) / len(chosen)
   mean_p = sum(float(logprobs[i]) for i in chosen) / len(chosen)
   for i in chosen:
-    np.testing.assert_allclose(found[i], (float(advantages[i]) - mean_a) *
-                               (float(logprobs[i]) - mean_p))
+    np.testing.assert_allclose(
+      found[i], (float(advantages[i]) - mean_a) * (float(logprobs[i]) - mean_p)
+    )
   assert np.isnan(found[mask == 0]).all()
-  np.testing.assert_allclose(np.nanmean(found),
-                             np.cov(advantages[mask > 0], logprobs[mask > 0], ddof=0)[0, 1])
+  np.testing.assert_allclose(
+    np.nanmean(found), np.cov(advantages[mask > 0], logprobs[mask > 0], ddof=0)[0, 1]
+  )
 
 
 def test_clip_cov_drops_a_random_share_inside_the_band():

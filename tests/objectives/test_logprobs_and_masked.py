@@ -1,4 +1,5 @@
 """Objectives against numbers worked out by hand, NumPy recursions, and exact small cases."""
+
 import functools
 import math
 import re
@@ -22,8 +23,9 @@ from rft_jax.objectives.policy_losses import clip
 @pytest.mark.parametrize('ddof, expected', [(1, 0.70710678), (0, 1.0)])
 def test_a_group_of_two_is_plus_and_minus_a_known_number(ddof, expected):
   config = AdvantageConfig(ddof=ddof, epsilon=0.0)
-  np.testing.assert_allclose(group_advantages([[3.0, 1.0]], config), [[expected, -expected]],
-                             rtol=1e-6)
+  np.testing.assert_allclose(
+    group_advantages([[3.0, 1.0]], config), [[expected, -expected]], rtol=1e-6
+  )
 
 
 def test_group_scale_by_hand():
@@ -39,8 +41,9 @@ def test_batch_scale_divides_every_group_by_one_std():
 
 
 def test_scale_none_only_centres():
-  np.testing.assert_allclose(group_advantages([[1.0, 4.0]], AdvantageConfig(scale='none')),
-                             [[-1.5, 1.5]])
+  np.testing.assert_allclose(
+    group_advantages([[1.0, 4.0]], AdvantageConfig(scale='none')), [[-1.5, 1.5]]
+  )
 
 
 @pytest.mark.parametrize('scale', ['group', 'batch', 'none'])
@@ -61,11 +64,13 @@ def test_group_advantages_sum_to_zero(scale):
 def test_rescaling_rewards_leaves_group_scale_unchanged_and_none_linear():
   rewards = np.random.default_rng(1).normal(size=(4, 6))
   same = AdvantageConfig(epsilon=0.0)
-  np.testing.assert_allclose(group_advantages(7 * rewards, same), group_advantages(rewards, same),
-                             rtol=1e-5)
+  np.testing.assert_allclose(
+    group_advantages(7 * rewards, same), group_advantages(rewards, same), rtol=1e-5
+  )
   none = AdvantageConfig(scale='none')
-  np.testing.assert_allclose(group_advantages(7 * rewards, none),
-                             7 * group_advantages(rewards, none), rtol=1e-5)
+  np.testing.assert_allclose(
+    group_advantages(7 * rewards, none), 7 * group_advantages(rewards, none), rtol=1e-5
+  )
 
 
 # ------------------------------------------------------------------ policy loss
@@ -75,8 +80,14 @@ def _clip(logprobs, old_logprobs, advantages, *, clip_low=0.2, clip_high=0.28):
   """The loss, and where its lower and its upper bound bind; every token counts."""
   weights = jnp.ones_like(advantages)
   ratio = LEVELS['token'](logprobs, old_logprobs, weights)
-  loss, bounds = clip(logprobs, old_logprobs, ratio, advantages, weights,
-                      config=PolicyLossConfig(clip_low=clip_low, clip_high=clip_high))
+  loss, bounds = clip(
+    logprobs,
+    old_logprobs,
+    ratio,
+    advantages,
+    weights,
+    config=PolicyLossConfig(clip_low=clip_low, clip_high=clip_high),
+  )
   return loss, bounds['clip_ratio/low_mean'], bounds['clip_ratio/high_mean']
 
 
@@ -87,7 +98,8 @@ def test_clip_golden(jit):
   advantages = jnp.array([[1.0, -1.0, 1.0, -1.0]])
   function = functools.partial(_clip, clip_low=0.2, clip_high=0.2)
   loss, low, high = (jax.jit(function) if jit else function)(
-      jnp.log(ratio), jnp.zeros((1, 4)), advantages)
+    jnp.log(ratio), jnp.zeros((1, 4)), advantages
+  )
   np.testing.assert_allclose(loss, [[-1.2, 0.8, -0.5, 1.5]], rtol=1e-6)
   assert low.tolist() == [[False, True, False, False]]
   assert high.tolist() == [[True, False, False, False]]
@@ -96,8 +108,7 @@ def test_clip_golden(jit):
 def test_gradient_stops_where_a_bound_binds_and_only_there():
   ratio = jnp.array([1.5, 0.5, 0.5, 1.5])
   advantages = jnp.array([1.0, -1.0, 1.0, -1.0])
-  gradient = jax.grad(lambda x: _clip(x, jnp.zeros(4), advantages)[0].sum())(
-      jnp.log(ratio))
+  gradient = jax.grad(lambda x: _clip(x, jnp.zeros(4), advantages)[0].sum())(jnp.log(ratio))
   np.testing.assert_allclose(gradient, [0, 0, -0.5, 1.5], rtol=1e-6)
 
 
@@ -117,8 +128,9 @@ def test_importance_weights_make_the_sampler_s_mean_the_trainer_s():
   values = np.array([1.0, -2.0, 5.0])
   weights = truncated_importance(jnp.log(p), jnp.log(q), cap=10.0)
   np.testing.assert_allclose((q * weights * values).sum(), (p * values).sum(), rtol=1e-6)
-  np.testing.assert_allclose(truncated_importance(jnp.log(p), jnp.log(q), cap=1.5),
-                             [5 / 6, 1.0, 1.5], rtol=1e-6)
+  np.testing.assert_allclose(
+    truncated_importance(jnp.log(p), jnp.log(q), cap=1.5), [5 / 6, 1.0, 1.5], rtol=1e-6
+  )
   gradient = jax.grad(lambda x: truncated_importance(x, jnp.log(q), cap=2.0).sum())(jnp.log(p))
   assert not gradient.any()
 
@@ -198,14 +210,18 @@ def test_token_mean_equals_sequence_mean_for_equal_lengths():
 
 def _inputs(B=3, T=7, D=8, V=13):
   keys = jax.random.split(jax.random.key(0), 3)
-  return (jax.random.normal(keys[0], (B, T, D)), jax.random.normal(keys[1], (D, V)),
-          jax.random.randint(keys[2], (B, T), 0, V - 2))
+  return (
+    jax.random.normal(keys[0], (B, T, D)),
+    jax.random.normal(keys[1], (D, V)),
+    jax.random.randint(keys[2], (B, T), 0, V - 2),
+  )
 
 
 @pytest.mark.parametrize('chunk_elements', [1, 100, 2**22])
 @pytest.mark.parametrize('temperature', [1.0, 0.7])
-def test_chunked_logprobs_and_gradients_match_the_plain_softmax(monkeypatch, chunk_elements,
-                                                                temperature):
+def test_chunked_logprobs_and_gradients_match_the_plain_softmax(
+  monkeypatch, chunk_elements, temperature
+):
   monkeypatch.setattr('rft_jax.objectives.logprobs.CHUNK_ELEMENTS', {'cpu': chunk_elements})
   hidden, head, targets = _inputs()
   valid = head.shape[1] - 2
@@ -214,8 +230,7 @@ def test_chunked_logprobs_and_gradients_match_the_plain_softmax(monkeypatch, chu
     table = jax.nn.log_softmax((hidden @ head / temperature)[..., :valid])
     return jnp.take_along_axis(table, targets[..., None], -1)[..., 0], table
 
-  chunked = lambda h, w: token_statistics(h, w, targets, temperature=temperature,
-                                          valid_vocab=valid)
+  chunked = lambda h, w: token_statistics(h, w, targets, temperature=temperature, valid_vocab=valid)
   found, (expected, table) = chunked(hidden, head), plain(hidden, head)
   np.testing.assert_allclose(found.logprobs, expected, atol=1e-5)
   np.testing.assert_allclose(found.entropy, -(jnp.exp(table) * table).sum(-1), atol=1e-5)
@@ -230,10 +245,18 @@ def test_chunked_logprobs_and_gradients_match_the_plain_softmax(monkeypatch, chu
 def test_no_array_over_tokens_and_vocabulary_is_made(monkeypatch):
   monkeypatch.setattr('rft_jax.objectives.logprobs.CHUNK_ELEMENTS', {'cpu': 2 * 64})
   hidden, head, targets = _inputs(B=2, T=40, V=64)
-  program = jax.jit(jax.grad(lambda h: token_statistics(
-      h, head, targets, temperature=1.0, valid_vocab=64).logprobs.sum())).lower(hidden).as_text()
-  shapes = [tuple(map(int, shape.split('x')[:-1]))
-            for shape in re.findall(r'tensor<((?:\d+x)+)', program)]
+  program = (
+    jax.jit(
+      jax.grad(
+        lambda h: token_statistics(h, head, targets, temperature=1.0, valid_vocab=64).logprobs.sum()
+      )
+    )
+    .lower(hidden)
+    .as_text()
+  )
+  shapes = [
+    tuple(map(int, shape.split('x')[:-1])) for shape in re.findall(r'tensor<((?:\d+x)+)', program)
+  ]
   over_vocabulary = {shape for shape in shapes if shape[-1] == 64}
   assert (2, 64) in over_vocabulary
   assert max(map(math.prod, over_vocabulary)) == head.size

@@ -1,4 +1,5 @@
 """Sampler corrections and mismatch figures against loops in float64."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,16 +13,17 @@ from rft_jax.objectives.off_policy import CORRECTIONS, CorrectionConfig
 
 # Besides the defaults, bounds that some rows of this data keep and others break.
 CONFIGS = [CorrectionConfig(correction=name) for name in CORRECTIONS] + [
-    CorrectionConfig(correction='tis', cap=1.1),
-    CorrectionConfig(correction='icepop', icepop_low=0.8, icepop_high=1.2),
-    CorrectionConfig(correction='sequence_tis', cap=1.05),
-    CorrectionConfig(correction='sequence_mask', mask_cap=1.0),
-    CorrectionConfig(correction='geometric_mask', geometric_low=0.9, geometric_high=1.1),
-    CorrectionConfig(correction='sequence_mask_tis', geometric_low=0.9, geometric_high=1.1,
-                     cap=np.inf),
-    CorrectionConfig(correction='outlier_mask', outlier_low=0.6, outlier_high=1.6),
-    CorrectionConfig(correction='k2_filter', filter_limit=0.03),
-    CorrectionConfig(correction='k3_filter', filter_limit=0.03),
+  CorrectionConfig(correction='tis', cap=1.1),
+  CorrectionConfig(correction='icepop', icepop_low=0.8, icepop_high=1.2),
+  CorrectionConfig(correction='sequence_tis', cap=1.05),
+  CorrectionConfig(correction='sequence_mask', mask_cap=1.0),
+  CorrectionConfig(correction='geometric_mask', geometric_low=0.9, geometric_high=1.1),
+  CorrectionConfig(
+    correction='sequence_mask_tis', geometric_low=0.9, geometric_high=1.1, cap=np.inf
+  ),
+  CorrectionConfig(correction='outlier_mask', outlier_low=0.6, outlier_high=1.6),
+  CorrectionConfig(correction='k2_filter', filter_limit=0.03),
+  CorrectionConfig(correction='k3_filter', filter_limit=0.03),
 ]
 NAMES = [f'{config.correction}-{index}' for index, config in enumerate(CONFIGS)]
 
@@ -57,16 +59,19 @@ def test_values(config):
   np.testing.assert_allclose(np.where(mask > 0, found, 1), expected, rtol=3e-6)
 
 
-@pytest.mark.parametrize('config', CONFIGS[len(CORRECTIONS):], ids=NAMES[len(CORRECTIONS):])
+@pytest.mark.parametrize('config', CONFIGS[len(CORRECTIONS) :], ids=NAMES[len(CORRECTIONS) :])
 def test_these_bounds_bind_at_some_tokens_and_not_at_others(config):
   d, mask = _rows()
   found = np.asarray(_weights(config, d, mask))[mask > 0]
-  bound = found == 0 if config.correction not in ('tis', 'sequence_tis') else found == np.float32(
-      config.cap)
+  bound = (
+    found == 0
+    if config.correction not in ('tis', 'sequence_tis')
+    else found == np.float32(config.cap)
+  )
   assert bound.any() and not bound.all()
 
 
-@pytest.mark.parametrize('config', CONFIGS[:len(CORRECTIONS)], ids=tuple(CORRECTIONS))
+@pytest.mark.parametrize('config', CONFIGS[: len(CORRECTIONS)], ids=tuple(CORRECTIONS))
 def test_a_correction_is_a_constant(config):
   d, mask = _rows(1)
   assert not np.asarray(jax.grad(lambda x: _weights(config, x, mask).sum())(d)).any()
@@ -78,12 +83,14 @@ def test_the_same_log_probs_give_exactly_one(config):
   assert (np.asarray(_weights(config, np.zeros_like(mask), mask)) == 1).all()
 
 
-@pytest.mark.parametrize('config', CONFIGS[:len(CORRECTIONS)], ids=tuple(CORRECTIONS))
+@pytest.mark.parametrize('config', CONFIGS[: len(CORRECTIONS)], ids=tuple(CORRECTIONS))
 def test_nan_where_nothing_counts_is_never_read(config):
   d, mask = _rows(2)
   dirty = np.where(mask > 0, d, np.nan)
-  np.testing.assert_array_equal(np.where(mask > 0, _weights(config, dirty, mask), 0),
-                                np.where(mask > 0, _weights(config, d, mask), 0))
+  np.testing.assert_array_equal(
+    np.where(mask > 0, _weights(config, dirty, mask), 0),
+    np.where(mask > 0, _weights(config, d, mask), 0),
+  )
 
 
 @pytest.mark.parametrize('config', CONFIGS, ids=NAMES)
@@ -96,25 +103,32 @@ def test_extremes_are_finite(config, shape, far):
 
 
 @settings(max_examples=15, deadline=None)
-@given(st.sampled_from(CONFIGS), st.integers(0, 1000), st.permutations(range(8)),
-       st.sampled_from((0, 3)))
+@given(
+  st.sampled_from(CONFIGS), st.integers(0, 1000), st.permutations(range(8)), st.sampled_from((0, 3))
+)
 def test_padding_and_the_order_of_rows_change_nothing(config, seed, order, extra):
   d, mask = _rows(seed)
   order = np.array(order)
   found = _weights(config, *(np.pad(x[order], ((0, 0), (0, extra))) for x in (d, mask)))
-  np.testing.assert_allclose(np.asarray(found)[:, :7] * mask[order],
-                             np.asarray(_weights(config, d, mask))[order] * mask[order], rtol=3e-6)
+  np.testing.assert_allclose(
+    np.asarray(found)[:, :7] * mask[order],
+    np.asarray(_weights(config, d, mask))[order] * mask[order],
+    rtol=3e-6,
+  )
 
 
 def test_without_bounds_tis_and_icepop_agree():
   d, mask = _rows(3)
   free = CorrectionConfig(cap=np.inf, icepop_low=0.0, icepop_high=np.inf, mask_cap=np.inf)
-  np.testing.assert_array_equal(CORRECTIONS['tis'](d, mask, free),
-                                CORRECTIONS['icepop'](d, mask, free))
-  np.testing.assert_array_equal(CORRECTIONS['sequence_tis'](d, mask, free),
-                                CORRECTIONS['sequence_mask'](d, mask, free))
-  np.testing.assert_allclose(CORRECTIONS['tis'](d, mask, free)[mask > 0], np.exp(d)[mask > 0],
-                             rtol=1e-6)
+  np.testing.assert_array_equal(
+    CORRECTIONS['tis'](d, mask, free), CORRECTIONS['icepop'](d, mask, free)
+  )
+  np.testing.assert_array_equal(
+    CORRECTIONS['sequence_tis'](d, mask, free), CORRECTIONS['sequence_mask'](d, mask, free)
+  )
+  np.testing.assert_allclose(
+    CORRECTIONS['tis'](d, mask, free)[mask > 0], np.exp(d)[mask > 0], rtol=1e-6
+  )
 
 
 def test_icepop_keeps_kappa_and_not_one():
@@ -147,17 +161,23 @@ def test_self_normalising_divides_by_the_mean_correction_however_the_step_is_cut
 
   def sums(rows):
     aggregate = lambda values, weights: masked.AGGREGATIONS[name](
-        values, weights, masked.Sizes(group_tokens=tokens[rows]))
+      values, weights, masked.Sizes(group_tokens=tokens[rows])
+    )
     return off_policy.self_normalised(aggregate, loss[rows], kappa[rows], mask[rows])
 
   whole, first, second = (sums(np.array(rows)) for rows in (range(8), [0, 3, 5], [1, 2, 4, 6, 7]))
   np.testing.assert_allclose(whole.total, first.total + second.total, rtol=1e-5)
   np.testing.assert_allclose(whole.weight, first.weight + second.weight, rtol=1e-6)
-  weights64 = np.array([reference.correction(CorrectionConfig(correction='sequence_tis'), *row)
-                        for row in zip(np.float64(d), mask)])
+  weights64 = np.array(
+    [
+      reference.correction(CorrectionConfig(correction='sequence_tis'), *row)
+      for row in zip(np.float64(d), mask)
+    ]
+  )
   mean = lambda values: reference.aggregate(name, values, mask, group=list(group))
-  np.testing.assert_allclose(whole.total / whole.weight,
-                             mean(weights64 * loss) / mean(weights64), rtol=1e-5)
+  np.testing.assert_allclose(
+    whole.total / whole.weight, mean(weights64 * loss) / mean(weights64), rtol=1e-5
+  )
 
 
 def test_self_normalised_weights_of_one_are_the_plain_mean():
@@ -196,14 +216,14 @@ def test_mismatch_figures():
   x, p = np.float64(d)[mask > 0], np.exp(np.float64(logprobs)[mask > 0])
   kappa = np.exp(x)
   expected = {
-      'sampling/sampling_logp_difference/mean': np.abs(x).mean(),
-      'sampling/sampling_logp_difference/max': np.abs(x).max(),
-      'sampling/k3': (kappa - 1 - x).mean(),
-      'sampling/chi2': (kappa**2).mean() - 1,
-      'sampling/token_mult_prob_error': np.exp(np.abs(x)).mean(),
-      'sampling/importance_sampling_ratio/mean': kappa.mean(),
-      'sampling/effective_sample_share': kappa.sum()**2 / (len(x) * (kappa**2).sum()),
-      'sampling/probability_correlation': np.corrcoef(p, p / kappa)[0, 1],
+    'sampling/sampling_logp_difference/mean': np.abs(x).mean(),
+    'sampling/sampling_logp_difference/max': np.abs(x).max(),
+    'sampling/k3': (kappa - 1 - x).mean(),
+    'sampling/chi2': (kappa**2).mean() - 1,
+    'sampling/token_mult_prob_error': np.exp(np.abs(x)).mean(),
+    'sampling/importance_sampling_ratio/mean': kappa.mean(),
+    'sampling/effective_sample_share': kappa.sum() ** 2 / (len(x) * (kappa**2).sum()),
+    'sampling/probability_correlation': np.corrcoef(p, p / kappa)[0, 1],
   }
   assert set(figures) == set(expected)
   for name, value in expected.items():
@@ -214,12 +234,15 @@ def test_mismatch_figures_of_parts_are_those_of_the_whole():
   d, mask = _rows(8)
   logprobs = np.float32(-np.random.default_rng(9).exponential(1.0, d.shape) - 1)
   whole = off_policy.mismatch_metrics(d, mask, logprobs)
-  parts = [off_policy.mismatch_metrics(d[rows], mask[rows], logprobs[rows])
-           for rows in (slice(0, 3), slice(3, 8))]
+  parts = [
+    off_policy.mismatch_metrics(d[rows], mask[rows], logprobs[rows])
+    for rows in (slice(0, 3), slice(3, 8))
+  ]
   added = masked.added(parts)
   for name, value in off_policy.mismatch_figures(masked.means(whole)).items():
-    np.testing.assert_allclose(off_policy.mismatch_figures(masked.means(added))[name], value,
-                               rtol=1e-4, err_msg=name)
+    np.testing.assert_allclose(
+      off_policy.mismatch_figures(masked.means(added))[name], value, rtol=1e-4, err_msg=name
+    )
 
 
 def test_a_sampler_that_is_the_policy_has_no_mismatch():
@@ -247,10 +270,14 @@ def test_figures_of_extremes_are_finite_and_hide_nothing(far, weight):
 
 def test_settings():
   assert CorrectionConfig().validate() == []
-  for changes, says in (({'correction': 'vtrace'}, "correction='vtrace'"), ({'cap': 0}, 'cap=0'),
-                        ({'icepop_low': 1.1}, 'icepop_low=1.1'), ({'mask_cap': 0.5}, 'mask_cap'),
-                        ({'geometric_high': 0.9}, 'geometric_high=0.9'),
-                        ({'filter_limit': 0.0}, 'filter_limit=0.0'),
-                        ({'stale_limit': -1.0}, 'stale_limit=-1.0')):
+  for changes, says in (
+    ({'correction': 'vtrace'}, "correction='vtrace'"),
+    ({'cap': 0}, 'cap=0'),
+    ({'icepop_low': 1.1}, 'icepop_low=1.1'),
+    ({'mask_cap': 0.5}, 'mask_cap'),
+    ({'geometric_high': 0.9}, 'geometric_high=0.9'),
+    ({'filter_limit': 0.0}, 'filter_limit=0.0'),
+    ({'stale_limit': -1.0}, 'stale_limit=-1.0'),
+  ):
     problems = CorrectionConfig(**changes).validate()
     assert len(problems) == 1 and says in problems[0]

@@ -1,4 +1,5 @@
 """Preference losses against a float64 reference in plain loops, and facts that hold for all."""
+
 import math
 
 import jax
@@ -14,19 +15,21 @@ from rft_jax.objectives.preference_pairs import chosen_nll, over_pairs, pair, se
 from rft_jax.objectives.unpaired_losses import KtoConfig
 
 SETTINGS = {
-    'cdpo': dict(loss='dpo', label_smoothing=0.2),
-    'robust': dict(label_smoothing=0.1),
-    'exo': dict(label_smoothing=1e-3),
-    'simpo': dict(beta=2.0, gamma=0.7),
-    'cpo': dict(label_smoothing=0.1, nll_coef=1.0),
-    'orpo': dict(beta=0.3, nll_coef=1.0),
-    'dpo_mean': dict(beta=3.0),
-    'forward_kl': dict(loss='dpo', divergence='forward_kl'),
-    'js': dict(loss='hinge', divergence='js'),
-    'alpha': dict(loss='dpo_mean', divergence='alpha', alpha=0.3),
+  'cdpo': dict(loss='dpo', label_smoothing=0.2),
+  'robust': dict(label_smoothing=0.1),
+  'exo': dict(label_smoothing=1e-3),
+  'simpo': dict(beta=2.0, gamma=0.7),
+  'cpo': dict(label_smoothing=0.1, nll_coef=1.0),
+  'orpo': dict(beta=0.3, nll_coef=1.0),
+  'dpo_mean': dict(beta=3.0),
+  'forward_kl': dict(loss='dpo', divergence='forward_kl'),
+  'js': dict(loss='hinge', divergence='js'),
+  'alpha': dict(loss='dpo_mean', divergence='alpha', alpha=0.3),
 }
-CASES = {name: PreferenceConfig(**{'loss': name, **SETTINGS.get(name, {})})
-         for name in (*LOSSES, *SETTINGS)}
+CASES = {
+  name: PreferenceConfig(**{'loss': name, **SETTINGS.get(name, {})})
+  for name in (*LOSSES, *SETTINGS)
+}
 
 
 # ------------------------------------------------------------------ the reference
@@ -49,9 +52,12 @@ def reference_score(logprobs, reference, weights, row, config):
       total += logprobs[row, t] - (0 if free else reference[row, t])
       length += 1
   a = config.alpha
-  total = {'reverse_kl': lambda x: x, 'forward_kl': lambda x: 1 - math.exp(-x),
-           'js': lambda x: math.log(2 * math.exp(x) / (1 + math.exp(x))),
-           'alpha': lambda x: (math.exp(x)**(a - 1) - 1) / (a - 1)}[config.divergence](total)
+  total = {
+    'reverse_kl': lambda x: x,
+    'forward_kl': lambda x: 1 - math.exp(-x),
+    'js': lambda x: math.log(2 * math.exp(x) / (1 + math.exp(x))),
+    'alpha': lambda x: (math.exp(x) ** (a - 1) - 1) / (a - 1),
+  }[config.divergence](total)
   by_mean = config.loss in ('dpo_mean', 'ipo_mean', 'simpo', 'orpo')
   return total / length if by_mean else total
 
@@ -62,23 +68,24 @@ def reference_loss(w, r, config):
   odds = lambda x: math.exp(x) / (1 - math.exp(x))
   mu = sigma(h / config.tau)
   return {
-      'dpo': lambda: -(1 - e) * log_sigma(h) - e * log_sigma(-h),
-      'dpo_mean': lambda: -(1 - e) * log_sigma(h) - e * log_sigma(-h),
-      'hinge': lambda: max(0.0, 1 - h),
-      'ipo': lambda: (w - r - 1 / (2 * b))**2,
-      'ipo_mean': lambda: (w - r - 1 / (2 * b))**2,
-      'robust': lambda: (-(1 - e) * log_sigma(h) + e * log_sigma(-h)) / (1 - 2 * e),
-      'exo': lambda: (sigma(h) * (log_sigma(h) - math.log(1 - e))
-                      + sigma(-h) * (log_sigma(-h) - math.log(e))),
-      'nca': lambda: -log_sigma(b * w) - log_sigma(-b * w) / 2 - log_sigma(-b * r) / 2,
-      'bco': lambda: -log_sigma(b * w) - log_sigma(-b * r),
-      'sppo': lambda: (w - 1 / (2 * b))**2 + (r + 1 / (2 * b))**2,
-      'apo_zero': lambda: 1 - sigma(b * w) + sigma(b * r),
-      'apo_down': lambda: sigma(b * w) + 1 - sigma(h),
-      'discopop': lambda: (1 - mu) * -log_sigma(h) + mu * math.exp(-h),
-      'simpo': lambda: -log_sigma(h - config.gamma),
-      'cpo': lambda: -(1 - e) * log_sigma(h) - e * log_sigma(-h),
-      'orpo': lambda: -b * log_sigma(math.log(odds(w)) - math.log(odds(r))),
+    'dpo': lambda: -(1 - e) * log_sigma(h) - e * log_sigma(-h),
+    'dpo_mean': lambda: -(1 - e) * log_sigma(h) - e * log_sigma(-h),
+    'hinge': lambda: max(0.0, 1 - h),
+    'ipo': lambda: (w - r - 1 / (2 * b)) ** 2,
+    'ipo_mean': lambda: (w - r - 1 / (2 * b)) ** 2,
+    'robust': lambda: (-(1 - e) * log_sigma(h) + e * log_sigma(-h)) / (1 - 2 * e),
+    'exo': lambda: (
+      sigma(h) * (log_sigma(h) - math.log(1 - e)) + sigma(-h) * (log_sigma(-h) - math.log(e))
+    ),
+    'nca': lambda: -log_sigma(b * w) - log_sigma(-b * w) / 2 - log_sigma(-b * r) / 2,
+    'bco': lambda: -log_sigma(b * w) - log_sigma(-b * r),
+    'sppo': lambda: (w - 1 / (2 * b)) ** 2 + (r + 1 / (2 * b)) ** 2,
+    'apo_zero': lambda: 1 - sigma(b * w) + sigma(b * r),
+    'apo_down': lambda: sigma(b * w) + 1 - sigma(h),
+    'discopop': lambda: (1 - mu) * -log_sigma(h) + mu * math.exp(-h),
+    'simpo': lambda: -log_sigma(h - config.gamma),
+    'cpo': lambda: -(1 - e) * log_sigma(h) - e * log_sigma(-h),
+    'orpo': lambda: -b * log_sigma(math.log(odds(w)) - math.log(odds(r))),
   }[config.loss]()
 
 
@@ -119,20 +126,28 @@ def test_loss_and_gradient_are_those_of_the_formula(case):
   logprobs, reference, weights = inputs()
   total = lambda x: reference_sum(x, reference, weights, CHOSEN, REJECTED, config)
   with jax.enable_x64(True):
+
     def loss(x):
-      return preference(x, jnp.array(reference), jnp.array(weights), jnp.array(CHOSEN),
-                        jnp.array(REJECTED), config=config).losses.sum()
+      return preference(
+        x,
+        jnp.array(reference),
+        jnp.array(weights),
+        jnp.array(CHOSEN),
+        jnp.array(REJECTED),
+        config=config,
+      ).losses.sum()
+
     found, gradient = jax.value_and_grad(loss)(jnp.array(logprobs))
   np.testing.assert_allclose(found, total(logprobs), rtol=1e-12)
-  np.testing.assert_allclose(gradient, slopes(total, np.nan_to_num(logprobs)), rtol=1e-6,
-                             atol=1e-8)
+  np.testing.assert_allclose(gradient, slopes(total, np.nan_to_num(logprobs)), rtol=1e-6, atol=1e-8)
 
 
 @pytest.mark.parametrize('case', CASES)
 def test_float32_is_near_the_formula(case):
   logprobs, reference, weights = inputs(seed=1)
-  found = preference(*map(jnp.float32, (logprobs, reference, weights)), CHOSEN, REJECTED,
-                     config=CASES[case]).losses
+  found = preference(
+    *map(jnp.float32, (logprobs, reference, weights)), CHOSEN, REJECTED, config=CASES[case]
+  ).losses
   expected = reference_sum(logprobs, reference, weights, CHOSEN, REJECTED, CASES[case])
   assert found.dtype == jnp.float32
   np.testing.assert_allclose(found.sum(), expected, rtol=1e-5)
@@ -184,12 +199,14 @@ def test_aot_compares_quantiles_and_forgets_absent_pairs():
 
   def total(better):
     better, low = sorted(better[present > 0]), sorted(worse[present > 0])
-    return sum(-0.9 * log_sigma(0.3 * (b - a)) - 0.1 * log_sigma(0.3 * (a - b))
-               for b, a in zip(better, low))
+    return sum(
+      -0.9 * log_sigma(0.3 * (b - a)) - 0.1 * log_sigma(0.3 * (a - b)) for b, a in zip(better, low)
+    )
 
   def loss(x):
-    return over_pairs(*unpaired_losses.aot(x, jnp.array(worse), jnp.array(present), beta=0.3,
-                                           label_smoothing=0.1))
+    return over_pairs(
+      *unpaired_losses.aot(x, jnp.array(worse), jnp.array(present), beta=0.3, label_smoothing=0.1)
+    )
 
   with jax.enable_x64(True):
     found = loss(jnp.array(better))
@@ -206,8 +223,9 @@ def test_dpo_at_the_reference_is_log_2_with_a_known_gradient(eps):
   logprobs, _, weights = inputs(seed=2)
   logprobs = jnp.float32(np.nan_to_num(logprobs))
   config = PreferenceConfig(beta=0.3, label_smoothing=eps)
-  loss = lambda x: preference(x, logprobs, jnp.float32(weights), np.array([0]), np.array([1]),
-                              config=config).losses.sum()
+  loss = lambda x: preference(
+    x, logprobs, jnp.float32(weights), np.array([0]), np.array([1]), config=config
+  ).losses.sum()
   found, gradient = jax.value_and_grad(loss)(logprobs)
   expected = np.zeros_like(weights)
   expected[0], expected[1] = -0.15 * (1 - 2 * eps) * weights[0], 0.15 * (1 - 2 * eps) * weights[1]
@@ -219,8 +237,9 @@ def test_robust_undoes_flipped_labels_on_average():
   # with share eps of the labels flipped, the expected robust loss is the clean DPO loss
   x_w, x_l, eps = jnp.float32(1.3), jnp.float32(-0.4), 0.2
   config = PreferenceConfig(loss='robust', label_smoothing=eps)
-  mean = ((1 - eps) * LOSSES['robust'](x_w, x_l, config=config)
-          + eps * LOSSES['robust'](x_l, x_w, config=config))
+  mean = (1 - eps) * LOSSES['robust'](x_w, x_l, config=config) + eps * LOSSES['robust'](
+    x_l, x_w, config=config
+  )
   np.testing.assert_allclose(mean, LOSSES['dpo'](x_w, x_l, config=PreferenceConfig()), rtol=1e-6)
 
 
@@ -242,8 +261,9 @@ def test_alpha_near_1_is_reverse_kl_and_0_is_forward_kl():
 def test_log_odds_keep_their_digits_at_both_ends():
   x = np.array([-1e-7, -1e-3, -0.5, -0.6931, -0.6932, -5.0, -80.0])
   expected = [one - math.log(-math.expm1(one)) for one in x]
-  np.testing.assert_allclose(preference_losses.log_odds(jnp.float32(x)), expected, rtol=2e-6,
-                             atol=1e-6)
+  np.testing.assert_allclose(
+    preference_losses.log_odds(jnp.float32(x)), expected, rtol=2e-6, atol=1e-6
+  )
 
 
 def test_metrics_have_the_usual_names():
@@ -261,11 +281,19 @@ def test_metrics_have_the_usual_names():
 
 def sums_of(case, logprobs, reference, weights, chosen, rejected):
   """Sum and number of pairs with the gradient, float64."""
+
   def loss(x):
-    found = preference(x, jnp.array(reference), jnp.array(weights), jnp.array(chosen, int),
-                       jnp.array(rejected, int), config=CASES[case])
+    found = preference(
+      x,
+      jnp.array(reference),
+      jnp.array(weights),
+      jnp.array(chosen, int),
+      jnp.array(rejected, int),
+      config=CASES[case],
+    )
     both = over_pairs(found.losses, found.present)
     return both.total, both.weight
+
   with jax.enable_x64(True):
     (total, weight), gradient = jax.value_and_grad(loss, has_aux=True)(jnp.array(logprobs))
     return float(total), float(weight), np.asarray(gradient)
@@ -280,21 +308,30 @@ def test_padding_order_and_cuts_change_nothing(seed, case):
   total, count, gradient = sums_of(case, logprobs, reference, weights, chosen, rejected)
   # columns and a row of padding, and pairs of it
   pad = lambda x, value: np.pad(x, [(0, 1), (0, 1)], constant_values=value)
-  padded = sums_of(case, pad(logprobs, np.nan), pad(reference, np.nan), pad(weights, 0.0),
-                   [*chosen, -1, 5], [*rejected, -1, 0])
+  padded = sums_of(
+    case,
+    pad(logprobs, np.nan),
+    pad(reference, np.nan),
+    pad(weights, 0.0),
+    [*chosen, -1, 5],
+    [*rejected, -1, 0],
+  )
   np.testing.assert_allclose(padded[:2], (total, count), rtol=1e-9)
   np.testing.assert_allclose(padded[2][:5, :4], gradient, rtol=1e-9, atol=1e-15)
   assert not padded[2][5:].any() and not padded[2][:, 4:].any()
   # rows in another order
   order = rng.permutation(5)
   place = np.argsort(order)
-  moved = sums_of(case, logprobs[order], reference[order], weights[order], place[chosen],
-                  place[rejected])
+  moved = sums_of(
+    case, logprobs[order], reference[order], weights[order], place[chosen], place[rejected]
+  )
   np.testing.assert_allclose(moved[:2], (total, count), rtol=1e-9)
   np.testing.assert_allclose(moved[2][place], gradient, rtol=1e-9, atol=1e-15)
   # pairs in two parts
-  parts = [sums_of(case, logprobs, reference, weights, chosen[cut], rejected[cut])
-           for cut in (slice(0, 1), slice(1, 3))]
+  parts = [
+    sums_of(case, logprobs, reference, weights, chosen[cut], rejected[cut])
+    for cut in (slice(0, 1), slice(1, 3))
+  ]
   np.testing.assert_allclose(parts[0][0] + parts[1][0], total, rtol=1e-9)
   np.testing.assert_allclose(parts[0][2] + parts[1][2], gradient, rtol=1e-9, atol=1e-12)
   assert parts[0][1] + parts[1][1] == count == 3
@@ -312,8 +349,9 @@ def test_huge_log_ratios_stay_finite(case, shift):
   weights = jnp.array([[1.0], [1.0], [0.0], [1.0]])
 
   def loss(x):
-    found = preference(x, reference, weights, jnp.array([0, 2, 3, -1]), jnp.array([1, 0, 0, -1]),
-                       config=CASES[case])
+    found = preference(
+      x, reference, weights, jnp.array([0, 2, 3, -1]), jnp.array([1, 0, 0, -1]), config=CASES[case]
+    )
     assert found.present.tolist() == [1, 0, 1, 0]
     return over_pairs(found.losses, found.present).total
 
@@ -324,8 +362,9 @@ def test_huge_log_ratios_stay_finite(case, shift):
 
 def test_huge_values_stay_finite_in_unpaired_losses():
   x = jnp.array([1e4, -1e4, 0.0])
-  kto = lambda x: unpaired_losses.kto(x, jnp.array([True, False, True]), 1e4,
-                                      config=KtoConfig()).sum()
+  kto = lambda x: unpaired_losses.kto(
+    x, jnp.array([True, False, True]), 1e4, config=KtoConfig()
+  ).sum()
   aot = lambda x: unpaired_losses.aot(x, -x, jnp.ones(3), beta=0.1)[0].sum()
   for loss in (kto, aot):
     found, gradient = jax.value_and_grad(loss)(x)
@@ -335,12 +374,15 @@ def test_huge_values_stay_finite_in_unpaired_losses():
 def test_no_pairs_give_zero_over_zero_which_is_zero():
   none = np.zeros(0, np.int32)
   found = preference(*map(jnp.float32, inputs()), none, none, config=PreferenceConfig())
-  seen = means({'loss': over_pairs(found.losses, found.present),
-                **preference_losses.reward_metrics(found)})
+  seen = means(
+    {'loss': over_pairs(found.losses, found.present), **preference_losses.reward_metrics(found)}
+  )
   assert all(value == 0 for value in seen.values())
 
 
-@pytest.mark.parametrize('changes, words', [
+@pytest.mark.parametrize(
+  'changes, words',
+  [
     (dict(loss='dpop'), 'need one of'),
     (dict(beta=0.0), 'beta=0.0'),
     (dict(label_smoothing=0.5), 'below 0.5'),
@@ -351,7 +393,8 @@ def test_no_pairs_give_zero_over_zero_which_is_zero():
     (dict(divergence='alpha', alpha=1.0), 'divides by 0'),
     (dict(loss='orpo'), 'nll_coef'),
     (dict(nll_coef=-1.0), 'nll_coef'),
-])
+  ],
+)
 def test_meaningless_settings_are_refused_with_a_reason(changes, words):
   assert any(words in problem for problem in PreferenceConfig(**changes).validate())
 

@@ -1,4 +1,5 @@
 """Credit by steps against loops over steps and tokens, and by hand."""
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -39,7 +40,7 @@ def reference(rewards, ends, group, weights, kind, ddof=1):
         if kind == 'normalised':
           pool = [r for c in mates for r in rewards[c]]
           mean = sum(pool) / len(pool)
-          variance = sum((r - mean)**2 for r in pool) / max(len(pool) - ddof, 1)
+          variance = sum((r - mean) ** 2 for r in pool) / max(len(pool) - ddof, 1)
           if len(set(pool)) > 1:
             out[b, t] += (rewards[b][j] - mean) / (variance**0.5 + EPSILON)
         else:
@@ -66,16 +67,20 @@ def test_step_advantages_equal_their_formula(kind, seed):
   rewards, ends, group, weights = _case(seed)
   found = reasoning_steps.to_tokens(KINDS[kind](rewards, group), ends, weights)
   assert found.dtype == np.float32
-  np.testing.assert_allclose(found, reference(rewards, ends, group, weights, kind), rtol=1e-5,
-                             atol=1e-6)
+  np.testing.assert_allclose(
+    found, reference(rewards, ends, group, weights, kind), rtol=1e-5, atol=1e-6
+  )
 
 
 @pytest.mark.parametrize('ddof', [0, 1])
 def test_ddof_is_that_of_the_pool_of_steps(ddof):
   rewards, ends, group, weights = _case(3)
-  found = reasoning_steps.to_tokens(reasoning_steps.normalised_sums(rewards, group, ddof=ddof), ends, weights)
-  np.testing.assert_allclose(found, reference(rewards, ends, group, weights, 'normalised', ddof),
-                             rtol=1e-5, atol=1e-6)
+  found = reasoning_steps.to_tokens(
+    reasoning_steps.normalised_sums(rewards, group, ddof=ddof), ends, weights
+  )
+  np.testing.assert_allclose(
+    found, reference(rewards, ends, group, weights, 'normalised', ddof), rtol=1e-5, atol=1e-6
+  )
 
 
 # ------------------------------------------------------------------ by hand
@@ -102,8 +107,9 @@ def test_a_step_ends_at_its_end_and_nothing_follows_the_last():
 def test_one_step_a_sample_is_grpo():
   rewards = np.random.default_rng(0).normal(size=(3, 4))
   found = reasoning_steps.normalised_sums(rewards.reshape(12, 1), np.repeat(np.arange(3), 4))
-  np.testing.assert_allclose(np.ravel(found), group_advantages(rewards, AdvantageConfig()).ravel(),
-                             rtol=1e-6)
+  np.testing.assert_allclose(
+    np.ravel(found), group_advantages(rewards, AdvantageConfig()).ravel(), rtol=1e-6
+  )
 
 
 def test_differences_of_potentials_sum_to_what_was_gained():
@@ -131,8 +137,9 @@ def test_turns_end_where_tool_tokens_or_padding_begin():
 
 
 def test_a_blend_by_hand():
-  found = reasoning_steps.blend([1.0, -1.0], [[1, 2], [3, np.nan]], [[1, 1], [1, 0]], outcome_weight=0.5,
-                      process_weight=2.0)
+  found = reasoning_steps.blend(
+    [1.0, -1.0], [[1, 2], [3, np.nan]], [[1, 1], [1, 0]], outcome_weight=0.5, process_weight=2.0
+  )
   np.testing.assert_allclose(found, [[2.5, 4.5], [5.5, 0]])
   only = reasoning_steps.blend([1.0, -1.0], np.zeros((2, 2)), np.ones((2, 2)), process_weight=0.0)
   np.testing.assert_array_equal(only, [[1, 1], [-1, -1]])
@@ -149,9 +156,11 @@ def test_order_padding_and_names_of_groups_do_not_matter(kind, seed):
   order = np.random.default_rng(seed).permutation(len(rewards))
   pick = lambda rows: [rows[b] for b in order]
   padded = np.pad(weights, ((0, 0), (0, 3)))[order]
-  after = reasoning_steps.to_tokens(KINDS[kind](pick(rewards), 7 - 3 * group[order]), pick(ends), padded)
-  np.testing.assert_allclose(after[:, :weights.shape[1]], before[order], rtol=1e-5, atol=1e-6)
-  assert not after[:, weights.shape[1]:].any()
+  after = reasoning_steps.to_tokens(
+    KINDS[kind](pick(rewards), 7 - 3 * group[order]), pick(ends), padded
+  )
+  np.testing.assert_allclose(after[:, : weights.shape[1]], before[order], rtol=1e-5, atol=1e-6)
+  assert not after[:, weights.shape[1] :].any()
 
 
 @settings(max_examples=30, deadline=None)
@@ -170,7 +179,9 @@ def test_groups_do_not_see_each_other(kind, seed):
 @given(seed=st.integers(0, 10**6))
 def test_the_advantage_is_constant_within_a_step(seed):
   rewards, ends, group, weights = _case(seed)
-  found = reasoning_steps.to_tokens(reasoning_steps.normalised_sums(rewards, group), ends, np.ones_like(weights))
+  found = reasoning_steps.to_tokens(
+    reasoning_steps.normalised_sums(rewards, group), ends, np.ones_like(weights)
+  )
   for row, places in zip(found, ends):
     for part in np.split(row, np.array(places, int) + 1):
       assert len(set(part.tolist())) <= 1
@@ -190,8 +201,9 @@ def test_equal_rewards_alone_or_no_steps_are_exactly_zero(kind):
 def test_no_rows_no_steps_and_one_token():
   assert KINDS['normalised']([], np.zeros(0, int)) == KINDS['baseline']([], np.zeros(0, int)) == []
   assert reasoning_steps.to_tokens([], [], np.zeros((0, 5))).shape == (0, 5)
-  np.testing.assert_array_equal(reasoning_steps.to_tokens([[2.0], []], [[0], []], np.ones((2, 1))),
-                                [[2], [0]])
+  np.testing.assert_array_equal(
+    reasoning_steps.to_tokens([[2.0], []], [[0], []], np.ones((2, 1))), [[2], [0]]
+  )
   assert not reasoning_steps.to_tokens([[2.0]], [[3]], np.zeros((1, 4))).any()
 
 
@@ -220,6 +232,9 @@ def test_sums_and_first_values_of_steps():
   weights = np.array([[1.0, 0.0, 1.0, 1.0, 1.0], [1.0, 1.0, 1.0, 0.0, 0.0]])
   ends = [[1, 2, 4], [2]]
   assert [row.tolist() for row in reasoning_steps.sums(values, ends, weights)] == [[1, 4, 24], [15]]
-  assert [row.tolist() for row in reasoning_steps.first_values(values, ends, weights)] == [[1, 4, 8], [3]]
+  assert [row.tolist() for row in reasoning_steps.first_values(values, ends, weights)] == [
+    [1, 4, 8],
+    [3],
+  ]
   nowhere = reasoning_steps.first_values(values, [[0, 1, 4], [2]], weights)
   assert nowhere[0].tolist() == [1, 0, 4]  # a step of tool tokens has no value of its own

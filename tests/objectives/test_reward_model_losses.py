@@ -1,4 +1,5 @@
 """Losses of reward models against loops in float64, and facts that hold for all of them."""
+
 import math
 
 import jax
@@ -37,12 +38,13 @@ def test_bradley_terry_golden_with_its_gradient(centring):
   def total(scores):
     value = 0.0
     for (w, r), m in zip(scores, margin):
-      value += -log_sigma(w - r - m) + centring * (w + r)**2
+      value += -log_sigma(w - r - m) + centring * (w + r) ** 2
     return value
 
   with jax.enable_x64(True):
-    loss = lambda s: bradley_terry(s[:, 0], s[:, 1], margin=jnp.array(margin),
-                                   centring=centring).sum()
+    loss = lambda s: bradley_terry(
+      s[:, 0], s[:, 1], margin=jnp.array(margin), centring=centring
+    ).sum()
     found, gradient = jax.value_and_grad(loss)(jnp.array(scores))
   np.testing.assert_allclose(found, total(scores), rtol=1e-12)
   np.testing.assert_allclose(gradient, slopes(total, scores), rtol=1e-6, atol=1e-9)
@@ -76,8 +78,12 @@ def test_ranking_is_a_mean_over_the_pairs_of_a_prompt():
   def total(scores):
     value = 0.0
     for p in range(4):
-      losses = [-log_sigma(scores[i] - scores[j]) for i in range(8) for j in range(8)
-                if group[i] == group[j] == p and grades[i] > grades[j]]
+      losses = [
+        -log_sigma(scores[i] - scores[j])
+        for i in range(8)
+        for j in range(8)
+        if group[i] == group[j] == p and grades[i] > grades[j]
+      ]
       value += sum(losses) / len(losses) if losses else 0.0
     return value
 
@@ -97,8 +103,10 @@ def test_order_and_cuts_at_prompts_change_no_ranking(seed, G):
   with jax.enable_x64(True):
     whole = ranking(jnp.array(scores), group, grades, 2)
     moved = ranking(jnp.array(scores[order]), group[order], grades[order], 2)
-    parts = [ranking(jnp.array(scores[group == p]), np.zeros(G, int), grades[group == p], 1)
-             for p in (0, 1)]
+    parts = [
+      ranking(jnp.array(scores[group == p]), np.zeros(G, int), grades[group == p], 1)
+      for p in (0, 1)
+    ]
   np.testing.assert_allclose(moved, whole, rtol=1e-9)
   np.testing.assert_allclose(np.add(*parts), whole, rtol=1e-9)
 
@@ -130,8 +138,9 @@ def test_step_cross_entropy_golden_with_its_gradient():
     return value
 
   with jax.enable_x64(True):
-    loss = lambda s: over_tokens(step_cross_entropy(s, jnp.array(labels), jnp.array(ends)),
-                                 jnp.array(ends))
+    loss = lambda s: over_tokens(
+      step_cross_entropy(s, jnp.array(labels), jnp.array(ends)), jnp.array(ends)
+    )
     found = loss(jnp.array(logits))
     gradient = jax.grad(lambda s: loss(s).total)(jnp.array(logits))
   np.testing.assert_allclose(found, (total(logits), 3.0), rtol=1e-12)
@@ -144,8 +153,7 @@ def test_step_cross_entropy_golden_with_its_gradient():
 @pytest.mark.parametrize('size', [1e4, -1e4])
 def test_huge_scores_stay_finite(size):
   huge = jnp.array([size])
-  pulls = jax.grad(lambda w, r: bradley_terry(w, r, centring=0.01).sum(), (0, 1))(
-      huge, -huge)
+  pulls = jax.grad(lambda w, r: bradley_terry(w, r, centring=0.01).sum(), (0, 1))(huge, -huge)
   step = lambda s: step_cross_entropy(s, jnp.ones((1, 1)), jnp.ones((1, 1))).sum()
   assert np.isfinite(bradley_terry(huge, -huge, centring=0.01)).all()
   assert np.isfinite(pulls).all() and np.isfinite(jax.grad(step)(huge[None])).all()

@@ -2,6 +2,7 @@
 
 Needs torch; `make test-oracles` runs this folder.
 """
+
 import hf_forward
 import jax
 import numpy as np
@@ -21,10 +22,12 @@ def test_scores_of_padded_rows_equal_ours(tmp_path, family, side):
   policy, config = hf.load(tmp_path / 'base')
   critic = models.make_critic(policy, 'head')
   critic.score.kernel[...] = jax.random.normal(jax.random.key(7), (config.dim, 1))
-  out = hf.export_reward_model(critic, config, trunk=policy, to=tmp_path / 'out',
-                               source=tmp_path / 'base')
+  out = hf.export_reward_model(
+    critic, config, trunk=policy, to=tmp_path / 'out', source=tmp_path / 'base'
+  )
   theirs, report = transformers.AutoModelForSequenceClassification.from_pretrained(
-      out, attn_implementation='eager', output_loading_info=True)
+    out, attn_implementation='eager', output_loading_info=True
+  )
   assert not any(report.values()), report
   assert theirs.config.num_labels == 1 and theirs.score.weight.shape == (1, config.dim)
   rng, T = np.random.default_rng(0), 20
@@ -36,8 +39,15 @@ def test_scores_of_padded_rows_equal_ours(tmp_path, family, side):
   mask = ids != theirs.config.pad_token_id
   positions = np.maximum(mask.cumsum(1) - 1, 0)  # as generation counts them, for padded left sides
   with torch.no_grad():
-    wanted = theirs.eval()(input_ids=torch.tensor(ids), attention_mask=torch.tensor(mask).long(),
-                           position_ids=torch.tensor(positions)).logits[:, 0].numpy()
+    wanted = (
+      theirs.eval()(
+        input_ids=torch.tensor(ids),
+        attention_mask=torch.tensor(mask).long(),
+        position_ids=torch.tensor(positions),
+      )
+      .logits[:, 0]
+      .numpy()
+    )
   loaded, _ = hf.load_reward_model(out)
   tokens, lengths = hf_forward.padded(rows)
   scores = loaded(loaded.decoder.hidden(tokens, lengths=lengths))

@@ -2,6 +2,7 @@
 
 Needs torch and ../shared/data/models/stories260K; `make test-oracles` runs this folder.
 """
+
 import config_files
 import hf_forward
 import jax
@@ -48,7 +49,8 @@ def run(tmp_path_factory):
 def theirs(run):
   workdir, _, _ = run
   model, report = transformers.AutoModelForCausalLM.from_pretrained(
-      workdir / 'export', attn_implementation='eager', output_loading_info=True)
+    workdir / 'export', attn_implementation='eager', output_loading_info=True
+  )
   assert not any(report.values()), report
   return model.eval()
 
@@ -82,9 +84,10 @@ def test_exported_greedy_stories_equal_those_of_the_checkpoint(run, theirs, stor
   prompts = [ids[:20] for ids in stories]
   for ours, ids in zip(hf_forward.greedy(policy, prompts, length), prompts):
     prompt = torch.tensor(ids[None])
-    out = theirs.generate(prompt, attention_mask=torch.ones_like(prompt), do_sample=False,
-                          max_new_tokens=length)
-    np.testing.assert_array_equal(ours, out[0, len(ids):].numpy())
+    out = theirs.generate(
+      prompt, attention_mask=torch.ones_like(prompt), do_sample=False, max_new_tokens=length
+    )
+    np.testing.assert_array_equal(ours, out[0, len(ids) :].numpy())
 
 
 def test_exported_tokenizer_and_stop_ids_are_the_run_s(run):

@@ -2,6 +2,7 @@
 
 Needs torch; `make test-oracles` runs this folder.
 """
+
 import hf_forward
 import jax
 import numpy as np
@@ -25,7 +26,8 @@ def both(request, tmp_path_factory):
   model = jax.tree.map(lambda x: x * 1.1, model)
   hf.export(model, config, to=root / 'export', source=root / 'base')
   theirs, report = transformers.AutoModelForCausalLM.from_pretrained(
-      root / 'export', attn_implementation='eager', output_loading_info=True)
+    root / 'export', attn_implementation='eager', output_loading_info=True
+  )
   assert not any(report.values()), report
   ids = record_oracles.prompts(config_json)
   rows = [row[:length] for row, length in zip(ids, record_oracles.LENGTHS)]
@@ -50,27 +52,50 @@ def test_exported_greedy_generate_equals_ours(both):
   found = hf_forward.greedy(model, rows, 8)
   for ours, ids in zip(found, rows):
     prompt = torch.tensor(ids[None].astype(np.int64))
-    out = theirs.generate(prompt, attention_mask=torch.ones_like(prompt), do_sample=False,
-                          max_new_tokens=8)
-    np.testing.assert_array_equal(ours, out[0, len(ids):].numpy())
+    out = theirs.generate(
+      prompt, attention_mask=torch.ones_like(prompt), do_sample=False, max_new_tokens=8
+    )
+    np.testing.assert_array_equal(ours, out[0, len(ids) :].numpy())
 
 
-SMALL = dict(vocab_size=80, dim=32, layers=2, heads=4, kv_heads=2, head_dim=16, mlp_dim=48,
-             max_positions=64, eos_ids=(69, 3), pad_id=0, bos_id=1, valid_vocab=70)
+SMALL = dict(
+  vocab_size=80,
+  dim=32,
+  layers=2,
+  heads=4,
+  kv_heads=2,
+  head_dim=16,
+  mlp_dim=48,
+  max_positions=64,
+  eos_ids=(69, 3),
+  pad_id=0,
+  bos_id=1,
+  valid_vocab=70,
+)
 
 
-@pytest.mark.parametrize('structure', [
-    dict(model_type='llama', rope_theta=100.0, rope_scaling=models.Llama3Rope(
-        factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_positions=32)),
+@pytest.mark.parametrize(
+  'structure',
+  [
+    dict(
+      model_type='llama',
+      rope_theta=100.0,
+      rope_scaling=models.Llama3Rope(
+        factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_positions=32
+      ),
+    ),
     dict(model_type='qwen2', qkv_bias=True),
-    dict(model_type='qwen3', qk_norm=True, tied_head=True)],
-    ids=lambda structure: structure['model_type'])
+    dict(model_type='qwen3', qk_norm=True, tied_head=True),
+  ],
+  ids=lambda structure: structure['model_type'],
+)
 def test_a_model_from_scratch_is_read_by_transformers(tmp_path, structure):
   config = models.DecoderConfig(**SMALL, **structure)
   model = jax.tree.map(lambda x: 5 * x, models.make(config, seed=0))  # logits far from uniform
   words = tokenizers.models.WordLevel({f'w{i}': i for i in range(70)}, unk_token='w0')
-  tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizers.Tokenizer(words),
-                                                   pad_token='w0', eos_token='w69')
+  tokenizer = transformers.PreTrainedTokenizerFast(
+    tokenizer_object=tokenizers.Tokenizer(words), pad_token='w0', eos_token='w69'
+  )
   tokenizer.chat_template = '{{ messages }}'
   base = hf.save_base(model, config, tokenizer, tmp_path / 'base')
   assert hf.load(base)[1] == config

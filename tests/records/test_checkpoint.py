@@ -1,4 +1,5 @@
 """Checkpoints: exact, atomic, kept and refused as they should be."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -40,8 +41,9 @@ def abstract(tree, shardings=None):
   shapes = jax.eval_shape(lambda: tree)
   if shardings is None:
     return shapes
-  return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes,
-                      shardings)
+  return jax.tree.map(
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
+  )
 
 
 def assert_same_bits(a, b):
@@ -60,8 +62,13 @@ def test_round_trip_is_bit_exact_and_keeps_the_class(tmp_path):
   assert_same_bits(restored.policy, state.policy)
   assert_same_bits(restored.optimizer, state.optimizer)
   assert restored.memory == {'seen': 0.1}
-  assert checkpoints.metadata(7) == {'step': 7, 'stage': 1, 'metric': 0.25,
-                                     'position': {'epoch': 2}, 'memory': {'seen': 0.1}}
+  assert checkpoints.metadata(7) == {
+    'step': 7,
+    'stage': 1,
+    'metric': 0.25,
+    'position': {'epoch': 2},
+    'memory': {'seen': 0.1},
+  }
 
 
 def test_a_sharded_state_is_restored_onto_another_mesh_bit_for_bit(tmp_path):
@@ -81,8 +88,9 @@ def test_a_sharded_state_is_restored_onto_another_mesh_bit_for_bit(tmp_path):
 def test_the_policy_alone_is_restored_without_an_optimizer(tmp_path):
   state = make_state(step=1)
   Checkpoints(tmp_path).save(1, state, stage=0)
-  assert_same_bits(Checkpoints(tmp_path).restore_policy('best', abstract(state.policy)),
-                   state.policy)
+  assert_same_bits(
+    Checkpoints(tmp_path).restore_policy('best', abstract(state.policy)), state.policy
+  )
 
 
 def test_an_optimizer_without_state_is_saved_too(tmp_path):
@@ -113,8 +121,9 @@ def test_saving_a_step_again_replaces_it(tmp_path):
   checkpoints = Checkpoints(tmp_path)
   checkpoints.save(1, make_state(1, seed=0), stage=0)
   checkpoints.save(1, make_state(1, seed=5), stage=0)
-  assert_same_bits(checkpoints.restore_policy(1, abstract(make_state().policy)),
-                   make_state(seed=5).policy)
+  assert_same_bits(
+    checkpoints.restore_policy(1, abstract(make_state().policy)), make_state(seed=5).policy
+  )
 
 
 def test_a_reference_is_neither_pruned_nor_overwritten(tmp_path):
@@ -127,8 +136,9 @@ def test_a_reference_is_neither_pruned_nor_overwritten(tmp_path):
     checkpoints.save(step, make_state(step), stage=1)
   assert checkpoints.steps() == [3] and checkpoints.has_reference(1)
   assert_same_bits(checkpoints.restore_reference(1, abstract(reference)), reference)
-  with pytest.raises(checkpoint.MissingCheckpoint,
-                     match='no reference_stage_2; there are reference_stage_1'):
+  with pytest.raises(
+    checkpoint.MissingCheckpoint, match='no reference_stage_2; there are reference_stage_1'
+  ):
     checkpoints.restore_reference(2, abstract(reference))
 
 
@@ -141,13 +151,15 @@ def test_an_interrupted_save_leaves_the_one_before_usable(tmp_path, monkeypatch)
     if path.name == 'optimizer':
       raise KeyboardInterrupt
     return save(self, path, *args, **kwargs)
+
   monkeypatch.setattr(ocp.Checkpointer, 'save', killed)
   for step in (1, 2):  # while replacing, and while adding
     with pytest.raises(KeyboardInterrupt):
       checkpoints.save(step, make_state(step, seed=9), stage=0)
     assert Checkpoints(tmp_path).steps() == [1]
-    assert_same_bits(checkpoints.restore('last', abstract(make_state())).policy,
-                     make_state(seed=1).policy)
+    assert_same_bits(
+      checkpoints.restore('last', abstract(make_state())).policy, make_state(seed=1).policy
+    )
   monkeypatch.undo()
   checkpoints.save(2, make_state(2), stage=0)
   assert [path.name for path in tmp_path.iterdir()] == ['step_000002']
@@ -179,10 +191,14 @@ def test_every_leaf_that_does_not_fit_is_named(tmp_path):
   checkpoints.save(1, make_state(1), stage=0)
   saved = make_state().policy
   with pytest.raises(checkpoint.MismatchedCheckpoint) as caught:
-    checkpoints.restore_policy(1, {
+    checkpoints.restore_policy(
+      1,
+      {
         'embed': jax.ShapeDtypeStruct((16, 4), jnp.float32),
         'scale': jax.ShapeDtypeStruct(saved.scale.shape, jnp.float32),
-        'head': jax.ShapeDtypeStruct((2,), jnp.float32)})
+        'head': jax.ShapeDtypeStruct((2,), jnp.float32),
+      },
+    )
   message = str(caught.value)
   assert 'policy/embed: found float32[16, 8], expected float32[16, 4]' in message
   assert 'policy/scale: found bfloat16[8], expected float32[8]' in message
@@ -204,5 +220,8 @@ def test_leaves_are_saved_under_their_names(tmp_path):
 def test_config_problems_are_all_listed():
   assert CheckpointConfig().validate() == []
   problems = CheckpointConfig(every=-1, keep_best=-2, keep_last=0).validate()
-  assert [problem.split(',')[0] for problem in problems] == ['every=-1', 'keep_best=-2',
-                                                             'keep_last=0']
+  assert [problem.split(',')[0] for problem in problems] == [
+    'every=-1',
+    'keep_best=-2',
+    'keep_last=0',
+  ]

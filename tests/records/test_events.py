@@ -1,4 +1,5 @@
 """events.jsonl: the hosted names, the arithmetic behind them, and continuing."""
+
 import json
 
 import pytest
@@ -14,8 +15,18 @@ EXACT = Listed('exact', 'string_check', None)
 
 def _episode(reward, components, errors=None, reasoning=5, tokens=7):
   sample = Sample([1] * tokens, [0.0] * tokens, None, 'stop')
-  return Episode(Item({}, 'x.jsonl:1'), 0, 0, [1], sample,
-                 '', '', reasoning, Grade(reward, components, errors or {}), 3)
+  return Episode(
+    Item({}, 'x.jsonl:1'),
+    0,
+    0,
+    [1],
+    sample,
+    '',
+    '',
+    reasoning,
+    Grade(reward, components, errors or {}),
+    3,
+  )
 
 
 def _events(path):
@@ -23,30 +34,59 @@ def _events(path):
 
 
 def test_the_metrics_event_has_the_hosted_shape(tmp_path):
-  train = Side([
+  train = Side(
+    [
       _episode(0.75, {'clinical': 0.5, 'exact': 1.0}),
       _episode(0.25, {'clinical': 0.5, 'exact': 0.0}, reasoning=9),
       _episode(0.0, {}, {'sample_parse_error': True, 'sample_parse_error_details': 'not JSON'}),
       _episode(None, {'clinical': None, 'exact': 1.0}, {'model_grader_server_error': True}),
       _episode(0.0, {}, {'unresponsive_reward_error': True}, reasoning=0, tokens=2),
-  ], {'clinical': {'grades': 3, 'seconds': 6.0, 'errors/model_grader_server_error': 1,
-                   'usage/prompt_tokens': 300, 'usage/completion_tokens': 60},
-      'exact': {'grades': 3, 'seconds': 0.03}})
-  valid = Side([_episode(0.5, {'clinical': 0.5, 'exact': 0.5})],
-               {'clinical': {'grades': 1, 'seconds': 1.0, 'usage/prompt_tokens': 80}, 'exact': {}})
+    ],
+    {
+      'clinical': {
+        'grades': 3,
+        'seconds': 6.0,
+        'errors/model_grader_server_error': 1,
+        'usage/prompt_tokens': 300,
+        'usage/completion_tokens': 60,
+      },
+      'exact': {'grades': 3, 'seconds': 0.03},
+    },
+  )
+  valid = Side(
+    [_episode(0.5, {'clinical': 0.5, 'exact': 0.5})],
+    {'clinical': {'grades': 1, 'seconds': 1.0, 'usage/prompt_tokens': 80}, 'exact': {}},
+  )
   with Events(tmp_path, resume_step=1, clock=lambda: 1746679539.4) as events:
     events.metrics(10, 20, [JUDGE, EXACT], train=train, valid=valid, seconds=SECONDS)
-  event, = _events(tmp_path)
-  assert event['message'] == ('Step 10/20 , train mean reward=0.25, full validation mean '
-                              'reward=0.50, full validation mean parse error=0.00')
+  (event,) = _events(tmp_path)
+  assert event['message'] == (
+    'Step 10/20 , train mean reward=0.25, full validation mean '
+    'reward=0.50, full validation mean parse error=0.00'
+  )
   assert (event['object'], event['type'], event['level'], event['created_at']) == (
-      'fine_tuning.job.event', 'metrics', 'info', 1746679539)
+    'fine_tuning.job.event',
+    'metrics',
+    'info',
+    1746679539,
+  )
   data = event['data']
   assert set(data) == {
-      'step', 'total_steps', 'usage', 'errors', 'scores', 'timing', 'train_mean_reward',
-      'full_valid_mean_reward', 'full_valid_mean_parse_error', 'reasoning_tokens_mean',
-      'valid_reasoning_tokens_mean', 'completion_tokens_mean', 'mean_unresponsive_rewards',
-      'model_graders_token_usage'}
+    'step',
+    'total_steps',
+    'usage',
+    'errors',
+    'scores',
+    'timing',
+    'train_mean_reward',
+    'full_valid_mean_reward',
+    'full_valid_mean_parse_error',
+    'reasoning_tokens_mean',
+    'valid_reasoning_tokens_mean',
+    'completion_tokens_mean',
+    'mean_unresponsive_rewards',
+    'model_graders_token_usage',
+  }
   clinical, exact = data['errors']['graders']
   assert clinical['train_model_grader_server_error_count'] == 1
   assert clinical['train_model_grader_server_error_mean'] == pytest.approx(1 / 5)
@@ -63,20 +103,32 @@ def test_the_metrics_event_has_the_hosted_shape(tmp_path):
   assert [grader['name'] for grader in data['usage']['graders']] == ['clinical']
   assert data['usage']['graders'][0]['train_prompt_tokens_count'] == 300
   assert data['usage']['samples']['train_reasoning_tokens_count'] == 5 + 9 + 5 + 5
-  assert data['model_graders_token_usage'] == {'judge-1': {
-      'train_cached_tokens': 0, 'train_prompt_tokens': 300, 'train_completion_tokens': 60,
-      'eval_cached_tokens': 0, 'eval_prompt_tokens': 80, 'eval_completion_tokens': 0}}
+  assert data['model_graders_token_usage'] == {
+    'judge-1': {
+      'train_cached_tokens': 0,
+      'train_prompt_tokens': 300,
+      'train_completion_tokens': 60,
+      'eval_cached_tokens': 0,
+      'eval_prompt_tokens': 80,
+      'eval_completion_tokens': 0,
+    }
+  }
   assert data['mean_unresponsive_rewards'] == 0.2
   assert data['completion_tokens_mean'] == pytest.approx((4 * 7 + 2) / 5)
 
 
 def test_a_step_without_evaluation_has_null_for_held_out_rows(tmp_path):
   with Events(tmp_path, resume_step=1) as events:
-    events.metrics(1, 2, [EXACT], train=Side([_episode(1.0, {'exact': 1.0})], {}), valid=None,
-                   seconds=SECONDS)
+    events.metrics(
+      1, 2, [EXACT], train=Side([_episode(1.0, {'exact': 1.0})], {}), valid=None, seconds=SECONDS
+    )
   data = _events(tmp_path)[0]['data']
-  assert data['scores']['graders'][0] == {'name': 'exact', 'type': 'string_check',
-                                          'train_reward_mean': 1.0, 'valid_reward_mean': None}
+  assert data['scores']['graders'][0] == {
+    'name': 'exact',
+    'type': 'string_check',
+    'train_reward_mean': 1.0,
+    'valid_reward_mean': None,
+  }
   assert data['full_valid_mean_reward'] is None
 
 
@@ -100,6 +152,7 @@ def test_a_run_that_fails_says_so(tmp_path):
   with pytest.raises(RuntimeError):
     with Events(tmp_path, resume_step=1):
       raise RuntimeError('the grader failed on 9 of 10 samples\nand more')
-  event, = _events(tmp_path)
+  (event,) = _events(tmp_path)
   assert event['level'] == 'error' and event['message'].endswith(
-      'RuntimeError: the grader failed on 9 of 10 samples')
+    'RuntimeError: the grader failed on 9 of 10 samples'
+  )

@@ -1,4 +1,5 @@
 """Metrics, evaluations, the ledger of samples and the progress line."""
+
 import io
 import json
 
@@ -32,7 +33,13 @@ def test_a_continued_runs_files_equal_an_uninterrupted_ones(tmp_path):
   for name in (metrics.TRAINING, metrics.EVALUATION):
     assert (tmp_path / 'parts' / name).read_bytes() == (tmp_path / 'whole' / name).read_bytes()
   assert [row['step'] for row in metrics.read(tmp_path / 'parts' / metrics.TRAINING)] == [
-      0, 1, 2, 3, 4, 5]
+    0,
+    1,
+    2,
+    3,
+    4,
+    5,
+  ]
 
 
 def test_opening_without_a_step_keeps_every_row(tmp_path):
@@ -50,10 +57,20 @@ def test_evaluations_can_go_on_from_another_step(tmp_path):
 
 def test_numbers_are_plain_and_finite_or_null(tmp_path):
   with metrics.Metrics(tmp_path) as log:
-    log.write(np.int64(1), {'a': jnp.float32(0.5), 'b': np.float64('nan'), 'c': float('inf'),
-                            'd': np.int32(3), 'e': True, 'f': None})
+    log.write(
+      np.int64(1),
+      {
+        'a': jnp.float32(0.5),
+        'b': np.float64('nan'),
+        'c': float('inf'),
+        'd': np.int32(3),
+        'e': True,
+        'f': None,
+      },
+    )
     assert metrics.read(tmp_path / metrics.TRAINING) == [  # before it is closed
-        {'step': 1, 'a': 0.5, 'b': None, 'c': None, 'd': 3, 'e': True, 'f': None}]
+      {'step': 1, 'a': 0.5, 'b': None, 'c': None, 'd': 3, 'e': True, 'f': None}
+    ]
 
 
 def test_a_value_that_is_no_number_is_named(tmp_path):
@@ -78,8 +95,9 @@ def episode(reward, number, filtered=None):
   row = {'messages': [{'role': 'user', 'content': 'Größe?'}], 'answer': {'n': [1, 2]}}
   sample = Sample([5, 6, 2], [-0.1, -2.5, np.float32(-1e-8).item()], filtered, 'stop')
   grade = Grade(reward, {'exact': reward}, {} if reward is not None else {'other_error': 'down'})
-  return Episode(Item(row, 'cases.jsonl:12'), 41, number, [9, 8], sample, '<think>a</think>b', 'b',
-                 4, grade, 12)
+  return Episode(
+    Item(row, 'cases.jsonl:12'), 41, number, [9, 8], sample, '<think>a</think>b', 'b', 4, grade, 12
+  )
 
 
 def test_the_ledger_gives_back_every_sample_as_it_was(tmp_path):
@@ -88,13 +106,23 @@ def test_the_ledger_gives_back_every_sample_as_it_was(tmp_path):
   assert path.name == 'step_000012.parquet' and episode_files.steps(tmp_path) == [12]
   for record, one in zip(episode_files.read(tmp_path, 12), episodes):
     assert record == {
-        'occurrence': 41, 'index': one.index, 'source': 'cases.jsonl:12', 'row': one.item.row,
-        'prompt_ids': [9, 8], 'tokens': [5, 6, 2],
-        'logprobs': np.float32(one.sample.logprobs).tolist(),
-        'filtered_logprobs': one.sample.filtered_logprobs, 'text': one.text, 'output_text': 'b',
-        'reward': one.grade.reward, 'components': one.grade.components,
-        'errors': one.grade.errors, 'stop_reason': 'stop', 'reasoning_tokens': 4,
-        'policy_step': 12}
+      'occurrence': 41,
+      'index': one.index,
+      'source': 'cases.jsonl:12',
+      'row': one.item.row,
+      'prompt_ids': [9, 8],
+      'tokens': [5, 6, 2],
+      'logprobs': np.float32(one.sample.logprobs).tolist(),
+      'filtered_logprobs': one.sample.filtered_logprobs,
+      'text': one.text,
+      'output_text': 'b',
+      'reward': one.grade.reward,
+      'components': one.grade.components,
+      'errors': one.grade.errors,
+      'stop_reason': 'stop',
+      'reasoning_tokens': 4,
+      'policy_step': 12,
+    }
 
 
 def test_the_ledger_reads_some_columns_and_names_the_steps_it_has(tmp_path):
@@ -154,6 +182,7 @@ def test_a_terminal_gets_one_live_line():
   class Terminal(io.StringIO):
     def isatty(self):
       return True
+
   stream = Terminal()
   with Progress(total_steps=2, stream=stream) as progress:
     progress.update(2, stage='sft', values={'loss': 1.5})
@@ -169,4 +198,8 @@ def test_rows_are_json_that_any_reader_accepts(tmp_path):
     log.evaluation(2, 'test', 3, {'grade': {'mean': float('nan'), 'low': 0, 'high': 1}})
   line = (tmp_path / 'evaluation.jsonl').read_text()
   assert json.loads(line, parse_constant=pytest.fail) == {
-      'step': 2, 'split': 'test', 'rows': 3, 'grade': {'mean': None, 'low': 0, 'high': 1}}
+    'step': 2,
+    'split': 'test',
+    'rows': 3,
+    'grade': {'mean': None, 'low': 0, 'high': 1},
+  }

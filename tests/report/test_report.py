@@ -1,4 +1,5 @@
 """The report page: what it says of a finished run, an unfinished one, and an empty workdir."""
+
 import html.parser
 import json
 import math
@@ -23,15 +24,19 @@ def folder(tmp_path_factory):
 def finished(folder):
   """The report of the finished run, and its page as text."""
   config = report.ReportConfig(
-      compare=(f'Warm-up continued for the same tokens={folder / "continued"}',
-               f'This run itself={folder / "run"}'),
-      reference=f'{folder / "task.json"}:bayes_optimal,reader')
+    compare=(
+      f'Warm-up continued for the same tokens={folder / "continued"}',
+      f'This run itself={folder / "run"}',
+    ),
+    reference=f'{folder / "task.json"}:bayes_optimal,reader',
+  )
   path = report.write(folder / 'run', title='Rare disease: gene from findings', config=config)
   return path, path.read_text(encoding='utf-8')
 
 
 class Outline(html.parser.HTMLParser):
   """Open tags, ids and references of a page; raises on a tag closed out of turn."""
+
   VOID = {'meta', 'br', 'hr', 'img', 'link', 'input'}
 
   def __init__(self, page):
@@ -73,12 +78,25 @@ def test_the_page_is_well_formed_and_loads_nothing(finished):
 def test_the_page_has_every_section(finished):
   outline = Outline(finished[1])
   assert [h for h in outline.headings if h[0].isupper()] == [
-      'Held-out grade of each arm', 'Every measure', 'Learning curves', 'Held-out grade',
-      'Training reward', 'Completion length', 'Cut off and unreadable', 'Entropy',
-      'Sampler against trainer', 'Distance from the reference',
-      'How grades and lengths moved', 'Grades', 'Lengths', 'Transcripts', 'Provenance']
+    'Held-out grade of each arm',
+    'Every measure',
+    'Learning curves',
+    'Held-out grade',
+    'Training reward',
+    'Completion length',
+    'Cut off and unreadable',
+    'Entropy',
+    'Sampler against trainer',
+    'Distance from the reference',
+    'How grades and lengths moved',
+    'Grades',
+    'Lengths',
+    'Transcripts',
+    'Provenance',
+  ]
   assert {'frac_reward_zero_std', 'rewards/gene/mean', 'mean_token_accuracy'} <= set(
-      outline.headings)  # all other metrics, by name
+    outline.headings
+  )  # all other metrics, by name
 
 
 def evaluation_at(workdir, step):
@@ -89,10 +107,13 @@ def evaluation_at(workdir, step):
 def test_the_verdict_is_on_the_last_stage_and_says_both_grades(finished):
   before, after = (evaluation_at(finished[0].parent, step) for step in (40, 200))
   headline = re.search(r'class="headline">(.*?)<', finished[1])[1]
-  said = [f'from {before[name]["mean"]:.2f} to {after[name]["mean"]:.2f}'
-          for name in ('grade', 'greedy/grade')]
-  assert headline == ('Reinforcement helped: the sampled held-out grade rose '
-                      f'{said[0]} (greedy {said[1]})')
+  said = [
+    f'from {before[name]["mean"]:.2f} to {after[name]["mean"]:.2f}'
+    for name in ('grade', 'greedy/grade')
+  ]
+  assert headline == (
+    f'Reinforcement helped: the sampled held-out grade rose {said[0]} (greedy {said[1]})'
+  )
 
 
 def test_another_run_of_the_same_rows_is_paired_with_this_one(folder, finished):
@@ -102,29 +123,48 @@ def test_another_run_of_the_same_rows_is_paired_with_this_one(folder, finished):
   for grade in (held_out.sampled_grade, held_out.greedy_grade):
     change = held_out.paired_change(theirs, ours, grade)
     said.append(f'{change["mean"]:+.2f} [{change["low"]:.2f}, {change["high"]:.2f}]')
-  assert (f'Reinforcement beats “Warm-up continued for the same tokens” by {said[0]} sampled, '
-          f'{said[1]} greedy.') in finished[1]
+  assert (
+    f'Reinforcement beats “Warm-up continued for the same tokens” by {said[0]} sampled, '
+    f'{said[1]} greedy.'
+  ) in finished[1]
   assert 'This run itself' not in finished[1]
 
 
 def test_all_arms_stand_beside_each_other_with_both_grades(folder, finished):
   table = re.search(r'<table class="forest">.*?</table>', finished[1], re.S)[0]
   rows = re.findall(r'<tr class="(\w+)-row">(.*?)</tr>', table, re.S)
-  shown = [(kind, re.search(r'row">([^<]*)<', row)[1], re.findall(r'</i>\s*([\d.]+)', row),
-            re.search(r'trained">([\d,]*)<', row)[1]) for kind, row in rows]
+  shown = [
+    (
+      kind,
+      re.search(r'row">([^<]*)<', row)[1],
+      re.findall(r'</i>\s*([\d.]+)', row),
+      re.search(r'trained">([\d,]*)<', row)[1],
+    )
+    for kind, row in rows
+  ]
   expected = []
   for kind, label, name, step in (
-      ('before', 'Base checkpoint, step 0', 'run', 0),
-      ('before', 'After warm-up: sft, step 40', 'run', 40),
-      ('after', 'After reinforcement: grpo, step 200', 'run', 200),
-      ('other', 'Warm-up continued for the same tokens', 'continued', 200)):
+    ('before', 'Base checkpoint, step 0', 'run', 0),
+    ('before', 'After warm-up: sft, step 40', 'run', 40),
+    ('after', 'After reinforcement: grpo, step 200', 'run', 200),
+    ('other', 'Warm-up continued for the same tokens', 'continued', 200),
+  ):
     row = evaluation_at(folder / name, step)
-    trained = {each['step']: each['num_tokens']
-               for each in metrics.read(folder / name / metrics.TRAINING)} | {0: 0}
-    expected.append((kind, label, [f'{row[grade]["mean"]:.3f}' for grade in
-                                   ('grade', 'greedy/grade')], f'{trained[step]:,}'))
-  assert shown == expected + [('reference', 'Bayes optimal', ['0.810'], ''),
-                              ('reference', 'Reader', ['0.410'], '')]
+    trained = {
+      each['step']: each['num_tokens'] for each in metrics.read(folder / name / metrics.TRAINING)
+    } | {0: 0}
+    expected.append(
+      (
+        kind,
+        label,
+        [f'{row[grade]["mean"]:.3f}' for grade in ('grade', 'greedy/grade')],
+        f'{trained[step]:,}',
+      )
+    )
+  assert shown == expected + [
+    ('reference', 'Bayes optimal', ['0.810'], ''),
+    ('reference', 'Reader', ['0.410'], ''),
+  ]
   assert table.count('class="dot"') == 2 * 4 + 2 and table.count('class="rule"') == 2 * 6
 
 
@@ -141,8 +181,11 @@ def test_a_run_graded_otherwise_is_shown_but_not_paired(folder, tmp_path):
   fake_runs.write(tmp_path)
   about = manifest.read(tmp_path)
   manifest.write(tmp_path, about | {'sha256': about['sha256'] | {'grader': 'f' * 64}})
-  page = report.write(folder / 'run', title='t', config=report.ReportConfig(
-      compare=(f'x={tmp_path}', f'y={folder / "older"}'))).read_text()
+  page = report.write(
+    folder / 'run',
+    title='t',
+    config=report.ReportConfig(compare=(f'x={tmp_path}', f'y={folder / "older"}')),
+  ).read_text()
   assert 'x: no difference row by row, as its grader is not the same.' in page
   assert 'y: no difference row by row, as its answers to held-out rows were not kept.' in page
   assert 'Reinforcement beats' not in page
@@ -173,8 +216,10 @@ def test_reasoning_is_apart_from_the_answer(finished):
 def test_transcripts_set_three_policies_beside_each_other(finished):
   first = re.search(r'<article.*?</article>', finished[1], re.S)[0]
   assert re.findall(r'<section class="(\w+)-arm">\s*<header><h4>([^<]*)<', first) == [
-      ('before', 'After warm-up: sft, step 40'), ('after', 'After reinforcement: grpo, step 200'),
-      ('other', 'Warm-up continued for the same tokens')]
+    ('before', 'After warm-up: sft, step 40'),
+    ('after', 'After reinforcement: grpo, step 200'),
+    ('other', 'Warm-up continued for the same tokens'),
+  ]
   assert re.search(r'tabindex="0">gene: [A-Z0-9]+<', first)
 
 
@@ -186,9 +231,17 @@ def test_reasoning_that_never_ends_is_no_answer(tmp_path):
 
 def test_text_of_the_model_cannot_become_markup(tmp_path):
   evil = '<script>alert(1)</script><b>"&'
-  (tmp_path / 'transcripts.json').write_text(json.dumps([
-      {'prompt': evil, 'reference': {'a': evil},
-       'arms': [{'label': evil, 'reward': None, 'text': evil}]}]))
+  (tmp_path / 'transcripts.json').write_text(
+    json.dumps(
+      [
+        {
+          'prompt': evil,
+          'reference': {'a': evil},
+          'arms': [{'label': evil, 'reward': None, 'text': evil}],
+        }
+      ]
+    )
+  )
   page = report.write(tmp_path, title=evil).read_text()
   assert '<script' not in page and '<b>' not in page and '&lt;script&gt;' in page
   assert 'not graded' in page
@@ -197,8 +250,14 @@ def test_text_of_the_model_cannot_become_markup(tmp_path):
 def test_an_empty_workdir_gives_a_page_that_says_what_is_missing(tmp_path):
   page = report.write(tmp_path, title='nothing yet').read_text()
   assert Outline(page).headings == ['Left out']
-  for missing in ('Not evaluated yet', 'no held-out evaluation', 'metrics.jsonl has fewer',
-                  'no manifest.json', 'no answers to held-out rows', 'too few samples'):
+  for missing in (
+    'Not evaluated yet',
+    'no held-out evaluation',
+    'metrics.jsonl has fewer',
+    'no manifest.json',
+    'no answers to held-out rows',
+    'too few samples',
+  ):
     assert missing in page
 
 
@@ -222,8 +281,9 @@ def test_a_missing_arm_is_said_to_be_missing(tmp_path):
 
 def test_distributions_fall_back_on_the_first_and_last_training_steps(tmp_path):
   for step in range(1, 7):
-    episodes.write(tmp_path, step, [fake_runs.training_episode(step, number, step / 6)
-                                  for number in range(100)])
+    episodes.write(
+      tmp_path, step, [fake_runs.training_episode(step, number, step / 6) for number in range(100)]
+    )
   page = report.write(tmp_path, title='t').read_text()
   assert 'Training samples: 300 of steps 1 to 3 as before, 300 of steps 4 to 6 as after.' in page
   assert 'Grades. mean 0.333 before, 0.833 after' in page

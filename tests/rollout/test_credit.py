@@ -1,4 +1,5 @@
 """Credit by steps: rewards of each source on paper, blends, and what equals credit by samples."""
+
 import dataclasses
 import functools
 import pathlib
@@ -25,26 +26,47 @@ from rft_jax.run import build
 from rft_jax.sampling import engine
 from rft_jax.types import Episode, Grade, Item, Sample
 
-GOOD = {'type': 'string_check', 'name': 'good', 'operation': 'like',
-        'input': '{{ item.good }}', 'reference': '{{ sample.output_text }}'}
-EXACT = {'type': 'string_check', 'name': 'exact', 'operation': 'eq',
-         'input': '{{ sample.output_text }}', 'reference': '{{ item.answer }}'}
+GOOD = {
+  'type': 'string_check',
+  'name': 'good',
+  'operation': 'like',
+  'input': '{{ item.good }}',
+  'reference': '{{ sample.output_text }}',
+}
+EXACT = {
+  'type': 'string_check',
+  'name': 'exact',
+  'operation': 'eq',
+  'input': '{{ sample.output_text }}',
+  'reference': '{{ item.answer }}',
+}
 ROLLOUT = RolloutConfig(prompts_per_step=1, samples_per_prompt=2, max_new_tokens=40)
 
 
 @functools.cache
 def bytewise(markers=None):
   with tempfile.TemporaryDirectory() as directory:
-    return chats.make(tiny_tokenizers.save(pathlib.Path(directory) / 'bytes'),
-                      ChatConfig(reasoning=markers))
+    return chats.make(
+      tiny_tokenizers.save(pathlib.Path(directory) / 'bytes'), ChatConfig(reasoning=markers)
+    )
 
 
 def episode(text, reward, index=0, occurrence=0, row=None, chat=None):
   chat = chat or bytewise()
   ids = chat.encode([text])[0] + [chat.eos_id]
   row = {'good': 'one two three', 'answer': '7'} if row is None else row
-  return Episode(Item(row, 'x:1'), occurrence, index, [1, 2], Sample(ids, [0.0] * len(ids), None,
-                 'stop'), text, text, 0, Grade(reward, {}, {}), 0)
+  return Episode(
+    Item(row, 'x:1'),
+    occurrence,
+    index,
+    [1, 2],
+    Sample(ids, [0.0] * len(ids), None, 'stop'),
+    text,
+    text,
+    0,
+    Grade(reward, {}, {}),
+    0,
+  )
 
 
 def group(*answers, **more):
@@ -54,8 +76,15 @@ def group(*answers, **more):
 def rewards_of(groups, config, chat=None, settings=ROLLOUT, grader=EXACT, **given):
   assert not config.validate()
   steps = config.grader and graders.make(config.grader)
-  return credit.make(chat or bytewise(), config, settings, grader=graders.make(grader),
-                     step_grader=steps or None, seed=0, mesh=None)(None, groups, 3, **given)
+  return credit.make(
+    chat or bytewise(),
+    config,
+    settings,
+    grader=graders.make(grader),
+    step_grader=steps or None,
+    seed=0,
+    mesh=None,
+  )(None, groups, 3, **given)
 
 
 LINES = CreditConfig(level='step', steps='line', source='process', grader=GOOD)
@@ -71,10 +100,14 @@ def test_process_rewards_are_the_grades_of_the_steps():
 
 
 def test_the_step_grader_sees_where_the_step_stands():
-  check = {'type': 'string_check', 'name': 'seen', 'operation': 'eq',
-           'input': '{{ item.step.index }}|{{ item.step.before }}|{{ item.step.text }}|'
-                    '{{ sample.output_text }}|{{ item.answer }}',
-           'reference': '1|one|two|two|7'}
+  check = {
+    'type': 'string_check',
+    'name': 'seen',
+    'operation': 'eq',
+    'input': '{{ item.step.index }}|{{ item.step.before }}|{{ item.step.text }}|'
+    '{{ sample.output_text }}|{{ item.answer }}',
+    'reference': '1|one|two|two|7',
+  }
   config = dataclasses.replace(LINES, grader=check)
   assert rewards_of([group(('one\ntwo\ntwo', 1.0))], config).rewards == [[0.0, 1.0, 0.0]]
   check['input'], check['reference'] = '{{ sample.output_text }}', 'one\ntwo'
@@ -110,14 +143,22 @@ def test_resampled_values_are_means_and_their_rises_the_rewards(monkeypatch):
   markers = ('<think>', '</think>')
   chat = bytewise(markers)
   texts = ['<think>a\nb</think>7', '<think>c</think>8']
-  asked = scripted(monkeypatch, [
+  asked = scripted(
+    monkeypatch,
+    [
       ['b</think>7', 'b</think>8'],  # after a: 1/2
       ['7', '7'],  # after b: 1
       ['7', ' no'],  # after c: 1/2
-  ], chat)
+    ],
+    chat,
+  )
   config = CreditConfig(level='step', steps='line', source='resample', resamples=2)
-  groups = [[episode(text, reward, g, occurrence=5, chat=chat)
-             for g, (text, reward) in enumerate(zip(texts, (1.0, 0.0)))]]
+  groups = [
+    [
+      episode(text, reward, g, occurrence=5, chat=chat)
+      for g, (text, reward) in enumerate(zip(texts, (1.0, 0.0)))
+    ]
+  ]
   found = rewards_of(groups, config, chat)
   # The prompt is worth what the other sample got: 0 for the first, 1 for the second.
   assert found.rewards == [[0.5, 0.5, 0.0], [-0.5, -0.5]]
@@ -136,14 +177,22 @@ def test_resampled_values_are_means_and_their_rises_the_rewards(monkeypatch):
 def test_samples_in_the_same_state_are_resampled_once(monkeypatch):
   chat = bytewise(('<think>', '</think>'))
   texts = ['<think>a\nb</think>7', '<think>a\nc</think>8']
-  asked = scripted(monkeypatch, [
+  asked = scripted(
+    monkeypatch,
+    [
       ['b</think>7', 'b</think>7'],  # after a, of both samples: 1
       ['7', 'no'],  # after a and b: 1/2
       ['7', '8'],  # after a and c: 1/2
-  ], chat)
+    ],
+    chat,
+  )
   config = CreditConfig(level='step', steps='line', source='resample', resamples=2)
-  groups = [[episode(text, reward, g, occurrence=5, chat=chat)
-             for g, (text, reward) in enumerate(zip(texts, (1.0, 0.0)))]]
+  groups = [
+    [
+      episode(text, reward, g, occurrence=5, chat=chat)
+      for g, (text, reward) in enumerate(zip(texts, (1.0, 0.0)))
+    ]
+  ]
   found = rewards_of(groups, config, chat)
   assert found.rewards == [[1.0, -0.5, 0.5], [0.0, -0.5, -0.5]]
   assert found.metrics['credit/resampled'] == 6
@@ -156,12 +205,13 @@ def test_samples_in_the_same_state_are_resampled_once(monkeypatch):
 
 def test_a_group_whose_steps_cannot_be_graded_has_credit_by_samples():
   broken = dataclasses.replace(LINES, grader=dict(GOOD, input='{{ item.good }}{{ item.more }}'))
-  groups = [group(('one', 1.0), ('six\ntwo', 0.0)),
-            group(('one', 1.0), ('six\ntwo', 0.0), row={'good': 'one', 'more': ''})]
+  groups = [
+    group(('one', 1.0), ('six\ntwo', 0.0)),
+    group(('one', 1.0), ('six\ntwo', 0.0), row={'good': 'one', 'more': ''}),
+  ]
   with pytest.raises(rollout.GraderFaults, match='3 of 6 steps.*credit.grader'):
     rewards_of(groups, broken)
-  found = rewards_of(groups, broken,
-                     settings=dataclasses.replace(ROLLOUT, max_grader_faults=0.5))
+  found = rewards_of(groups, broken, settings=dataclasses.replace(ROLLOUT, max_grader_faults=0.5))
   assert found.whole.tolist() == [False, True]
   assert found.metrics['credit/groups_without_steps'] == 1
   outcome = np.array([[0.7, -0.7], [0.3, -0.3]], np.float32)
@@ -178,8 +228,11 @@ def test_blends_weigh_outcome_and_steps_and_leave_padding_alone():
   found = rewards_of(groups, LINES)
   assert found.rewards == [[1.0, 0.0], [0.0, 0.0]]
   # Centred at each step: (1/2, 0) and (-1/2, 0); summed to the end: the same.
-  for weights, first, second in (((-1.0, 1.0), 1.0, 0.5), ((2.0, 3.0), 2.5, 1.0),
-                                 ((0.0, 1.0), 0.5, 0.0)):
+  for weights, first, second in (
+    ((-1.0, 1.0), 1.0, 0.5),
+    ((2.0, 3.0), 2.5, 1.0),
+    ((0.0, 1.0), 0.5, 0.0),
+  ):
     config = dataclasses.replace(LINES, outcome_weight=weights[0], process_weight=weights[1])
     values = credit.advantages(groups, batch.weights, outcome, found, config)
     expected = np.array([[first] * 4 + [second] * 4, [-first] * 4 + [-second] * 4], np.float32)
@@ -201,10 +254,13 @@ def test_one_step_a_sample_is_credit_by_samples():
   batch = batching.from_groups(groups, outcome)
   found = rewards_of(groups, config)
   np.testing.assert_array_equal(
-      credit.advantages(groups, batch.weights, outcome, found, config), batch.advantages)
+    credit.advantages(groups, batch.weights, outcome, found, config), batch.advantages
+  )
 
 
-@pytest.mark.parametrize('changes, words', [
+@pytest.mark.parametrize(
+  'changes, words',
+  [
     (dict(level='sentence'), "level='sentence'"),
     (dict(source='process'), 'grader is empty'),
     (dict(source='resample', grader=GOOD), 'need none for source='),
@@ -216,7 +272,8 @@ def test_one_step_a_sample_is_credit_by_samples():
     (dict(process_weight=0.0), 'process_weight=0.0'),
     (dict(resamples=0), 'resamples=0'),
     (dict(estimator='mean', steps='word', source='oracle'), "estimator='mean'"),
-])
+  ],
+)
 def test_wrong_settings_are_refused_with_the_reason(changes, words):
   problems = CreditConfig(**{'level': 'step', **changes}).validate()
   assert any(words in problem for problem in problems)
@@ -229,9 +286,11 @@ def test_wrong_settings_are_refused_with_the_reason(changes, words):
 def base(tmp_path_factory):
   config = tiny.config(tmp_path_factory.mktemp('credit'))
   config.stages = (Stage(algorithm='grpo', steps=2, optim=config.stages[1].optim),)
-  config.grader = {'type': 'python', 'name': 'letters', 'source':
-                   'def grade(sample, item):\n'
-                   '  return sum(map(ord, sample["output_text"])) % 7 / 6\n'}
+  config.grader = {
+    'type': 'python',
+    'name': 'letters',
+    'source': 'def grade(sample, item):\n  return sum(map(ord, sample["output_text"])) % 7 / 6\n',
+  }
   config.evaluate.every = 0
   return config
 
@@ -240,20 +299,23 @@ def run(config, workdir, **changes):
   """Trains and returns (the last policy, rows of metrics without clocks)."""
   config = dataclasses.replace(config, **changes)
   rft_jax.train(config, workdir, quiet=True)
-  rows = [{name: value for name, value in row.items()
-           if 'seconds' not in name and name != 'compilations'}
-          for row in metrics.read(workdir / 'metrics.jsonl')]
+  rows = [
+    {name: value for name, value in row.items() if 'seconds' not in name and name != 'compilations'}
+    for row in metrics.read(workdir / 'metrics.jsonl')
+  ]
   return hf.load(workdir / 'export')[0], rows
 
 
 def same(one, other):
   import jax
+
   return all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other)))
 
 
 # The tiny policy writes bytes at random, of which half are no characters: they end its steps.
-RESAMPLE = CreditConfig(level='step', steps='delimiter', delimiter='\ufffd', source='resample',
-                        resamples=2, max_steps=3)
+RESAMPLE = CreditConfig(
+  level='step', steps='delimiter', delimiter='\ufffd', source='resample', resamples=2, max_steps=3
+)
 
 
 def test_credit_by_tokens_is_refused_for_grpo(base):
@@ -267,16 +329,18 @@ def test_credit_by_tokens_is_refused_for_grpo(base):
 def test_runs_with_one_step_a_sample_equal_runs_by_samples(base, tmp_path):
   unscaled = AdvantageConfig(scale='none')
   plain, rows = run(base, tmp_path / 'plain', advantage=unscaled)
-  turns, told = run(base, tmp_path / 'turns', advantage=unscaled,
-                    credit=CreditConfig(level='step', steps='turn'))
+  turns, told = run(
+    base, tmp_path / 'turns', advantage=unscaled, credit=CreditConfig(level='step', steps='turn')
+  )
   assert same(plain, turns)
   assert told[0]['credit/steps_mean'] == 1 and 'credit/steps_mean' not in rows[0]
 
 
 def test_a_run_that_resamples_continues_bit_for_bit(base, tmp_path):
   whole, rows = run(base, tmp_path / 'whole', credit=RESAMPLE)
-  rft_jax.train(dataclasses.replace(base, credit=RESAMPLE), tmp_path / 'parts', stop_at_step=1,
-                quiet=True)
+  rft_jax.train(
+    dataclasses.replace(base, credit=RESAMPLE), tmp_path / 'parts', stop_at_step=1, quiet=True
+  )
   assert Checkpoints(tmp_path / 'parts' / 'checkpoints').latest() == 1
   parts, again = run(base, tmp_path / 'parts', credit=RESAMPLE)
   assert same(whole, parts) and rows == again
@@ -290,8 +354,15 @@ def test_what_is_resampled_depends_on_seed_step_and_state_alone(base):
     policy, _ = hf.load(config.model.source)
     draw = rollout.make(rooms.chat, rooms.grader, config.rollout, seed=0, mesh=None)
     groups = draw(policy, rooms.train[0][:3], [7, 8, 9], 1).groups
-    values = lambda seed: credit.make(rooms.chat, RESAMPLE, config.rollout, grader=rooms.grader,
-                                      step_grader=None, seed=seed, mesh=None)
+    values = lambda seed: credit.make(
+      rooms.chat,
+      RESAMPLE,
+      config.rollout,
+      grader=rooms.grader,
+      step_grader=None,
+      seed=seed,
+      mesh=None,
+    )
     together = values(0)(policy, groups, 1).rewards
     assert values(0)(policy, groups[1:2], 1).rewards == together[4:8]
     assert values(1)(policy, groups, 1).rewards != together
@@ -313,6 +384,5 @@ def test_a_step_grader_is_checked_before_anything_is_paid_for(base, tmp_path):
     assert rooms.step_grader is None
   missing = dict(GOOD, input='{{ item.proof }}', reference='{{ item.step.text }}')
   with pytest.raises(build.Refused, match='proof'):
-    with build.rooms(dataclasses.replace(base, credit=dataclasses.replace(LINES,
-                                                                          grader=missing))):
+    with build.rooms(dataclasses.replace(base, credit=dataclasses.replace(LINES, grader=missing))):
       pass

@@ -1,4 +1,5 @@
 """Grading beside sampling: order, overlap, back-pressure, what is counted."""
+
 import threading
 import time
 
@@ -11,6 +12,7 @@ from rft_jax.types import Grade
 
 class Slow:
   """A grader that takes its time, as a judge far away would, and keeps its threads."""
+
   name, ungradable_reward = 'slow', 0.0
 
   def __init__(self, seconds=0.0):
@@ -55,8 +57,15 @@ def test_an_error_in_the_grading_thread_is_raised_where_grades_are_expected():
 
 
 def test_what_a_grader_did_is_counted_once():
-  grader = graders.make({'type': 'string_check', 'name': 'exact', 'operation': 'eq',
-                         'input': '{{ sample.output_text }}', 'reference': '{{ item.answer }}'})
+  grader = graders.make(
+    {
+      'type': 'string_check',
+      'name': 'exact',
+      'operation': 'eq',
+      'input': '{{ sample.output_text }}',
+      'reference': '{{ item.answer }}',
+    }
+  )
   with grading_queue.Desk(grader) as desk:
     for n, item in enumerate(({'answer': 'a'}, {'answer': 'b'}, {})):
       desk.hand_in(n, item, {'output_text': 'a'})
@@ -70,6 +79,13 @@ def test_what_a_grader_did_is_counted_once():
 
 
 def test_listed_names_the_graders_that_score():
-  grader = graders.make({'type': 'string_check', 'name': 'exact', 'operation': 'eq',
-                         'input': '{{ sample.output_text }}', 'reference': 'x'})
+  grader = graders.make(
+    {
+      'type': 'string_check',
+      'name': 'exact',
+      'operation': 'eq',
+      'input': '{{ sample.output_text }}',
+      'reference': 'x',
+    }
+  )
   assert graders.listed(grader) == [('exact', 'string_check', None)]

@@ -1,4 +1,5 @@
 """From prompts to graded episodes: whose fault a missing grade is, and what is told of it."""
+
 import json
 
 import pytest
@@ -12,8 +13,13 @@ from rft_jax.sampling import engine
 from rft_jax.types import Sample
 
 THINKING = ChatConfig(reasoning=('<think>', '</think>'))
-EQUAL = {'type': 'string_check', 'name': 'exact', 'operation': 'eq',
-         'input': '{{ sample.output_text }}', 'reference': '{{ item.answer }}'}
+EQUAL = {
+  'type': 'string_check',
+  'name': 'exact',
+  'operation': 'eq',
+  'input': '{{ sample.output_text }}',
+  'reference': '{{ item.answer }}',
+}
 
 
 @pytest.fixture(scope='module')
@@ -30,8 +36,10 @@ def graded(rooms, monkeypatch):
 
   def run(texts, *, stop='stop', grader=EQUAL, response_format=None, **changes):
     eos = list(made.chat.stop_ids[:1]) if stop == 'stop' else []
-    group = [Sample(ids + eos, [-1.0] * (len(ids) + len(eos)), None, stop)
-             for ids in made.chat.encode(texts)]
+    group = [
+      Sample(ids + eos, [-1.0] * (len(ids) + len(eos)), None, stop)
+      for ids in made.chat.encode(texts)
+    ]
 
     def generate(*args, finished, report, **kwargs):
       for g, sample in enumerate(group):
@@ -40,9 +48,14 @@ def graded(rooms, monkeypatch):
 
     monkeypatch.setattr(engine, 'generate', generate)
     settings = rollout.RolloutConfig(prompts_per_step=1, samples_per_prompt=len(texts), **changes)
-    run_it = rollout.make(made.chat, graders.make(
-        grader, ungradable_reward=settings.ungradable_reward), settings, seed=0, mesh=None,
-        response_format=response_format)
+    run_it = rollout.make(
+      made.chat,
+      graders.make(grader, ungradable_reward=settings.ungradable_reward),
+      settings,
+      seed=0,
+      mesh=None,
+      response_format=response_format,
+    )
     return run_it(None, made.train[0][:1], [0], 5)
 
   return run
@@ -51,7 +64,8 @@ def graded(rooms, monkeypatch):
 def test_the_grader_sees_the_answer_and_not_the_reasoning(graded, rooms):
   answer = rooms[1].train[0][0].item.row['answer']
   right, wrong, reasoned = graded(
-      [f'<think>hm</think>{answer}', '<think>hm</think>no', f'<think>{answer}</think>no']).groups[0]
+    [f'<think>hm</think>{answer}', '<think>hm</think>no', f'<think>{answer}</think>no']
+  ).groups[0]
   assert [e.grade.reward for e in (right, wrong, reasoned)] == [1.0, 0.0, 0.0]
   assert right.output_text == answer and right.text.startswith('<think>hm</think>')
   assert 0 < right.reasoning_tokens < len(right.sample.tokens)
@@ -74,10 +88,18 @@ def test_what_was_cut_off_is_a_policy_fault_unless_asked_otherwise(graded, rooms
 
 
 def test_an_answer_outside_the_response_format_is_a_policy_fault(graded):
-  schema = {'type': 'json_schema', 'json_schema': {'name': 'x', 'schema': {
-      'type': 'object', 'required': ['n'], 'properties': {'n': {'type': 'integer'}}}}}
-  grader = {'type': 'python', 'name': 'n', 'source':
-            'def grade(sample, item):\n  return sample["output_json"]["n"]\n'}
+  schema = {
+    'type': 'json_schema',
+    'json_schema': {
+      'name': 'x',
+      'schema': {'type': 'object', 'required': ['n'], 'properties': {'n': {'type': 'integer'}}},
+    },
+  }
+  grader = {
+    'type': 'python',
+    'name': 'n',
+    'source': 'def grade(sample, item):\n  return sample["output_json"]["n"]\n',
+  }
   texts = [f'<think></think>{json.dumps(value)}' for value in ({'n': 3}, {'n': 'three'}, [1])]
   found = graded(texts, grader=grader, response_format=schema).groups[0]
   assert [e.grade.reward for e in found] == [3.0, 0.0, 0.0]
@@ -97,8 +119,12 @@ def test_grader_faults_give_no_reward_and_too_many_stop_the_run(graded):
 def test_a_multi_tells_its_total_as_the_reward_and_its_parts_by_their_keys(graded, rooms):
   answer = rooms[1].train[0][0].item.row['answer']
   other = {**EQUAL, 'operation': 'ne'}
-  both = {'type': 'multi', 'name': 'both', 'graders': {'same': EQUAL, 'other': other},
-          'calculate_output': '2 * same - other'}
+  both = {
+    'type': 'multi',
+    'name': 'both',
+    'graders': {'same': EQUAL, 'other': other},
+    'calculate_output': '2 * same - other',
+  }
   values = graded([f'<think>a</think>{answer}', '<think>a</think>no'], grader=both).metrics
   assert values['reward'] == (2 - 1) / 2
   assert values['rewards/same/mean'] == values['rewards/other/mean'] == 0.5
@@ -107,8 +133,9 @@ def test_a_multi_tells_its_total_as_the_reward_and_its_parts_by_their_keys(grade
 
 def test_metrics_have_trls_definitions(graded, rooms):
   answer = rooms[1].train[0][0].item.row['answer']
-  metrics = graded([f'<think></think>{answer}', '<think></think>no', '<think>', '<think></think>x']
-                  ).metrics
+  metrics = graded(
+    [f'<think></think>{answer}', '<think></think>no', '<think>', '<think></think>x']
+  ).metrics
   assert metrics['reward'] == 0.25
   assert metrics['reward_std'] == pytest.approx(0.5)  # ddof 1, within the group
   assert metrics['frac_reward_zero_std'] == 0.0
@@ -123,8 +150,15 @@ def test_episodes_carry_what_was_really_sampled(rooms):
   settings = rollout.RolloutConfig(prompts_per_step=2, samples_per_prompt=3, max_new_tokens=6)
   run = rollout.make(made.chat, made.grader, settings, seed=4, mesh=None)
   groups = run(policy, made.train[0][:2], [7, 8], 1).groups
-  again = engine.generate(policy, [made.train[0][1].prompt_ids], samples_per_prompt=3,
-                          max_new_tokens=6, seed=4, step=1, occurrences=[8],
-                          stop_ids=made.chat.stop_ids)
+  again = engine.generate(
+    policy,
+    [made.train[0][1].prompt_ids],
+    samples_per_prompt=3,
+    max_new_tokens=6,
+    seed=4,
+    step=1,
+    occurrences=[8],
+    stop_ids=made.chat.stop_ids,
+  )
   assert [e.sample for e in groups[1]] == again[0]
   assert [(e.occurrence, e.index) for e in groups[1]] == [(8, 0), (8, 1), (8, 2)]

@@ -1,4 +1,5 @@
 """Held-out figures: exact where they can be worked out, honest intervals, one's own stream."""
+
 import itertools
 import math
 
@@ -10,8 +11,18 @@ from rft_jax.types import Episode, Grade, Item, Sample
 
 
 def _episode(reward, tokens=3, stop='stop', errors=None):
-  return Episode(Item({}, 'made:1'), 0, 0, [1], Sample([2] * tokens, [0.0] * tokens, None, stop),
-                 '', '', 1, Grade(reward, {}, errors or {}), 0)
+  return Episode(
+    Item({}, 'made:1'),
+    0,
+    0,
+    [1],
+    Sample([2] * tokens, [0.0] * tokens, None, stop),
+    '',
+    '',
+    1,
+    Grade(reward, {}, errors or {}),
+    0,
+  )
 
 
 @pytest.mark.parametrize('n, k', [(4, 1), (4, 2), (6, 3), (5, 5)])
@@ -23,8 +34,10 @@ def test_pass_at_k_is_the_share_of_all_draws_that_hold_a_pass(n, k):
 
 
 def test_measures_by_hand():
-  sampled = [[_episode(1.0), _episode(0.0, errors={'sample_parse_error': True})],
-             [_episode(0.5, tokens=9, stop='length'), _episode(1.0)]]
+  sampled = [
+    [_episode(1.0), _episode(0.0, errors={'sample_parse_error': True})],
+    [_episode(0.5, tokens=9, stop='length'), _episode(1.0)],
+  ]
   greedy = [_episode(1.0), _episode(0.25)]
   columns = measure(sampled, greedy, pass_threshold=1.0)
   assert columns['grade'].tolist() == [0.5, 0.75]

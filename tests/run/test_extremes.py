@@ -2,6 +2,7 @@
 
 Whatever comes in, the parameters that come out are finite.
 """
+
 import functools
 import itertools
 
@@ -26,26 +27,34 @@ from rft_jax.training.optim import OptimConfig
 from rft_jax.training.update import UpdateConfig
 from rft_jax.types import Batch, TrainState
 
-DECODER = models.DecoderConfig(vocab_size=24, dim=16, layers=1, heads=2, kv_heads=1, head_dim=8,
-                               mlp_dim=16, tied_head=True)
+DECODER = models.DecoderConfig(
+  vocab_size=24, dim=16, layers=1, heads=2, kv_heads=1, head_dim=8, mlp_dim=16, tied_head=True
+)
 
 
 def _batch(far, P=4, G=2, T=5, masked=1):
-  """A batch whose log-probs are far from any policy's; its first groups have no token that counts.
-  """
+  """A batch whose log-probs are far from any policy's; its first groups have no token that counts."""
   rng = np.random.default_rng(0)
   B = P * G
   lengths = np.resize([T, 1, max(T - 1, 1)], B).astype(np.int32)
   weights = (np.arange(T) < lengths[:, None]).astype(np.float32)
-  weights[:masked * G] = 0
+  weights[: masked * G] = 0
   off = lambda shift: (np.resize([far, 0, -far], (B, T)) + shift).astype(np.float32)
-  return Batch(rng.integers(0, 24, (P, 3)).astype(np.int32), np.full(P, 3, np.int32),
-               rng.integers(0, 24, (B, T)).astype(np.int32), lengths,
-               np.repeat(np.arange(P), G).astype(np.int32), weights,
-               advantages=np.resize([1.0, -1, 0], (B, T)).astype(np.float32) * weights,
-               old_logprobs=off(-3.0), reference_logprobs=-off(2.0), sampler_logprobs=off(-2.0),
-               steps=np.minimum(np.arange(T) // 2 + np.zeros((B, 1)), 9).astype(np.int32),
-               old_values=off(0.5), returns=-off(0.2))
+  return Batch(
+    rng.integers(0, 24, (P, 3)).astype(np.int32),
+    np.full(P, 3, np.int32),
+    rng.integers(0, 24, (B, T)).astype(np.int32),
+    lengths,
+    np.repeat(np.arange(P), G).astype(np.int32),
+    weights,
+    advantages=np.resize([1.0, -1, 0], (B, T)).astype(np.float32) * weights,
+    old_logprobs=off(-3.0),
+    reference_logprobs=-off(2.0),
+    sampler_logprobs=off(-2.0),
+    steps=np.minimum(np.arange(T) // 2 + np.zeros((B, 1)), 9).astype(np.int32),
+    old_values=off(0.5),
+    returns=-off(0.2),
+  )
 
 
 def _trained(loss, batch, critic=None):
@@ -71,8 +80,12 @@ def _assert_finite(state):
 def _loss(loss='clip', correction='none', estimator='k3'):
   level, aggregations = list(MEANT_FOR[loss].items())[-1]
   config = ObjectiveConfig(
-      policy_loss=PolicyLossConfig(loss=loss, ratio_level=level), aggregation=aggregations[0],
-      correction=CorrectionConfig(correction=correction), kl_coef=0.1, kl_estimator=estimator)
+    policy_loss=PolicyLossConfig(loss=loss, ratio_level=level),
+    aggregation=aggregations[0],
+    correction=CorrectionConfig(correction=correction),
+    kl_coef=0.1,
+    kl_estimator=estimator,
+  )
   assert not config.validate()
   return functools.partial(policy_objective, config=config, max_new_tokens=5)
 
@@ -80,10 +93,16 @@ def _loss(loss='clip', correction='none', estimator='k3'):
 # Every loss, every correction, every KL, each at least once: in all pairs they are tested by
 # themselves.
 CORRECTED = [loss for loss in MEANT_FOR if loss not in ANCHORED_AT_SAMPLER]
-CASES = [(loss, correction, estimator) for (loss, correction), estimator in zip(
-    [*zip(itertools.cycle(CORRECTED), CORRECTIONS), *((loss, 'none') for loss in
-                                                      ANCHORED_AT_SAMPLER)],
-    itertools.cycle(KL_ESTIMATORS))]
+CASES = [
+  (loss, correction, estimator)
+  for (loss, correction), estimator in zip(
+    [
+      *zip(itertools.cycle(CORRECTED), CORRECTIONS),
+      *((loss, 'none') for loss in ANCHORED_AT_SAMPLER),
+    ],
+    itertools.cycle(KL_ESTIMATORS),
+  )
+]
 
 
 @pytest.mark.parametrize('loss, correction, estimator', CASES)
@@ -97,8 +116,9 @@ def test_far_log_ratios_leave_finite_parameters(loss, correction, estimator):
 @pytest.mark.parametrize('kind', ['separate', 'head'])
 def test_far_values_leave_a_finite_critic(kind):
   critic = models.make_critic(models.make(DECODER, seed=0), kind)
-  loss = functools.partial(ppo.loss, objective=ObjectiveConfig(), config=ppo.CriticConfig(),
-                           max_new_tokens=5)
+  loss = functools.partial(
+    ppo.loss, objective=ObjectiveConfig(), config=ppo.CriticConfig(), max_new_tokens=5
+  )
   state, found = _trained(loss, _batch(1e4), critic)
   _assert_finite(state)
   assert not any(metrics['skipped_nonfinite'] for metrics in found)
@@ -116,14 +136,18 @@ def test_one_sample_one_token_and_nothing_at_all(shape, masked):
   assert same == (masked == 'all')
 
 
-CHARACTERS = {'type': 'python', 'name': 'characters', 'source':
-              'def grade(sample, item):\n  return sum(map(ord, sample["output_text"])) % 5 / 4\n'}
+CHARACTERS = {
+  'type': 'python',
+  'name': 'characters',
+  'source': 'def grade(sample, item):\n  return sum(map(ord, sample["output_text"])) % 5 / 4\n',
+}
 
 
 def _run(tmp_path, algorithm, learning_rate, **rollout):
   config = tiny.config(tmp_path, grader=CHARACTERS)
-  config.stages = (Stage(algorithm=algorithm, steps=3,
-                         optim=OptimConfig(learning_rate=learning_rate)),)
+  config.stages = (
+    Stage(algorithm=algorithm, steps=3, optim=OptimConfig(learning_rate=learning_rate)),
+  )
   config.critic.optim.learning_rate = learning_rate
   config.update.updates_per_batch = 2
   config.evaluate.every = 0

@@ -1,4 +1,5 @@
 """The main job, end to end: continued = uninterrupted, what lies in a workdir, refusals."""
+
 import json
 import pathlib
 import shutil
@@ -25,10 +26,14 @@ CLOCKS = ('seconds/', 'compilations')  # of the process, not the run
 def _policy_and_optimizer(workdir, step):
   """Every saved array of a checkpoint, read back without a model."""
   import orbax.checkpoint as ocp
+
   folder = pathlib.Path(workdir).absolute() / 'checkpoints' / f'step_{step:06d}'
   with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-    return {f'{part}/{name}': np.asarray(value) for part in ('policy', 'optimizer')
-            for name, value in checkpointer.restore(folder / part).items()}
+    return {
+      f'{part}/{name}': np.asarray(value)
+      for part in ('policy', 'optimizer')
+      for name, value in checkpointer.restore(folder / part).items()
+    }
 
 
 @pytest.fixture(scope='module')
@@ -74,15 +79,27 @@ def test_stopped_and_continued_equals_uninterrupted(directory, config, whole, st
     assert {e['policy_step'] for e in episodes.read(whole, step)} == {step - 1}
   assert episodes.steps(workdir) == episodes.steps(whole) == [4, 5, 6]
   for file in ('metrics.jsonl', 'evaluation.jsonl'):
-    rows = [[{k: v for k, v in row.items() if not k.startswith(CLOCKS)}
-             for row in metrics_file.read(path / file)] for path in (workdir, whole)]
+    rows = [
+      [
+        {k: v for k, v in row.items() if not k.startswith(CLOCKS)}
+        for row in metrics_file.read(path / file)
+      ]
+      for path in (workdir, whole)
+    ]
     assert rows[0] == rows[1], file
 
 
 def test_training_changes_the_policy_and_its_record_is_complete(whole, config):
   names = {path.name for path in whole.iterdir()}
-  assert names >= {'manifest.json', 'metrics.jsonl', 'evaluation.jsonl', 'episodes', 'checkpoints',
-                   'report.html', 'export'}
+  assert names >= {
+    'manifest.json',
+    'metrics.jsonl',
+    'evaluation.jsonl',
+    'episodes',
+    'checkpoints',
+    'report.html',
+    'export',
+  }
   first, last = _policy_and_optimizer(whole, 2), _policy_and_optimizer(whole, 6)
   assert all(not np.array_equal(first[n], last[n]) for n in first if n.startswith('policy/'))
   rows = metrics_file.read(whole / 'metrics.jsonl')
@@ -109,14 +126,17 @@ def test_every_step_has_its_event_under_the_hosted_names(whole, config):
     data = steps[step - 1]
     assert data['train_mean_reward'] == pytest.approx(metrics[step - 1]['reward'])
     assert data['scores']['graders'][0]['train_reward_mean'] == pytest.approx(
-        metrics[step - 1]['reward'])  # nothing is ungradable here: one grader, one reward
+      metrics[step - 1]['reward']
+    )  # nothing is ungradable here: one grader, one reward
     assert data['full_valid_mean_reward'] == (
-        pytest.approx(held_out[step]['grade']['mean']) if step in held_out else None)
+      pytest.approx(held_out[step]['grade']['mean']) if step in held_out else None
+    )
     assert data['errors']['train_grader_fault_count'] == 0
     assert data['timing']['step']['full_iteration'] >= data['timing']['step']['sampling'] > 0
     assert data['timing']['graders'][0]['train_execution_latency_mean'] > 0
   assert f'Step 6/6 , train mean reward={metrics[5]["reward"]:.2f}, full validation' in next(
-      event['message'] for event in events if event['data'].get('step') == 6)
+    event['message'] for event in events if event['data'].get('step') == 6
+  )
   assert events[-1]['message'] == 'The run has completed all its steps'
 
 
@@ -171,28 +191,37 @@ def test_a_missing_checkpoint_names_those_there_are(whole, config):
 def test_rows_that_end_in_an_assistant_turn_serve_warm_up_and_reinforcement(tmp_path):
   config = tiny.config(tmp_path)
   config.sft.target = ''
-  taught = [dict(row, messages=row['messages'] + [{'role': 'assistant', 'content': '4'}])
-            for row in tiny.rows()]
+  taught = [
+    dict(row, messages=row['messages'] + [{'role': 'assistant', 'content': '4'}])
+    for row in tiny.rows()
+  ]
   tiny.write_rows(tmp_path / 'train.jsonl', taught)
   tiny.write_rows(tmp_path / 'validation.jsonl', taught[:3])
   with build.rooms(config) as rooms:
     assert rooms.train[0][0].target_ids == list(rooms.chat.encode(['4'])[0]) + [
-        rooms.chat.stop_ids[0]]
+      rooms.chat.stop_ids[0]
+    ]
     assert rooms.train[1][0].prompt_ids == rooms.chat.prompt_ids(tiny.rows()[0]['messages'])
   with build.rooms(config, training=False) as rooms:
     assert len(rooms.validation) == 3 and not rooms.train
 
 
-DYING = {'type': 'python', 'name': 'dies',
-         'source': 'import os\ndef grade(sample, item):\n  os._exit(3)\n'}
+DYING = {
+  'type': 'python',
+  'name': 'dies',
+  'source': 'import os\ndef grade(sample, item):\n  os._exit(3)\n',
+}
 
 
 def test_all_groups_dropped_still_makes_a_step(tmp_path):
-  config = tiny.config(tmp_path, grader=DYING, stages=(
-      Stage(algorithm='grpo', steps=1, optim=OptimConfig(learning_rate=1e-2)),))
+  config = tiny.config(
+    tmp_path,
+    grader=DYING,
+    stages=(Stage(algorithm='grpo', steps=1, optim=OptimConfig(learning_rate=1e-2)),),
+  )
   config.rollout.max_grader_faults = 1.0
   rft_jax.train(config, tmp_path / 'run', quiet=True)
-  row, = metrics_file.read(tmp_path / 'run' / 'metrics.jsonl')
+  (row,) = metrics_file.read(tmp_path / 'run' / 'metrics.jsonl')
   assert row['groups_dropped'] == 8 and 'loss' not in row
 
 

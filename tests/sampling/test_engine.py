@@ -1,4 +1,5 @@
 """The engine and its samplers: exactness of log-probs, keys that depend on nothing else."""
+
 import math
 
 import jax
@@ -19,17 +20,32 @@ PROMPTS = [[5, 6, 7, 8, 9], [3], [4, 4, 4]]
 
 @pytest.fixture(scope='module')
 def model():
-  config = models.DecoderConfig(vocab_size=48, dim=32, layers=2, heads=4, kv_heads=2, head_dim=8,
-                                mlp_dim=48, tied_head=True, max_positions=128, eos_ids=(1, 2),
-                                valid_vocab=44)
+  config = models.DecoderConfig(
+    vocab_size=48,
+    dim=32,
+    layers=2,
+    heads=4,
+    kv_heads=2,
+    head_dim=8,
+    mlp_dim=48,
+    tied_head=True,
+    max_positions=128,
+    eos_ids=(1, 2),
+    valid_vocab=44,
+  )
   made = models.make(config, seed=3)
   return jax.tree.map(lambda x: 4.0 * x, made)  # sharper than a fresh model: probabilities differ
 
 
 def _draw(logits, config, keys=None):
   keys = jax.random.split(jax.random.key(0), len(logits)) if keys is None else keys
-  return samplers.draw(jnp.asarray(logits), keys, samplers.knobs(config),
-                       valid_vocab=logits.shape[-1], filtered=config.filtered)
+  return samplers.draw(
+    jnp.asarray(logits),
+    keys,
+    samplers.knobs(config),
+    valid_vocab=logits.shape[-1],
+    filtered=config.filtered,
+  )
 
 
 # ------------------------------------------------------------------ samplers
@@ -52,7 +68,7 @@ def test_frequencies_over_a_large_vocabulary_and_no_token_without_mass():
   assert (found[logits == samplers.NEVER] == 0).all()
   expected = 40_000 * np.asarray(jax.nn.softmax(logits))
   likely = expected > 5
-  statistic = ((found - expected)[likely]**2 / expected[likely]).sum()
+  statistic = ((found - expected)[likely] ** 2 / expected[likely]).sum()
   degrees = likely.sum() - 1
   assert abs(statistic - degrees) < 5 * np.sqrt(2 * degrees)
 
@@ -77,9 +93,19 @@ def _reference_filter(logits, k, p, min_p):
   return kept
 
 
-@pytest.mark.parametrize('k, p, min_p', [(3, 1.0, 0.0), (0, 0.7, 0.0), (0, 1.0, 0.2),
-                                         (5, 0.8, 0.1), (1, 1.0, 0.0), (0, 0.01, 0.0),
-                                         (40, 1.0, 0.0), (0, 0.999, 0.0)])
+@pytest.mark.parametrize(
+  'k, p, min_p',
+  [
+    (3, 1.0, 0.0),
+    (0, 0.7, 0.0),
+    (0, 1.0, 0.2),
+    (5, 0.8, 0.1),
+    (1, 1.0, 0.0),
+    (0, 0.01, 0.0),
+    (40, 1.0, 0.0),
+    (0, 0.999, 0.0),
+  ],
+)
 def test_filters_keep_the_tokens_they_should(k, p, min_p):
   logits = np.random.default_rng(1).normal(size=(40, 11)).astype(np.float32)
   config = SamplingConfig(top_k=k, top_p=p, min_p=min_p)
@@ -104,19 +130,29 @@ def _flat(samples):
   return [sample for group in samples for sample in group]
 
 
-@pytest.mark.parametrize('settings', [
-    dict(), dict(temperature=0.7, top_k=20, top_p=0.9), dict(temperature=0.0)],
-    ids=['plain', 'filtered', 'greedy'])
+@pytest.mark.parametrize(
+  'settings',
+  [dict(), dict(temperature=0.7, top_k=20, top_p=0.9), dict(temperature=0.0)],
+  ids=['plain', 'filtered', 'greedy'],
+)
 @pytest.mark.parametrize('count, least_columns', [(2, 64), (16, 64), (16, 4), (4, 8)])
-def test_samples_are_those_of_the_simple_engine(model, settings, count, least_columns,
-                                                monkeypatch):
+def test_samples_are_those_of_the_simple_engine(model, settings, count, least_columns, monkeypatch):
   monkeypatch.setattr(engine, 'LEAST_COLUMNS', least_columns)  # of 16; the slots grow from there
   limits = np.random.default_rng(0).integers(1, 13, (3, 5)).tolist()
-  given = dict(samples_per_prompt=5, max_new_tokens=12, stop_ids=(1, 2), seed=3, step=4,
-               occurrences=[7, 9, 8], limits=limits, **settings)
+  given = dict(
+    samples_per_prompt=5,
+    max_new_tokens=12,
+    stop_ids=(1, 2),
+    seed=3,
+    step=4,
+    occurrences=[7, 9, 8],
+    limits=limits,
+    **settings,
+  )
   for ours, simple in zip(
-      _flat(engine.generate(model, PROMPTS, slots_per_part=count, **given)),
-      _flat(simple_engine.generate(model, PROMPTS, **given))):
+    _flat(engine.generate(model, PROMPTS, slots_per_part=count, **given)),
+    _flat(simple_engine.generate(model, PROMPTS, **given)),
+  ):
     assert (ours.tokens, ours.stop_reason) == (simple.tokens, simple.stop_reason)
     np.testing.assert_allclose(ours.logprobs, simple.logprobs, atol=1e-4)
     if simple.filtered_logprobs is not None:
@@ -128,8 +164,9 @@ def test_long_prompts_are_read_in_stretches(model, monkeypatch):
   whole = rft_jax.generate(model, prompts, samples_per_prompt=2, max_new_tokens=8)
   monkeypatch.setattr(engine, 'PREFILL_WIDTH', 16)
   monkeypatch.setattr(engine, 'PREFILL_TOKENS', 32)
-  for a, b in zip(_flat(whole), _flat(rft_jax.generate(model, prompts, samples_per_prompt=2,
-                                                       max_new_tokens=8))):
+  for a, b in zip(
+    _flat(whole), _flat(rft_jax.generate(model, prompts, samples_per_prompt=2, max_new_tokens=8))
+  ):
     assert a.tokens == b.tokens
     np.testing.assert_allclose(a.logprobs, b.logprobs, atol=1e-5)
 
@@ -137,9 +174,16 @@ def test_long_prompts_are_read_in_stretches(model, monkeypatch):
 def test_finished_samples_are_handed_on_while_others_decode(model):
   limits, seen, statistics = [[1, 9, 2], [9, 1, 1], [3, 1, 12]], [], []
   samples = engine.generate(
-      model, PROMPTS, samples_per_prompt=3, max_new_tokens=12, stop_ids=(), limits=limits,
-      slots_per_part=4, finished=lambda p, g, sample: seen.append((p, g, len(sample.tokens))),
-      report=statistics.append)
+    model,
+    PROMPTS,
+    samples_per_prompt=3,
+    max_new_tokens=12,
+    stop_ids=(),
+    limits=limits,
+    slots_per_part=4,
+    finished=lambda p, g, sample: seen.append((p, g, len(sample.tokens))),
+    report=statistics.append,
+  )
   assert sorted(seen) == [(p, g, limits[p][g]) for p in range(3) for g in range(3)]
   assert seen.index((0, 0, 1)) < seen.index((0, 1, 9))
   assert statistics[0].tokens == sum(map(sum, limits)) <= statistics[0].decoded
@@ -148,42 +192,58 @@ def test_finished_samples_are_handed_on_while_others_decode(model):
 
 def test_a_token_costs_no_copy_of_the_cache(model):
   """What the loop needs beside its inputs and outputs does not grow with the cache."""
+
   def scratch(T):
     N, config = 8, model.config
     layers = decoding.layers_of(model)
     members = decoding.Members(np.zeros((1, 1, N), np.int32), np.zeros((1, N), np.int32))
     lowered = slots.run.lower(
-        slots.make(config, N, T, False), model, layers, decoding.empty(config, 1, 8),
-        np.zeros(1, np.int32), members, samplers.knobs(SamplingConfig()), np.array([1], np.int32),
-        np.int32(4), np.int32(9), np.int32(0), filtered=False)
+      slots.make(config, N, T, False),
+      model,
+      layers,
+      decoding.empty(config, 1, 8),
+      np.zeros(1, np.int32),
+      members,
+      samplers.knobs(SamplingConfig()),
+      np.array([1], np.int32),
+      np.int32(4),
+      np.int32(9),
+      np.int32(0),
+      filtered=False,
+    )
     cache = 2 * 4 * config.layers * N * config.kv_heads * config.head_dim * T
     return lowered.compile().memory_analysis().temp_size_in_bytes, cache
+
   (small, _), (large, cache) = scratch(64), scratch(1024)
   assert large - small < cache / 4
 
 
 def test_sampler_logprobs_match_scorer_logprobs(model):
   for temperature in (1.0, 0.6):
-    samples = rft_jax.generate(model, PROMPTS, samples_per_prompt=4, max_new_tokens=20,
-                               temperature=temperature, seed=1)
+    samples = rft_jax.generate(
+      model, PROMPTS, samples_per_prompt=4, max_new_tokens=20, temperature=temperature, seed=1
+    )
     rows = [prompt + sample.tokens for prompt, group in zip(PROMPTS, samples) for sample in group]
     T = max(map(len, rows))
     tokens = np.array([row + [0] * (T - len(row)) for row in rows])
     scores = rft_jax.score(model, tokens, [len(row) for row in rows], temperature)
     for row, sample, score in zip(rows, _flat(samples), np.asarray(scores)):
       start = len(row) - len(sample.tokens) - 1
-      np.testing.assert_allclose(score[start:len(row) - 1], sample.logprobs, atol=1e-4)
-      assert (score[len(row) - 1:] == 0).all()
+      np.testing.assert_allclose(score[start : len(row) - 1], sample.logprobs, atol=1e-4)
+      assert (score[len(row) - 1 :] == 0).all()
 
 
 def _rounded(model):
   """The model with each output of its layers' kernels in 127 steps to its largest weight."""
+
   def one(path, x):
     if not sharding.name_of(path).startswith('blocks') or not sharding.name_of(path).endswith(
-        'kernel'):
+      'kernel'
+    ):
       return x
     scale = np.abs(x).max(1, keepdims=True) / 127
     return jnp.asarray(np.round(x / scale) * scale)
+
   return jax.tree_util.tree_map_with_path(one, model)
 
 
@@ -203,29 +263,38 @@ def test_int8_samples_are_those_of_the_rounded_policy(model):
 
 
 def test_greedy_generation_is_the_argmax_of_the_full_forward(model):
-  (sample,), = rft_jax.generate(model, [PROMPTS[0]], max_new_tokens=12, temperature=0.0,
-                                stop_ids=())
+  ((sample,),) = rft_jax.generate(
+    model, [PROMPTS[0]], max_new_tokens=12, temperature=0.0, stop_ids=()
+  )
   ids = list(PROMPTS[0])
   for token in sample.tokens:
     logits = model(jnp.array([ids]), lengths=jnp.array([len(ids)]))[0, -1]
-    assert int(jnp.argmax(logits[:model.config.valid_vocab])) == token
+    assert int(jnp.argmax(logits[: model.config.valid_vocab])) == token
     ids.append(token)
 
 
 def test_samples_do_not_depend_on_their_company(model):
-  together = rft_jax.generate(model, PROMPTS, samples_per_prompt=3, max_new_tokens=10, seed=7,
-                              step=2, occurrences=[40, 41, 42])
-  alone, = rft_jax.generate(model, PROMPTS[1:2], samples_per_prompt=3, max_new_tokens=10, seed=7,
-                            step=2, occurrences=[41])
+  together = rft_jax.generate(
+    model,
+    PROMPTS,
+    samples_per_prompt=3,
+    max_new_tokens=10,
+    seed=7,
+    step=2,
+    occurrences=[40, 41, 42],
+  )
+  (alone,) = rft_jax.generate(
+    model, PROMPTS[1:2], samples_per_prompt=3, max_new_tokens=10, seed=7, step=2, occurrences=[41]
+  )
   assert [s.tokens for s in alone] == [s.tokens for s in together[1]]
 
 
 @pytest.mark.parametrize('count', [1, 3, 8])
 def test_samples_do_not_depend_on_the_number_of_slots(model, count):
-  few = engine.generate(model, PROMPTS, samples_per_prompt=4, max_new_tokens=10,
-                        slots_per_part=count)
-  many = engine.generate(model, PROMPTS, samples_per_prompt=4, max_new_tokens=10,
-                         slots_per_part=64)
+  few = engine.generate(
+    model, PROMPTS, samples_per_prompt=4, max_new_tokens=10, slots_per_part=count
+  )
+  many = engine.generate(model, PROMPTS, samples_per_prompt=4, max_new_tokens=10, slots_per_part=64)
   assert [s.tokens for s in _flat(few)] == [s.tokens for s in _flat(many)]
   for a, b in zip(_flat(few), _flat(many)):
     np.testing.assert_allclose(a.logprobs, b.logprobs, atol=1e-5)
@@ -233,9 +302,12 @@ def test_samples_do_not_depend_on_the_number_of_slots(model, count):
 
 def test_every_part_of_the_key_matters(model):
   def draw(**changes):
-    given = dict(samples_per_prompt=2, max_new_tokens=10, seed=1, step=1, occurrences=[1],
-                 stop_ids=()) | changes
+    given = (
+      dict(samples_per_prompt=2, max_new_tokens=10, seed=1, step=1, occurrences=[1], stop_ids=())
+      | changes
+    )
     return [s.tokens for s in rft_jax.generate(model, PROMPTS[:1], **given)[0]]
+
   base = draw()
   assert base == draw()
   assert base[0] != base[1]
@@ -261,8 +333,11 @@ def test_the_stop_token_is_kept_and_ends_the_sample(model):
 
 
 def test_padded_vocabulary_is_never_sampled(model):
-  samples = _flat(rft_jax.generate(model, PROMPTS, samples_per_prompt=60, max_new_tokens=30,
-                                   temperature=5.0, stop_ids=()))
+  samples = _flat(
+    rft_jax.generate(
+      model, PROMPTS, samples_per_prompt=60, max_new_tokens=30, temperature=5.0, stop_ids=()
+    )
+  )
   assert max(token for s in samples for token in s.tokens) == model.config.valid_vocab - 1
 
 
@@ -292,8 +367,15 @@ def test_lengths_that_vary_compile_a_bounded_number_of_programs(model):
   for seed in range(12):
     prompts = [rng.integers(3, 40, rng.integers(1, 9)).tolist() for _ in range(rng.integers(5, 9))]
     limits = rng.integers(1, 14, (len(prompts), 3)).tolist()
-    engine.generate(model, prompts, samples_per_prompt=3, max_new_tokens=13, limits=limits,
-                    seed=seed, slots_per_part=most)
+    engine.generate(
+      model,
+      prompts,
+      samples_per_prompt=3,
+      max_new_tokens=13,
+      limits=limits,
+      seed=seed,
+      slots_per_part=most,
+    )
   sizes = len(scheduler.sizes(most))
   # run and keep for each size, for each number of places; admit and prefill for powers of two
   assert engine.compilations() - before <= 4 * sizes + (sizes - 1) + 5 + 4 * 4
@@ -301,10 +383,12 @@ def test_lengths_that_vary_compile_a_bounded_number_of_programs(model):
 
 @pytest.mark.parametrize('axes', [(1, 1, 1), (2, 2, 2)])
 def test_what_is_compiled_ahead_is_what_generate_begins_with(model, axes, tmp_path):
-  mesh = sharding.make_mesh(*axes, devices=jax.devices()[:math.prod(axes)])
-  limits = {'jax_persistent_cache_min_compile_time_secs': 0.0,
-            'jax_persistent_cache_min_entry_size_bytes': -1,
-            'jax_compilation_cache_dir': str(tmp_path)}
+  mesh = sharding.make_mesh(*axes, devices=jax.devices()[: math.prod(axes)])
+  limits = {
+    'jax_persistent_cache_min_compile_time_secs': 0.0,
+    'jax_persistent_cache_min_entry_size_bytes': -1,
+    'jax_compilation_cache_dir': str(tmp_path),
+  }
   before = {name: getattr(jax.config, name) for name in limits}
   settings = dict(max_new_tokens=21)  # a length that no other test has compiled
   never = (46, 47)  # beyond valid_vocab: all samples end together, and no slot is given up before
@@ -312,8 +396,14 @@ def test_what_is_compiled_ahead_is_what_generate_begins_with(model, axes, tmp_pa
     for name, value in limits.items():
       jax.config.update(name, value)
     compilation_cache.reset_cache()
-    engine.compile_ahead(sharding.abstract(model, mesh), PROMPTS, samples_per_prompt=3,
-                         settings=SamplingConfig(**settings), stop_ids=never, mesh=mesh)
+    engine.compile_ahead(
+      sharding.abstract(model, mesh),
+      PROMPTS,
+      samples_per_prompt=3,
+      settings=SamplingConfig(**settings),
+      stop_ids=never,
+      mesh=mesh,
+    )
     ahead = {path.name for path in tmp_path.iterdir()}
     placed = jax.device_put(model, sharding.shardings_for(model, mesh))
     engine.generate(placed, PROMPTS, samples_per_prompt=3, stop_ids=never, mesh=mesh, **settings)
@@ -322,8 +412,9 @@ def test_what_is_compiled_ahead_is_what_generate_begins_with(model, axes, tmp_pa
     for name, value in before.items():
       jax.config.update(name, value)
     compilation_cache.reset_cache()
-  programs = lambda names, kind: {name for name in names if name.startswith(f'jit_{kind}-')
-                                  and not name.endswith('-atime')}
+  programs = lambda names, kind: {
+    name for name in names if name.startswith(f'jit_{kind}-') and not name.endswith('-atime')
+  }
   for kind in ('_layers_of', '_empty', '_prefill', 'admit', 'run'):
     assert programs(ahead, kind) == programs(after, kind) != set()
 

@@ -1,4 +1,5 @@
 """The queue, the slots and the places, without a device: everybody is served, in order, once."""
+
 import numpy as np
 import pytest
 
@@ -44,9 +45,19 @@ def _check_members(queue):
     assert members.rows[part, place, row] == slot
 
 
-@pytest.mark.parametrize('prompts, samples, parts, slots', [
-    (8, 8, 1, 32), (8, 8, 1, 64), (5, 3, 1, 4), (40, 1, 1, 8), (1, 1, 1, 1), (9, 4, 4, 4),
-    (3, 20, 1, 8), (2, 5, 4, 16)])
+@pytest.mark.parametrize(
+  'prompts, samples, parts, slots',
+  [
+    (8, 8, 1, 32),
+    (8, 8, 1, 64),
+    (5, 3, 1, 4),
+    (40, 1, 1, 8),
+    (1, 1, 1, 1),
+    (9, 4, 4, 4),
+    (3, 20, 1, 8),
+    (2, 5, 4, 16),
+  ],
+)
 def test_every_sample_is_begun_once_and_in_order(prompts, samples, parts, slots):
   lengths = np.random.default_rng(0).integers(1, 30, (prompts, samples)).tolist()
   places = scheduler.places_for(-(-prompts // parts), samples, slots)

@@ -1,4 +1,5 @@
 """Sums with a product: the rows are right, the steps are honest."""
+
 import pytest
 
 from rft_jax import graders
@@ -37,11 +38,13 @@ def test_each_problem_occurs_once(made):
 
 
 def test_indices_and_problems_are_one_to_one():
-  config = arithmetic.Config(largest_term=3, largest_factor=4, largest_digit=2, train_rows=1,
-                             validation_rows=1)
+  config = arithmetic.Config(
+    largest_term=3, largest_factor=4, largest_digit=2, train_rows=1, validation_rows=1
+  )
   found = {arithmetic.problem(i, config) for i in range(config.problems())}
-  assert found == {(t, s, f, d) for t in range(1, 4) for s in '+-' for f in range(1, 5)
-                   for d in range(1, 3)}
+  assert found == {
+    (t, s, f, d) for t in range(1, 4) for s in '+-' for f in range(1, 5) for d in range(1, 3)
+  }
 
 
 def test_same_seed_same_rows(made):

@@ -1,4 +1,5 @@
 """The tokenizer made on the spot and the untrained checkpoint around it."""
+
 import json
 
 import jax
@@ -39,8 +40,19 @@ def test_prompts_and_solutions_decode_to_themselves(task, saved):
     assert tokenizer.decode(ids, skip_special_tokens=True) == row['solution']  # <think> stays
 
 
-@pytest.mark.parametrize('text', ['', ' ', '  two  blanks ,  here\t\n\n', 'Grüße ☃ 日本', 'a<think>b',
-                                  '{"genes": ["A"], "x": [1, 2]}', 'UPPER lower 007', '\x00\x7f'])
+@pytest.mark.parametrize(
+  'text',
+  [
+    '',
+    ' ',
+    '  two  blanks ,  here\t\n\n',
+    'Grüße ☃ 日本',
+    'a<think>b',
+    '{"genes": ["A"], "x": [1, 2]}',
+    'UPPER lower 007',
+    '\x00\x7f',
+  ],
+)
 def test_any_text_decodes_to_itself(saved, text):
   tokenizer = transformers.AutoTokenizer.from_pretrained(saved)
   assert tokenizer.decode(tokenizer(text, add_special_tokens=False)['input_ids']) == text
@@ -48,8 +60,9 @@ def test_any_text_decodes_to_itself(saved, text):
 
 def test_sequences_are_short_and_the_vocabulary_small(task, saved):
   tokenizer = transformers.AutoTokenizer.from_pretrained(saved)
-  prompts = [tokenizer(render(tokenizer, row, add_generation_prompt=True))['input_ids']
-             for row in task.train]
+  prompts = [
+    tokenizer(render(tokenizer, row, add_generation_prompt=True))['input_ids'] for row in task.train
+  ]
   solutions = [tokenizer(row['solution'])['input_ids'] for row in task.train]
   assert len(tokenizer) <= 512
   assert np.mean([len(ids) for ids in prompts]) <= 35 and max(map(len, prompts)) <= 44
@@ -89,8 +102,9 @@ def test_checkpoint_loads_by_the_normal_way_and_its_eos_is_the_tokenizers(saved)
 def test_same_seed_same_weights_other_seed_others(saved, task, tmp_path):
   base_checkpoint.make(tmp_path / 'same', files.texts(task), **SIZES)
   base_checkpoint.make(tmp_path / 'other', files.texts(task), **(SIZES | {'seed': 1}))
-  first, same, other = (jax.tree.leaves(hf.load(path)[0])
-                        for path in (saved, tmp_path / 'same', tmp_path / 'other'))
+  first, same, other = (
+    jax.tree.leaves(hf.load(path)[0]) for path in (saved, tmp_path / 'same', tmp_path / 'other')
+  )
   assert all(np.array_equal(a, b) for a, b in zip(first, same, strict=True))
   assert not all(np.array_equal(a, b) for a, b in zip(first, other, strict=True))
 

@@ -1,4 +1,5 @@
 """Sums of several terms: rows are right, lines are honest, and the grader of lines knows both."""
+
 import config_files
 import pytest
 
@@ -29,8 +30,11 @@ def test_answers_and_every_line_are_true(made):
 def test_each_problem_occurs_once_and_the_seed_decides(made):
   prompts = [row['messages'][0]['content'] for row in made.train + made.validation]
   assert len(set(prompts)) == 200
-  assert chains.make(CONFIG) == made != chains.make(chains.Config(
-      seed=1, train_rows=150, validation_rows=50, operations=4))
+  assert (
+    chains.make(CONFIG)
+    == made
+    != chains.make(chains.Config(seed=1, train_rows=150, validation_rows=50, operations=4))
+  )
 
 
 def test_more_rows_than_half_of_the_problems_are_refused():
@@ -41,13 +45,23 @@ def test_more_rows_than_half_of_the_problems_are_refused():
 @pytest.fixture(scope='module')
 def line_grader():
   grader = graders.make(chains.STEP_GRADER)
-  yield lambda content, before, text: grader(
-      {'messages': [{'role': 'user', 'content': content}],
-       'step': {'before': before, 'text': text, 'index': 0}}, {'output_text': text}).reward
+  yield (
+    lambda content, before, text: (
+      grader(
+        {
+          'messages': [{'role': 'user', 'content': content}],
+          'step': {'before': before, 'text': text, 'index': 0},
+        },
+        {'output_text': text},
+      ).reward
+    )
+  )
   grader.close()
 
 
-@pytest.mark.parametrize('before, text, grade', [
+@pytest.mark.parametrize(
+  'before, text, grade',
+  [
     ('', '4 * 5 = 20', 1.0),
     ('', '4 * 5 = 21', 0.0),
     ('', '3 + 4 = 7', 0.0),  # true, but not what comes first
@@ -59,7 +73,8 @@ def line_grader():
     ('4 * 5 = 20', '23', 0.0),
     ('who knows', '3 + 20 = 23', 0.0),
     ('1 = 1\n' * 5, '1', 0.0),
-])
+  ],
+)
 def test_a_line_is_right_if_it_follows_from_those_before(line_grader, before, text, grade):
   assert line_grader('3 + 4 * 5 - 60', before, text) == grade
 
@@ -67,8 +82,22 @@ def test_a_line_is_right_if_it_follows_from_those_before(line_grader, before, te
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
   to = tmp_path_factory.mktemp('chains')
-  assert tasks.main(['chains', f'--to={to}/data', '--largest_term=5', '--train_rows=3400',
-                     '--dim=32', '--layers=1', '--heads=2', '--kv_heads=1', '--mlp_dim=32']) == 0
+  assert (
+    tasks.main(
+      [
+        'chains',
+        f'--to={to}/data',
+        '--largest_term=5',
+        '--train_rows=3400',
+        '--dim=32',
+        '--layers=1',
+        '--heads=2',
+        '--kv_heads=1',
+        '--mlp_dim=32',
+      ]
+    )
+    == 0
+  )
   return to
 
 
@@ -83,8 +112,10 @@ def test_every_arm_of_the_config_is_sound(folder):
     assert config.problems() == []
     assert (config.credit.level == 'step') == ('step' in arm)
     assert (config.stages[0].algorithm == 'ppo') == ('ppo' in arm) or arm == 'warm_up'
-  shown, rest = (set((folder / 'data' / f'{name}.jsonl').read_text().splitlines())
-                 for name in ('shown', 'answers'))
+  shown, rest = (
+    set((folder / 'data' / f'{name}.jsonl').read_text().splitlines())
+    for name in ('shown', 'answers')
+  )
   assert len(shown) == 2400 and len(rest) == 1000 and not shown & rest
 
 

@@ -1,4 +1,5 @@
 """Corrupted training answers: an exact, seeded share, and nothing else."""
+
 import json
 
 import numpy as np
@@ -12,8 +13,9 @@ KEYS = {'arithmetic': 'answer', 'chains': 'answer', 'rare_disease': 'gene'}
 
 
 def _make(task, share, seed=0):
-  return TASKS[task].make(TASKS[task].Config(train_rows=200, validation_rows=40, corrupt=share,
-                                             seed=seed))
+  return TASKS[task].make(
+    TASKS[task].Config(train_rows=200, validation_rows=40, corrupt=share, seed=seed)
+  )
 
 
 @pytest.fixture(scope='module', params=sorted(KEYS))
@@ -41,14 +43,17 @@ def test_all_but_the_answer_stays_and_a_larger_share_holds_the_smaller(made):
     if more.get('corrupted'):
       assert more['truth'] == clean[KEYS[task]]
       assert {k: v for k, v in more.items() if k not in (KEYS[task], 'truth', 'corrupted')} == {
-          k: v for k, v in clean.items() if k != KEYS[task]}
+        k: v for k, v in clean.items() if k != KEYS[task]
+      }
     else:
       assert more == clean
 
 
 def test_another_seed_corrupts_other_rows():
-  places = [[n for n, row in enumerate(_make('arithmetic', 0.2, seed).train)
-             if row.get('corrupted')] for seed in (0, 0, 1)]
+  places = [
+    [n for n, row in enumerate(_make('arithmetic', 0.2, seed).train) if row.get('corrupted')]
+    for seed in (0, 0, 1)
+  ]
   assert places[0] == places[1] != places[2]
 
 
@@ -89,8 +94,15 @@ def test_the_grader_pays_the_wrong_answer_and_reads_no_mark(made):
 
 
 def test_the_command_corrupts_the_rows_it_writes(tmp_path):
-  small = ['--train_rows=40', '--validation_rows=20', '--dim=32', '--heads=2', '--kv_heads=1',
-           '--mlp_dim=32', '--layers=1']
+  small = [
+    '--train_rows=40',
+    '--validation_rows=20',
+    '--dim=32',
+    '--heads=2',
+    '--kv_heads=1',
+    '--mlp_dim=32',
+    '--layers=1',
+  ]
   assert command.main(['arithmetic', f'--to={tmp_path}', '--corrupt=0.25', *small]) == 0
   rows = [json.loads(line) for line in (tmp_path / 'train.jsonl').read_text().splitlines()]
   assert sum(row.get('corrupted', False) for row in rows) == 10

@@ -1,12 +1,20 @@
 """python -m rft_jax.tasks NAME --to=DIR, from the shell's side."""
+
 import json
 
 import pytest
 
 from rft_jax.tasks import __main__ as command
 
-SMALL = ['--train_rows=40', '--validation_rows=20', '--dim=32', '--heads=2', '--kv_heads=1',
-         '--mlp_dim=32', '--layers=1']
+SMALL = [
+  '--train_rows=40',
+  '--validation_rows=20',
+  '--dim=32',
+  '--heads=2',
+  '--kv_heads=1',
+  '--mlp_dim=32',
+  '--layers=1',
+]
 
 
 @pytest.mark.parametrize('task', ['rare_disease', 'arithmetic', 'chains'])
@@ -18,7 +26,8 @@ def test_it_writes_rows_grader_facts_and_a_checkpoint(task, tmp_path):
   assert json.loads((tmp_path / 'grader.json').read_text())['type'] in ('python', 'string_check')
   assert json.loads((tmp_path / 'task.json').read_text())['config']['train_rows'] == 40
   assert {'config.json', 'model.safetensors', 'tokenizer.json'} <= {
-      path.name for path in (tmp_path / 'base').iterdir()}
+    path.name for path in (tmp_path / 'base').iterdir()
+  }
   assert not [path for path in tmp_path.iterdir() if path.suffix == '.part']
 
 
@@ -42,8 +51,15 @@ def test_bad_values_are_told_at_once_with_exit_code_2(tmp_path, capsys):
   assert not (tmp_path / 'x').exists()
 
 
-@pytest.mark.parametrize('wrong', [['no_such_task'], ['rare_disease', '--gens=3'],
-                                   ['rare_disease', '--present_range=3'], ['rare_disease']])
+@pytest.mark.parametrize(
+  'wrong',
+  [
+    ['no_such_task'],
+    ['rare_disease', '--gens=3'],
+    ['rare_disease', '--present_range=3'],
+    ['rare_disease'],
+  ],
+)
 def test_a_misspelt_argument_exits_with_2(wrong, tmp_path):
   with pytest.raises(SystemExit) as stop:
     command.main([*wrong, *([f'--to={tmp_path}'] if len(wrong) > 1 else [])])

@@ -1,4 +1,5 @@
 """Pairs of worked sums: the right one is right, the wrong one wrong, and both look alike."""
+
 import json
 
 import config_files
@@ -11,8 +12,15 @@ from rft_jax.tasks import __main__ as command
 from rft_jax.tasks import arithmetic_pairs
 from rft_jax.tasks.arithmetic_pairs import STEP
 
-SMALL = ['--train_rows=40', '--validation_rows=20', '--dim=32', '--heads=2', '--kv_heads=1',
-         '--mlp_dim=32', '--layers=1']
+SMALL = [
+  '--train_rows=40',
+  '--validation_rows=20',
+  '--dim=32',
+  '--heads=2',
+  '--kv_heads=1',
+  '--mlp_dim=32',
+  '--layers=1',
+]
 
 
 def _slips(solution):
@@ -26,7 +34,8 @@ def test_the_command_writes_pairs_beside_the_other_files(tmp_path):
   pairs, train = read('pairs.jsonl'), read('train.jsonl')
   assert [row['messages'] for row in pairs] == [row['messages'] for row in train[-30:]]
   assert [row['messages'] for row in read('pairs_validation.jsonl')] == [
-      row['messages'] for row in read('validation.jsonl')]
+    row['messages'] for row in read('validation.jsonl')
+  ]
   for row, source in zip(pairs, train[-30:]):
     assert row['chosen'] == source['solution'] and row['answer'] == source['answer']
     assert row['rejected'].rpartition('</think>')[2] != row['answer']
@@ -72,8 +81,10 @@ def test_of_two_readings_of_a_case_the_one_that_is_graded_higher_is_chosen(tmp_p
   read = lambda name: [json.loads(line) for line in (tmp_path / name).read_text().splitlines()]
   grader = graders.make(json.loads((tmp_path / 'grader.json').read_text()))
   grade = lambda row, text: grader(row, graders.make_sample(text)[0]).reward
-  for name, source in (('pairs.jsonl', read('train.jsonl')[-30:]),
-                       ('pairs_validation.jsonl', read('validation.jsonl'))):
+  for name, source in (
+    ('pairs.jsonl', read('train.jsonl')[-30:]),
+    ('pairs_validation.jsonl', read('validation.jsonl')),
+  ):
     cases = {row['case_id']: row for row in source}
     pairs = read(name)
     assert 0.8 * len(cases) < len(pairs) <= len(cases)

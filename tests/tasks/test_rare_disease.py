@@ -1,4 +1,5 @@
 """The world of rare diseases: its mathematics, its reader, its rows and its grader."""
+
 import dataclasses
 import itertools
 import json
@@ -32,11 +33,19 @@ def cases(world):
 def small_world(**changes):
   """Three genes, four findings, unequal in everything."""
   rng = np.random.default_rng(3)
-  values = dict(genes=('A', 'B', 'C'), findings=('p', 'q', 'r', 's'),
-                prior=np.array([0.5, 0.3, 0.2]), frequency=rng.uniform(0.1, 0.9, (3, 4)),
-                listed=rng.random((3, 4)) < 0.5, onset=rng.dirichlet(np.ones(4), 3),
-                male=np.array([0.5, 0.9, 0.3]), noted_present=0.8, noted_absent=0.15,
-                present_range=(1, 2), absent_range=(0, 1))
+  values = dict(
+    genes=('A', 'B', 'C'),
+    findings=('p', 'q', 'r', 's'),
+    prior=np.array([0.5, 0.3, 0.2]),
+    frequency=rng.uniform(0.1, 0.9, (3, 4)),
+    listed=rng.random((3, 4)) < 0.5,
+    onset=rng.dirichlet(np.ones(4), 3),
+    male=np.array([0.5, 0.9, 0.3]),
+    noted_present=0.8,
+    noted_absent=0.15,
+    present_range=(1, 2),
+    absent_range=(0, 1),
+  )
   return simulator.World(**(values | changes))
 
 
@@ -45,17 +54,28 @@ def every_kept_case(world):
   for notes in itertools.product('+-.', repeat=len(world.findings)):
     present = tuple(f for f, note in enumerate(notes) if note == '+')
     absent = tuple(f for f, note in enumerate(notes) if note == '-')
-    if not (world.present_range[0] <= len(present) <= world.present_range[1] and
-            world.absent_range[0] <= len(absent) <= world.absent_range[1]):
+    if not (
+      world.present_range[0] <= len(present) <= world.present_range[1]
+      and world.absent_range[0] <= len(absent) <= world.absent_range[1]
+    ):
       continue
     chance = [
-        math.prod({'+': p * world.noted_present, '-': (1 - p) * world.noted_absent,
-                   '.': p * (1 - world.noted_present) + (1 - p) * (1 - world.noted_absent)}[note]
-                  for note, p in zip(notes, row)) for row in world.frequency]
+      math.prod(
+        {
+          '+': p * world.noted_present,
+          '-': (1 - p) * world.noted_absent,
+          '.': p * (1 - world.noted_present) + (1 - p) * (1 - world.noted_absent),
+        }[note]
+        for note, p in zip(notes, row)
+      )
+      for row in world.frequency
+    ]
     for onset, male in itertools.product(range(len(simulator.ONSETS)), (True, False)):
       sex = world.male if male else 1 - world.male
-      yield (simulator.Case(present, absent, onset, male, disease=-1),
-             np.array(chance) * world.onset[:, onset] * sex)
+      yield (
+        simulator.Case(present, absent, onset, male, disease=-1),
+        np.array(chance) * world.onset[:, onset] * sex,
+      )
 
 
 # --- the mathematics -----------------------------------------------------------------------------
@@ -103,8 +123,10 @@ def test_no_ranking_beats_the_posterior():
   for case, _ in every_kept_case(world):
     p = simulator.posterior(world, case)
     best = simulator.expected_grade(p, simulator.best_ranking(p))
-    assert all(best >= simulator.expected_grade(p, ranking) - 1e-12
-               for ranking in itertools.permutations(range(3)))
+    assert all(
+      best >= simulator.expected_grade(p, ranking) - 1e-12
+      for ranking in itertools.permutations(range(3))
+    )
 
 
 def test_swapping_two_unequal_genes_of_the_best_ranking_costs_grade(world, cases):
@@ -121,8 +143,9 @@ def test_swapping_two_unequal_genes_of_the_best_ranking_costs_grade(world, cases
 def test_ties_share_their_ranks_and_unvoted_genes_get_nothing():
   grades = simulator.tied_grades(np.array([2, 1, 1, 0]))
   np.testing.assert_allclose(grades, [1, (0.7 + 0.49) / 2, (0.7 + 0.49) / 2, 0])
-  np.testing.assert_allclose(simulator.tied_grades(np.ones(10, int)),
-                             np.full(10, (1 + 0.7 + 0.49 + 0.343 + 0.2401) / 10))
+  np.testing.assert_allclose(
+    simulator.tied_grades(np.ones(10, int)), np.full(10, (1 + 0.7 + 0.49 + 0.343 + 0.2401) / 10)
+  )
 
 
 # --- the reader ----------------------------------------------------------------------------------
@@ -139,8 +162,9 @@ def test_prompt_and_solution_do_not_depend_on_the_true_gene(world, cases):
   for case in cases:
     others = [case._replace(disease=k) for k in range(len(world.genes))]
     assert len({rare_disease.prompt(world, c) for c in others}) == 1
-    assert len({rare_disease.solution(world, c, CONFIG, np.random.default_rng(1))
-                for c in others}) == 1
+    assert (
+      len({rare_disease.solution(world, c, CONFIG, np.random.default_rng(1)) for c in others}) == 1
+    )
 
 
 def test_solution_names_only_findings_that_are_present_and_what_the_textbook_lists(world, cases):
@@ -156,7 +180,7 @@ def test_solution_names_only_findings_that_are_present_and_what_the_textbook_lis
         tallied[gene] += 1
     ranked = json.loads(text.split('</think>')[1])['genes']
     voted = [tallied[gene] for gene in ranked]
-    assert voted == sorted(tallied.values(), reverse=True)[:len(ranked)] and min(voted) > 0
+    assert voted == sorted(tallied.values(), reverse=True)[: len(ranked)] and min(voted) > 0
     assert tally == f'{voted[0]} vote{"s" * (voted[0] > 1)} for {ranked[0]}'
 
 
@@ -211,26 +235,38 @@ def test_grader_scores_every_solution_as_computed_directly(made):
     for row in made.train[:20]:
       answer = row['solution'].split('</think>')[1]
       genes = json.loads(answer)['genes']
-      expected = 0.7**genes.index(row['gene']) if row['gene'] in genes else 0.0
+      expected = 0.7 ** genes.index(row['gene']) if row['gene'] in genes else 0.0
       found = grade(row, {'output_text': answer, 'output_json': json.loads(answer)})
       assert found.reward == pytest.approx(expected) and not found.errors
   finally:
     grade.close()
 
 
-@pytest.mark.parametrize('text, reward', [
+@pytest.mark.parametrize(
+  'text, reward',
+  [
     ('{"explanation": "", "genes": ["X", "X", "ABRX"]}', 0.7),
     ('{"explanation": "", "genes": [" abrx "]}', 1.0),
     ('{"explanation": "", "genes": ["A", "B", "C", "D", "E", "ABRX"]}', 0.0),
     ('{"explanation": "", "genes": []}', 0.0),
-])
+  ],
+)
 def test_grader_takes_repeats_out_and_counts_five(text, reward):
   assert run_source(text) == pytest.approx(reward)
 
 
-@pytest.mark.parametrize('text', [
-    'ABRX', '["ABRX"]', '{"genes": ["ABRX"]}', '{"explanation": 1, "genes": ["ABRX"]}',
-    '{"explanation": "", "genes": "ABRX"}', '{"explanation": "", "genes": [["ABRX"]]}', ''])
+@pytest.mark.parametrize(
+  'text',
+  [
+    'ABRX',
+    '["ABRX"]',
+    '{"genes": ["ABRX"]}',
+    '{"explanation": 1, "genes": ["ABRX"]}',
+    '{"explanation": "", "genes": "ABRX"}',
+    '{"explanation": "", "genes": [["ABRX"]]}',
+    '',
+  ],
+)
 def test_grader_raises_on_an_answer_of_another_form(text):
   with pytest.raises((ValueError, TypeError, KeyError, AttributeError)):
     run_source(text)
@@ -247,13 +283,23 @@ def test_all_problems_of_a_config_are_told_at_once():
   config = rare_disease.Config(genes=99, noted_absent=0.5, shared_frequency=(0.5, 0.1))
   with pytest.raises(ValueError) as error:
     rare_disease.make(config)
-  assert all(field in str(error.value)
-             for field in ('genes=99', 'noted_absent=0.5', 'shared_frequency=(0.5, 0.1)'))
+  assert all(
+    field in str(error.value)
+    for field in ('genes=99', 'noted_absent=0.5', 'shared_frequency=(0.5, 0.1)')
+  )
 
 
 def test_a_world_with_too_few_cases_says_so():
-  config = rare_disease.Config(genes=2, findings=4, noise_findings=0, noise_listed=0, look_alikes=2,
-                               absent_range=(0, 0), present_range=(1, 1), train_rows=100,
-                               validation_rows=1)
+  config = rare_disease.Config(
+    genes=2,
+    findings=4,
+    noise_findings=0,
+    noise_listed=0,
+    look_alikes=2,
+    absent_range=(0, 0),
+    present_range=(1, 1),
+    train_rows=100,
+    validation_rows=1,
+  )
   with pytest.raises(ValueError, match='train_rows=100, but this world gave'):
     rare_disease.make(config)

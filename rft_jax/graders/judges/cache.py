@@ -1,4 +1,5 @@
 """What judges have said, kept by the sha256 of everything that the answer depends on."""
+
 import os
 import pathlib
 import threading
@@ -27,6 +28,7 @@ class JudgeCache:
     if not self._folder:
       return []
     import sqlite3
+
     path = self._path()
     try:
       if path.exists():
@@ -38,8 +40,9 @@ class JudgeCache:
     above = next(folder for folder in path.parents if folder.exists())
     if above.is_dir() and os.access(above, os.W_OK):
       return []
-    return [f'{self._folder!r} cannot be made: {above} is no folder that can be written to; name '
-            'another']
+    return [
+      f'{self._folder!r} cannot be made: {above} is no folder that can be written to; name another'
+    ]
 
   def get(self, key: str) -> str | None:
     """Returns the text kept under key, None if there is none."""
@@ -59,6 +62,7 @@ class JudgeCache:
 
   def _run(self, command, *values) -> list[tuple]:
     import sqlite3
+
     try:
       with self._lock, self._opened() as transaction:
         return transaction.execute(command, values).fetchall()
@@ -73,6 +77,7 @@ class JudgeCache:
 
   def _opened(self):
     import sqlite3
+
     if self._connection is None:
       path = ':memory:'
       if self._folder:
@@ -80,7 +85,9 @@ class JudgeCache:
         path.parent.mkdir(parents=True, exist_ok=True)
       connection = sqlite3.connect(path, timeout=30, check_same_thread=False)
       with connection:
-        connection.execute('CREATE TABLE IF NOT EXISTS answers '
-                           '(key TEXT PRIMARY KEY, text TEXT NOT NULL, time REAL NOT NULL)')
+        connection.execute(
+          'CREATE TABLE IF NOT EXISTS answers '
+          '(key TEXT PRIMARY KEY, text TEXT NOT NULL, time REAL NOT NULL)'
+        )
       self._connection = connection
     return self._connection

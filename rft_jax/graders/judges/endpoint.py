@@ -1,10 +1,12 @@
 """A judge behind an endpoint that speaks OpenAI's chat completions."""
+
 import concurrent.futures
 import importlib.util
 import os
 import threading
 import urllib.parse
-from typing import Any, Iterator
+from collections.abc import Iterator
+from typing import Any
 
 from rft_jax.graders.judges.judges import Answer, JudgeConfig, Request
 
@@ -18,6 +20,7 @@ class JudgeEndpoint:
   Answers are asked for by their JSON Schema; an endpoint that refuses that is asked for plain
   text from then on: the prompt says the form too.
   """
+
   varies = True
 
   def __init__(self, config: JudgeConfig):
@@ -32,14 +35,18 @@ class JudgeEndpoint:
     """Returns why the endpoint cannot be asked, as far as that shows without asking."""
     found = []
     if self._config.local:
-      found.append(f'judge.local={self._config.local!r}, but no model was loaded: pass judges='
-                   'Judges(config, LocalJudge(config)), see rft_jax/local_models/judge.py')
+      found.append(
+        f'judge.local={self._config.local!r}, but no model was loaded: pass judges='
+        'Judges(config, LocalJudge(config)), see rft_jax/local_models/judge.py'
+      )
     if importlib.util.find_spec('openai') is None:
       found.append("the package openai is not installed; pip install 'rft_jax[judges]'")
     if self._official and not self._key:
-      found.append(f'no API key for {self._base_url}: set the environment variable '
-                   f'{self._config.api_key_env} (judge.api_key_env), or judge.base_url for an '
-                   'endpoint of your own, or judge.local for a model in this process')
+      found.append(
+        f'no API key for {self._base_url}: set the environment variable '
+        f'{self._config.api_key_env} (judge.api_key_env), or judge.base_url for an '
+        'endpoint of your own, or judge.local for a model in this process'
+      )
     return found
 
   def identity(self, model: str) -> dict[str, Any]:
@@ -51,9 +58,13 @@ class JudgeEndpoint:
     with self._lock:
       if self._client is None:
         import openai
+
         self._client = openai.OpenAI(
-            base_url=self._base_url, api_key=self._key or 'none', max_retries=self._config.retries,
-            timeout=self._config.timeout_seconds)
+          base_url=self._base_url,
+          api_key=self._key or 'none',
+          max_retries=self._config.retries,
+          timeout=self._config.timeout_seconds,
+        )
         self._threads = concurrent.futures.ThreadPoolExecutor(self._config.concurrency, 'judge')
     work = {self._threads.submit(self._ask, request): n for n, request in enumerate(requests)}
     for done in concurrent.futures.as_completed(work):
@@ -79,18 +90,22 @@ class JudgeEndpoint:
       details = f'{type(error).__name__}: {str(error):.500}'
       if self._key:  # an endpoint may well tell what it was sent
         details = details.replace(self._key, '***')
-      return Answer(None, {}, {'model_grader_server_error': True,
-                               'model_grader_server_error_details': details})
+      return Answer(
+        None, {}, {'model_grader_server_error': True, 'model_grader_server_error_details': details}
+      )
 
   def _completion(self, request: Request):
     """Returns the endpoint's completion; raises what the client raises."""
     import openai
+
     arguments = self._arguments(request)
     model = arguments['model']
     if model in self._without_schema:
       return self._client.chat.completions.create(**arguments)
-    form = {'type': 'json_schema',
-            'json_schema': {'name': 'verdict', 'strict': True, 'schema': request.schema}}
+    form = {
+      'type': 'json_schema',
+      'json_schema': {'name': 'verdict', 'strict': True, 'schema': request.schema},
+    }
     try:
       return self._client.chat.completions.create(**arguments, response_format=form)
     except (openai.BadRequestError, openai.UnprocessableEntityError) as refused:
@@ -106,8 +121,12 @@ class JudgeEndpoint:
     tokens = sampling.pop('max_completions_tokens', self._config.max_tokens)
     # Reasoning models of OpenAI refuse max_tokens; many other servers know nothing else.
     name = 'max_completion_tokens' if self._official else 'max_tokens'
-    return {'model': self._config.model or request.model, 'messages': request.messages,
-            name: tokens, **sampling}
+    return {
+      'model': self._config.model or request.model,
+      'messages': request.messages,
+      name: tokens,
+      **sampling,
+    }
 
 
 def _answer(completion) -> Answer:
@@ -115,9 +134,14 @@ def _answer(completion) -> Answer:
   choice = completion.choices[0]
   message = choice.message
   if message.refusal or choice.finish_reason == 'content_filter':
-    return Answer(None, usage, {
+    return Answer(
+      None,
+      usage,
+      {
         'model_grader_refusal_error': True,
-        'model_grader_refusal_error_details': message.refusal or 'stopped by a content filter'})
+        'model_grader_refusal_error_details': message.refusal or 'stopped by a content filter',
+      },
+    )
   if choice.finish_reason == 'length':
     return Answer(None, usage, {'model_grader_exceeded_max_tokens_error': True})
   return Answer(message.content or '', usage, {})
@@ -128,7 +152,10 @@ def _usage(usage) -> dict[str, int]:
   if usage is None:
     return {}
   details = usage.prompt_tokens_details
-  counts = {'prompt_tokens': usage.prompt_tokens, 'completion_tokens': usage.completion_tokens,
-            'total_tokens': usage.total_tokens,
-            'cached_tokens': details.cached_tokens if details else 0}
+  counts = {
+    'prompt_tokens': usage.prompt_tokens,
+    'completion_tokens': usage.completion_tokens,
+    'total_tokens': usage.total_tokens,
+    'cached_tokens': details.cached_tokens if details else 0,
+  }
   return {name: count or 0 for name, count in counts.items()}

@@ -1,9 +1,11 @@
 """What score_model and label_model share: sampling parameters, reading a verdict, the grading."""
+
 import json
 import math
 import time
 import warnings
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 from rft_jax.graders import base, template
 from rft_jax.graders.judges import prompt as judge_prompt
@@ -15,11 +17,11 @@ ALIASES = {'max_completion_tokens': 'max_completions_tokens'}  # the API has the
 _number = lambda value: isinstance(value, (int, float)) and not isinstance(value, bool)
 _whole = lambda value: isinstance(value, int) and not isinstance(value, bool)
 SAMPLING = {  # name: (test, need)
-    'seed': (_whole, 'a whole number'),
-    'top_p': (lambda value: _number(value) and 0 < value <= 1, 'a number > 0 and <= 1'),
-    'temperature': (lambda value: _number(value) and 0 <= value <= 2, 'a number from 0 to 2'),
-    'max_completions_tokens': (lambda value: _whole(value) and value >= 1, 'a whole number >= 1'),
-    'reasoning_effort': (lambda value: value in EFFORTS, f'one of {", ".join(EFFORTS)}'),
+  'seed': (_whole, 'a whole number'),
+  'top_p': (lambda value: _number(value) and 0 < value <= 1, 'a number > 0 and <= 1'),
+  'temperature': (lambda value: _number(value) and 0 <= value <= 2, 'a number from 0 to 2'),
+  'max_completions_tokens': (lambda value: _whole(value) and value >= 1, 'a whole number >= 1'),
+  'reasoning_effort': (lambda value: value in EFFORTS, f'one of {", ".join(EFFORTS)}'),
 }
 
 
@@ -29,17 +31,26 @@ def verdict_schema(result: dict[str, Any]) -> dict[str, Any]:
   The steps come first: they are written before the result, which then follows from them.
   """
   text = {'type': 'string'}
-  step = {'type': 'object', 'properties': {'description': text, 'conclusion': text},
-          'required': ['description', 'conclusion'], 'additionalProperties': False}
-  return {'type': 'object', 'properties': {'steps': {'type': 'array', 'items': step},
-                                           'result': result},
-          'required': ['steps', 'result'], 'additionalProperties': False}
+  step = {
+    'type': 'object',
+    'properties': {'description': text, 'conclusion': text},
+    'required': ['description', 'conclusion'],
+    'additionalProperties': False,
+  }
+  return {
+    'type': 'object',
+    'properties': {'steps': {'type': 'array', 'items': step}, 'result': result},
+    'required': ['steps', 'result'],
+    'additionalProperties': False,
+  }
 
 
 def form(result: str) -> str:
   """Returns the sentence that tells a judge in which form to answer."""
-  return ('Answer with one JSON object and nothing else: {"steps": [{"description": what you look '
-          'at, "conclusion": what follows from it}, ...], "result": ' + result + '}.')
+  return (
+    'Answer with one JSON object and nothing else: {"steps": [{"description": what you look '
+    'at, "conclusion": what follows from it}, ...], "result": ' + result + '}.'
+  )
 
 
 def read_result(text: str) -> Any:
@@ -87,25 +98,38 @@ def common_problems(given: dict[str, Any]) -> list[str]:
 
 def normal_sampling(params: dict[str, Any] | None) -> dict[str, Any] | None:
   """Returns sampling_params in the API's spelling, without nulls; None if nothing is left."""
-  return {ALIASES.get(key, key): value for key, value in (params or {}).items()
-          if value is not None} or None
+  return {
+    ALIASES.get(key, key): value for key, value in (params or {}).items() if value is not None
+  } or None
 
 
 def settle(grader) -> None:
   """Puts the fields of a new grader into their normal form and makes what it works with."""
   if any(message['role'] == 'system' for message in grader.input):
-    warnings.warn(f"grader {grader.name}: the role 'system' is taken as 'developer', as the API "
-                  'calls it', stacklevel=4)
-  made = {'input': judge_prompt.normal(grader.input),
-          'sampling_params': normal_sampling(grader.sampling_params),
-          'judges': grader.judges or Judges(JudgeConfig()), 'owns_judges': not grader.judges,
-          'tallies': {grader.name: base.Tally()}}
+    warnings.warn(
+      f"grader {grader.name}: the role 'system' is taken as 'developer', as the API calls it",
+      stacklevel=4,
+    )
+  made = {
+    'input': judge_prompt.normal(grader.input),
+    'sampling_params': normal_sampling(grader.sampling_params),
+    'judges': grader.judges or Judges(JudgeConfig()),
+    'owns_judges': not grader.judges,
+    'tallies': {grader.name: base.Tally()},
+  }
   for field, value in made.items():
     object.__setattr__(grader, field, value)
 
 
-def grade(grader, pairs: list[tuple[dict, dict]], *, form: str, schema: dict[str, Any],
-          read: Callable[[str], Any], score: Callable[[Any], float]) -> list[Grade]:
+def grade(
+  grader,
+  pairs: list[tuple[dict, dict]],
+  *,
+  form: str,
+  schema: dict[str, Any],
+  read: Callable[[str], Any],
+  score: Callable[[Any], float],
+) -> list[Grade]:
   """Returns the Grade of each (item, sample), counted in the grader's tally.
 
   Args:
@@ -157,13 +181,18 @@ def _sampling_problems(params: Any) -> list[str]:
     return []
   if not isinstance(params, dict):
     return [f'sampling_params is {template.kind(params)}, need an object']
-  found = [f'sampling_params.{name} is given twice, as {alias} too; need one'
-           for alias, name in ALIASES.items() if alias in params and name in params]
+  found = [
+    f'sampling_params.{name} is given twice, as {alias} too; need one'
+    for alias, name in ALIASES.items()
+    if alias in params and name in params
+  ]
   for key, value in params.items():
     name = ALIASES.get(key, key)
     if name not in SAMPLING:
-      found.append(f'sampling_params: unknown field {key!r}{template.did_you_mean(key, SAMPLING)}, '
-                   f'need only {", ".join(SAMPLING)}')
+      found.append(
+        f'sampling_params: unknown field {key!r}{template.did_you_mean(key, SAMPLING)}, '
+        f'need only {", ".join(SAMPLING)}'
+      )
     elif value is not None and not SAMPLING[name][0](value):
       found.append(f'sampling_params.{key}={value!r}, need {SAMPLING[name][1]}')
   return found

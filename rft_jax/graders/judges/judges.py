@@ -3,12 +3,14 @@
 A grader makes Requests; Judges answers them from its cache or through a Backend, which is an
 endpoint (endpoint.py) or a checkpoint in this process (rft_jax/local_models/judge.py).
 """
+
 import collections
 import dataclasses
 import hashlib
 import json
 import urllib.parse
-from typing import Any, Callable, Iterator, NamedTuple, Protocol
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, Protocol
 
 from rft_jax.graders.judges.cache import JudgeCache
 
@@ -16,6 +18,7 @@ from rft_jax.graders.judges.cache import JudgeCache
 @dataclasses.dataclass(slots=True, kw_only=True)
 class JudgeConfig:
   """Which model answers for score_model and label_model graders, and how it is asked."""
+
   # An endpoint that speaks OpenAI's chat completions (OpenAI, vLLM, SGLang, llama.cpp, Ollama).
   # '': the environment's OPENAI_BASE_URL, else OpenAI itself.
   base_url: str = ''
@@ -36,21 +39,26 @@ class JudgeConfig:
     """Returns every problem as 'field=value, need ...'; [] if there is none."""
     address = urllib.parse.urlsplit(self.base_url)
     checks = (
-        (not self.base_url or address.scheme in ('http', 'https') and address.hostname,
-         f'base_url={self.base_url!r}, need an address such as http://localhost:8000/v1'),
-        (not (self.base_url and self.local),
-         f'local={self.local!r} with base_url={self.base_url!r}, need one of them'),
-        (self.api_key_env, "api_key_env='', need the name of an environment variable"),
-        (self.concurrency >= 1, f'concurrency={self.concurrency}, need >= 1'),
-        (self.retries >= 0, f'retries={self.retries}, need >= 0'),
-        (self.timeout_seconds > 0, f'timeout_seconds={self.timeout_seconds}, need > 0'),
-        (self.max_tokens >= 1, f'max_tokens={self.max_tokens}, need >= 1'),
+      (
+        not self.base_url or address.scheme in ('http', 'https') and address.hostname,
+        f'base_url={self.base_url!r}, need an address such as http://localhost:8000/v1',
+      ),
+      (
+        not (self.base_url and self.local),
+        f'local={self.local!r} with base_url={self.base_url!r}, need one of them',
+      ),
+      (self.api_key_env, "api_key_env='', need the name of an environment variable"),
+      (self.concurrency >= 1, f'concurrency={self.concurrency}, need >= 1'),
+      (self.retries >= 0, f'retries={self.retries}, need >= 0'),
+      (self.timeout_seconds > 0, f'timeout_seconds={self.timeout_seconds}, need > 0'),
+      (self.max_tokens >= 1, f'max_tokens={self.max_tokens}, need >= 1'),
     )
     return [problem for good, problem in checks if not good]
 
 
 class Request(NamedTuple):
   """One question to a judge."""
+
   model: str  # as the grader's JSON names it
   messages: list[dict[str, Any]]  # as chat completions spell them
   sampling: dict[str, Any]  # those of the API's sampling_params that are given
@@ -60,6 +68,7 @@ class Request(NamedTuple):
 
 class Answer(NamedTuple):
   """What a backend got for a request."""
+
   text: str | None  # None: errors say why
   usage: dict[str, int]  # prompt_tokens, completion_tokens, total_tokens, cached_tokens
   errors: dict[str, bool | str]  # keys of graders/run
@@ -67,6 +76,7 @@ class Answer(NamedTuple):
 
 class Reply(NamedTuple):
   """What became of a request."""
+
   value: Any  # what Request.read made of the answer; None: errors say why
   usage: dict[str, int]  # of all tries; {} where the cache answered
   model: str  # that was asked
@@ -75,6 +85,7 @@ class Reply(NamedTuple):
 
 class Backend(Protocol):
   """A model that can be asked."""
+
   varies: bool  # whether the same question may get another answer: otherwise it is asked once
 
   def problems(self, model: str, kinds: frozenset[str]) -> list[str]:
@@ -107,6 +118,7 @@ class Judges:
   def __init__(self, config: JudgeConfig, backend: Backend | None = None, cache: str = ''):
     if backend is None:
       from rft_jax.graders.judges import endpoint as judge_endpoint
+
       backend = judge_endpoint.JudgeEndpoint(config)
     self.config, self._backend = config, backend
     self._cache = JudgeCache(config.cache or cache)
@@ -138,9 +150,12 @@ class Judges:
           open_keys.append(key)
       if not open_keys:
         break
-    return [reply if place == places[key][0] else reply._replace(usage={})
-            for place, key, reply in sorted(
-                (place, key, replies[key]) for key in places for place in places[key])]
+    return [
+      reply if place == places[key][0] else reply._replace(usage={})
+      for place, key, reply in sorted(
+        (place, key, replies[key]) for key in places for place in places[key]
+      )
+    ]
 
   def _reply(self, key, request, answer: Answer, before: Reply | None) -> Reply:
     usage = collections.Counter(before.usage if before else {})
@@ -151,8 +166,9 @@ class Judges:
     try:
       value = request.read(answer.text)
     except ValueError as error:
-      return reply._replace(errors={'model_grader_parse_error': True,
-                                    'model_grader_parse_error_details': str(error)})
+      return reply._replace(
+        errors={'model_grader_parse_error': True, 'model_grader_parse_error_details': str(error)}
+      )
     self._cache.put(key, answer.text)
     return reply._replace(value=value)
 
@@ -168,9 +184,13 @@ class Judges:
 
   def _key(self, request) -> str:
     """Returns the sha256 of everything that the answer depends on."""
-    asked = {'judge': self._backend.identity(self._model(request)), 'messages': request.messages,
-             'sampling': request.sampling, 'schema': request.schema,
-             'max_tokens': self.config.max_tokens}
+    asked = {
+      'judge': self._backend.identity(self._model(request)),
+      'messages': request.messages,
+      'sampling': request.sampling,
+      'schema': request.schema,
+      'max_tokens': self.config.max_tokens,
+    }
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
   def close(self) -> None:

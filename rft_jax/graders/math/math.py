@@ -1,4 +1,5 @@
 """The `math` grader: is the answer equal to the reference, as mathematics?"""
+
 import dataclasses
 from typing import Any
 
@@ -32,6 +33,7 @@ class Math:
     ValueError: at construction, listing every problem.
     RuntimeError: at construction, if no process can be started here.
   """
+
   name: str
   input: str
   reference: str
@@ -43,9 +45,15 @@ class Math:
 
   def __post_init__(self):
     base.raise_problems(self.name, self.problems(vars(self)))
-    object.__setattr__(self, '_pool', Pool(
-        workers=self.sandbox.workers, time_limit_seconds=self.time_limit_seconds,
-        memory_limit_mb=self.sandbox.memory_limit_mb))
+    object.__setattr__(
+      self,
+      '_pool',
+      Pool(
+        workers=self.sandbox.workers,
+        time_limit_seconds=self.time_limit_seconds,
+        memory_limit_mb=self.sandbox.memory_limit_mb,
+      ),
+    )
 
   @staticmethod
   def problems(given: dict[str, Any]) -> list[str]:
@@ -81,10 +89,18 @@ class Math:
       score = float(verdict.kind == 'equal')
       return Grade(score, {self.name: score}, {})
     if verdict.kind == 'no_reference':
-      return base.grader_fault(self, {'other_error': True, 'other_error_details': (
-          f'reference is {wanted!r:.200}, need a mathematical expression')})
-    return base.sandbox_fault(self, verdict.kind, (
-        f'{verdict.details}; reference {wanted!r:.200}, end of the answer {given[-200:]!r}'))
+      return base.grader_fault(
+        self,
+        {
+          'other_error': True,
+          'other_error_details': (f'reference is {wanted!r:.200}, need a mathematical expression'),
+        },
+      )
+    return base.sandbox_fault(
+      self,
+      verdict.kind,
+      (f'{verdict.details}; reference {wanted!r:.200}, end of the answer {given[-200:]!r}'),
+    )
 
   def item_fields(self) -> frozenset[str]:
     """Returns the paths of item that either template reads."""

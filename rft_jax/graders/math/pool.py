@@ -4,6 +4,7 @@ math-verify bounds its time by SIGALRM, which works in the main thread alone and
 long computation; so its own timers are off, and a process that takes too long is killed. Nothing
 is forked: a process is a file started afresh, so that one that holds jax may be the caller.
 """
+
 import concurrent.futures
 import json
 import os
@@ -28,6 +29,7 @@ class Verdict(NamedTuple):
   kind: 'equal' or 'different'; 'no_reference' (it spells no mathematics); otherwise what went
   wrong around it: 'timeout', 'memory_limit', 'worker_killed', 'worker_failed'.
   """
+
   kind: str
   details: str
 
@@ -90,11 +92,15 @@ class _Worker:
     kept = {name: os.environ[name] for name in KEPT_ENVIRONMENT if name in os.environ}
     # Not isolated mode (-I), which would ignore PYTHONHASHSEED: verdicts are the same in each run.
     self._process = subprocess.Popen(
-        [sys.executable, '-s', '-P', '-X', 'utf8', str(WORKER), str(self._limit),
-         str(self._memory)],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0,
-        cwd='/', env={**kept, 'LANG': 'C.UTF-8', 'PYTHONHASHSEED': '0', 'JAX_PLATFORMS': 'cpu'},
-        start_new_session=True)
+      [sys.executable, '-s', '-P', '-X', 'utf8', str(WORKER), str(self._limit), str(self._memory)],
+      stdin=subprocess.PIPE,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.DEVNULL,
+      bufsize=0,
+      cwd='/',
+      env={**kept, 'LANG': 'C.UTF-8', 'PYTHONHASHSEED': '0', 'JAX_PLATFORMS': 'cpu'},
+      start_new_session=True,
+    )
     self._calls = 0
     verdict = _answer(self._process, START_SECONDS)
     if verdict.kind == 'ready':
@@ -138,7 +144,7 @@ def _exchange(process: subprocess.Popen, call: list[str], seconds: float) -> Ver
   line = memoryview(json.dumps(call).encode() + b'\n')
   try:
     while line:
-      line = line[process.stdin.write(line):]
+      line = line[process.stdin.write(line) :]
   except BrokenPipeError:
     return _ended(process)
   return _answer(process, seconds)

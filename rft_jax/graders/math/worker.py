@@ -4,6 +4,7 @@ It reads one JSON line for each call, [reference, answer], and writes one, [kind
 'equal', 'different', 'no_reference' (the reference spells no mathematics) or 'memory_limit'. It
 knows nothing of rft_jax. Run it with -P: its folder holds a math.py.
 """
+
 import decimal
 import functools
 import json
@@ -63,6 +64,7 @@ def verify(reference: str, answer: str) -> list[str]:
 def equal(one, other) -> bool:
   """Returns whether other is equal to one, which is the reference's: verify is asymmetric."""
   import math_verify
+
   try:
     return math_verify.verify(one, other, timeout_seconds=None, raise_on_error=True)
   except MemoryError:
@@ -76,6 +78,7 @@ def reference_of(text: str) -> list | None:
   """Returns what read() does; None where that holds no mathematics."""
   found = read(text, is_reference=True)
   import sympy
+
   nothing = (sympy.nan, sympy.zoo)  # of 1/0: equal to nothing, itself included
   good = any(not isinstance(one, str) and not one.has(*nothing) for one in found)
   return found if good else None
@@ -108,7 +111,7 @@ def _last_box(text: str) -> str:
     boxes.append((opening.start(), opening.end(), end))
     position = end + 1
   last = [boxes.pop()]
-  while boxes and JOINED.fullmatch(text[boxes[-1][2] + 1:last[0][0]]):
+  while boxes and JOINED.fullmatch(text[boxes[-1][2] + 1 : last[0][0]]):
     last.insert(0, boxes.pop())
   return ' and '.join(r'\boxed{' + _plain(text[start:end]) + '}' for _, start, end in last)
 
@@ -144,11 +147,14 @@ def _written_out(match: re.Match) -> str:
 
 def _parse(text: str) -> list:
   import math_verify
+
   # first_match: where the last candidate cannot be read, nothing before it is taken instead.
   return math_verify.parse(
-      text, [math_verify.LatexExtractionConfig(boxed_match_priority=0),
-             math_verify.ExprExtractionConfig()],
-      extraction_mode='first_match', parsing_timeout=None)
+    text,
+    [math_verify.LatexExtractionConfig(boxed_match_priority=0), math_verify.ExprExtractionConfig()],
+    extraction_mode='first_match',
+    parsing_timeout=None,
+  )
 
 
 if __name__ == '__main__':

@@ -3,6 +3,7 @@
 worker_kernel.py says what each level holds. The strongest that works here is used; which that is
 is found out once, by trying them in a process of its own.
 """
+
 import functools
 import json
 import pathlib
@@ -12,13 +13,13 @@ import sys
 LEVELS = ('none', 'rlimits', 'landlock', 'namespace')  # each stronger than the one before
 KERNEL = pathlib.Path(__file__).with_name('worker_kernel.py')
 WAYS_OUT = {
-    'rlimits': 'run on Linux or macOS',
-    'landlock': 'run a Linux of 5.13 or later with landlock among the values of the kernel '
-                'parameter lsm=',
-    'namespace': 'run as root with CAP_SYS_ADMIN, or allow user namespaces '
-                 '(sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone=1, '
-                 'kernel.apparmor_restrict_unprivileged_userns=0; in a container also its seccomp '
-                 'profile), on Linux 5.12 or later',
+  'rlimits': 'run on Linux or macOS',
+  'landlock': 'run a Linux of 5.13 or later with landlock among the values of the kernel '
+  'parameter lsm=',
+  'namespace': 'run as root with CAP_SYS_ADMIN, or allow user namespaces '
+  '(sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone=1, '
+  'kernel.apparmor_restrict_unprivileged_userns=0; in a container also its seccomp '
+  'profile), on Linux 5.12 or later',
 }
 
 
@@ -26,8 +27,14 @@ WAYS_OUT = {
 def lacking() -> dict[str, str]:
   """Returns, for each level but none, why it cannot be had on this machine; '' if it can."""
   try:
-    done = subprocess.run([sys.executable, '-s', '-P', str(KERNEL)], capture_output=True, text=True,
-                          timeout=60, check=True, stdin=subprocess.DEVNULL)
+    done = subprocess.run(
+      [sys.executable, '-s', '-P', str(KERNEL)],
+      capture_output=True,
+      text=True,
+      timeout=60,
+      check=True,
+      stdin=subprocess.DEVNULL,
+    )
     return json.loads(done.stdout)
   except (OSError, subprocess.SubprocessError, ValueError) as error:
     said = getattr(error, 'stderr', '') or str(error)
@@ -44,5 +51,7 @@ def problems(required: str) -> list[str]:
   level = isolation_level()
   if LEVELS.index(level) >= LEVELS.index(required):
     return []
-  return [f'require={required!r}, and this machine offers {level!r} ({lacking()[required]}): '
-          f'{WAYS_OUT[required]}; or set sandbox.require={level!r}, if that protects enough']
+  return [
+    f'require={required!r}, and this machine offers {level!r} ({lacking()[required]}): '
+    f'{WAYS_OUT[required]}; or set sandbox.require={level!r}, if that protects enough'
+  ]

@@ -14,6 +14,7 @@ ends graders first when memory runs out), and at levels below namespace the disk
 file. Calls to one python worker share a process until calls_per_worker; a source that executes
 text of the policy's should set that to 1, or be a `code` grader.
 """
+
 import collections
 import dataclasses
 import math
@@ -31,6 +32,7 @@ CALLS_AHEAD = 64  # calls handed to a worker before it has answered; hides the p
 @dataclasses.dataclass(slots=True, kw_only=True)
 class SandboxConfig:
   """What a python or code grader may use. The defaults are those of the hosted service."""
+
   time_limit_seconds: float = 120.0  # wall clock, of one call; also of the source's top level
   memory_limit_mb: int = 2048  # address space of one process
   disk_limit_mb: int = 1024  # of all files; at levels below namespace of each
@@ -42,15 +44,19 @@ class SandboxConfig:
   def validate(self) -> list[str]:
     """Returns every problem as 'field=value, need range'; [] if there is none."""
     checks = (
-        (0 < self.time_limit_seconds < math.inf,
-         f'time_limit_seconds={self.time_limit_seconds}, need > 0 and finite'),
-        (self.memory_limit_mb >= 64, f'memory_limit_mb={self.memory_limit_mb}, need >= 64'),
-        (self.disk_limit_mb >= 1, f'disk_limit_mb={self.disk_limit_mb}, need >= 1'),
-        (self.source_limit_kb >= 1, f'source_limit_kb={self.source_limit_kb}, need >= 1'),
-        (self.workers >= 1, f'workers={self.workers}, need >= 1'),
-        (self.calls_per_worker >= 1, f'calls_per_worker={self.calls_per_worker}, need >= 1'),
-        (self.require in isolation.LEVELS,
-         f'require={self.require!r}, need one of {", ".join(isolation.LEVELS)}'),
+      (
+        0 < self.time_limit_seconds < math.inf,
+        f'time_limit_seconds={self.time_limit_seconds}, need > 0 and finite',
+      ),
+      (self.memory_limit_mb >= 64, f'memory_limit_mb={self.memory_limit_mb}, need >= 64'),
+      (self.disk_limit_mb >= 1, f'disk_limit_mb={self.disk_limit_mb}, need >= 1'),
+      (self.source_limit_kb >= 1, f'source_limit_kb={self.source_limit_kb}, need >= 1'),
+      (self.workers >= 1, f'workers={self.workers}, need >= 1'),
+      (self.calls_per_worker >= 1, f'calls_per_worker={self.calls_per_worker}, need >= 1'),
+      (
+        self.require in isolation.LEVELS,
+        f'require={self.require!r}, need one of {", ".join(isolation.LEVELS)}',
+      ),
     )
     return [problem for good, problem in checks if not good]
 
@@ -77,9 +83,13 @@ class Sandbox:
     self._config = dataclasses.replace(config)
     megabyte = 1 << 20
     limits = {'AS': config.memory_limit_mb * megabyte, 'FSIZE': config.disk_limit_mb * megabyte}
-    self._setup = {**setup, 'limits': limits, 'level': self.level,
-                   'time_limit_seconds': config.time_limit_seconds,
-                   'calls_per_worker': config.calls_per_worker}
+    self._setup = {
+      **setup,
+      'limits': limits,
+      'level': self.level,
+      'time_limit_seconds': config.time_limit_seconds,
+      'calls_per_worker': config.calls_per_worker,
+    }
     self._lock = threading.Lock()
     self._workers: list[Process] = []
     self._closed = False
@@ -88,8 +98,9 @@ class Sandbox:
     if failure:
       self.close()
       error = RuntimeError if failure.kind == 'worker_killed' else ValueError
-      raise error(f'{setup["filename"]}: {failure.kind} at the top level of the source:\n'
-                  f'{failure.details}')
+      raise error(
+        f'{setup["filename"]}: {failure.kind} at the top level of the source:\n{failure.details}'
+      )
 
   def run(self, calls: list[list[bytes]]) -> list[Outcome]:
     """Returns the outcome of each call, in order; a call is one or two texts in JSON."""

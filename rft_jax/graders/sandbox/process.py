@@ -2,6 +2,7 @@
 
 pool.py decides when; this file knows how. The other end is worker.py.
 """
+
 import collections
 import json
 import math
@@ -32,6 +33,7 @@ class Outcome(NamedTuple):
   code grader: they do not compile); otherwise what went wrong around it: 'timeout',
   'memory_limit', 'worker_killed', 'worker_failed'.
   """
+
   kind: str
   score: float | None  # of kind 'score' alone
   details: str
@@ -57,10 +59,15 @@ class Process:
       # Not isolated mode (-I), which would ignore PYTHONHASHSEED: with it the order of a set
       # of strings, and so a grade, is the same in every run.
       self._process = subprocess.Popen(
-          [sys.executable, '-s', '-P', '-X', 'utf8', str(WORKER), *map(str, theirs)],
-          pass_fds=theirs, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-          stderr=self._errors, cwd=self._folder, env=_environment(self._folder),
-          start_new_session=True)
+        [sys.executable, '-s', '-P', '-X', 'utf8', str(WORKER), *map(str, theirs)],
+        pass_fds=theirs,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=self._errors,
+        cwd=self._folder,
+        env=_environment(self._folder),
+        start_new_session=True,
+      )
     except BaseException:
       self._errors.close()
       for descriptor in (self.requests, self.replies, self._lifeline):
@@ -94,7 +101,7 @@ class Process:
     """Writes as much of the outbox as the pipe takes."""
     try:
       while self.outbox:
-        del self.outbox[:os.write(self.requests, memoryview(self.outbox)[:1 << 18].tobytes())]
+        del self.outbox[: os.write(self.requests, memoryview(self.outbox)[: 1 << 18].tobytes())]
     except BlockingIOError:
       pass
     except BrokenPipeError:
@@ -126,7 +133,7 @@ class Process:
       return number, b''  # nothing that the worker would say
     if len(self._inbox) < end:
       return None
-    body = bytes(self._inbox[HEADER.size:end])
+    body = bytes(self._inbox[HEADER.size : end])
     del self._inbox[:end]
     return number, body
 
@@ -134,8 +141,11 @@ class Process:
     try:
       kind, score, details, last = json.loads(body)
       expected = (self._answered_in_all + 1) % (1 << 32) if self.ready else 0
-      good = (number == expected and (kind == 'score') == isinstance(score, float)
-              and (bool(self.asked) or not self.ready))
+      good = (
+        number == expected
+        and (kind == 'score') == isinstance(score, float)
+        and (bool(self.asked) or not self.ready)
+      )
     except (ValueError, TypeError, RecursionError):
       good = False
     self._since = time.monotonic()
@@ -154,8 +164,9 @@ class Process:
   def has_ended(self) -> bool:
     """Returns whether the process is gone or not ours; does not reap it: its id stays its own."""
     try:
-      return os.waitid(os.P_PID, self._process.pid,
-                       os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+      return (
+        os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+      )
     except ChildProcessError:  # this process is a fork of the one that started it
       return True
 
@@ -170,8 +181,11 @@ class Process:
       os.killpg(self._process.pid, signal.SIGKILL)
       code = self._process.wait()
     if self.failure and self.failure.kind == 'worker_killed':
-      how = f'was killed by {_signal_name(code)}' if code < 0 or code > 128 else (
-          f'exited with code {code}')
+      how = (
+        f'was killed by {_signal_name(code)}'
+        if code < 0 or code > 128
+        else (f'exited with code {code}')
+      )
       self._errors.seek(0)
       said = self._errors.read(1 << 16).decode(errors='replace')[-1000:]
       self.failure = self.failure._replace(details=f'the worker {how}\n{said}'.strip())
@@ -185,8 +199,16 @@ class Process:
 def _environment(folder: str) -> dict[str, str]:
   kept = {name: os.environ[name] for name in KEPT_ENVIRONMENT if name in os.environ}
   single = dict.fromkeys(('OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS', 'MKL_NUM_THREADS'), '1')
-  return {**kept, **single, 'HOME': folder, 'TMPDIR': folder, 'LANG': 'C.UTF-8',
-          'JAX_PLATFORMS': 'cpu', 'PYTHONHASHSEED': '0', 'PYTHONDONTWRITEBYTECODE': '1'}
+  return {
+    **kept,
+    **single,
+    'HOME': folder,
+    'TMPDIR': folder,
+    'LANG': 'C.UTF-8',
+    'JAX_PLATFORMS': 'cpu',
+    'PYTHONHASHSEED': '0',
+    'PYTHONDONTWRITEBYTECODE': '1',
+  }
 
 
 def _signal_name(code: int) -> str:

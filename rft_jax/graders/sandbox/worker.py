@@ -12,6 +12,7 @@ and a body in JSON. The first is the set-up. What follows is for runners; the ke
 without reading it, so that no runner finds in its memory what another was given. Each call is
 answered by [kind, score, details, last]; after last the worker is used up.
 """
+
 import gc
 import json
 import os
@@ -22,11 +23,11 @@ import sys
 import time
 
 sys.path.append(os.path.dirname(os.path.abspath(__file__)))
-import worker_code as code  # noqa: E402
-import worker_kernel as kernel  # noqa: E402
-import worker_python as python  # noqa: E402
-import worker_rules as rules  # noqa: E402
-from worker_runners import HEADER, Runner, read_exactly  # noqa: E402
+import worker_code as code
+import worker_kernel as kernel
+import worker_python as python
+import worker_rules as rules
+from worker_runners import HEADER, Runner, read_exactly
 
 sys.path.pop()
 
@@ -71,7 +72,7 @@ def keep(requests: int, replies: int, setup: dict, work: str, user: int | None) 
     body = json.dumps([kind, score, details, last]).encode()
     message = HEADER.pack(len(body), number) + body
     while message:
-      message = message[os.write(replies, message):]
+      message = message[os.write(replies, message) :]
 
   reply(0, 'loading')
   keeper = Keeper(requests, setup, user)
@@ -136,8 +137,9 @@ class Keeper:
       self._calls = 0
     self._calls += 1
     deadline = time.monotonic() + self._seconds
-    outcome, goes_on = python.answer(self._runner, self._requests, header, length, deadline,
-                                     self._seconds)
+    outcome, goes_on = python.answer(
+      self._runner, self._requests, header, length, deadline, self._seconds
+    )
     if goes_on and self._calls < self._setup['calls_per_worker']:
       return *outcome, False
     return *outcome, not self._retire()
@@ -151,6 +153,7 @@ class Keeper:
       if self._setup['level'] == 'landlock':  # at level namespace the keeper cannot be signalled
         rules.no_signals_up()
       run(*ends)
+
     return Runner(inside, kept)
 
   def _sweep(self, runners) -> bool:

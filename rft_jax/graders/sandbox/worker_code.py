@@ -6,6 +6,7 @@ answer defines are there as Remotes, whose calls go over a pipe to the first (wo
 So an answer can read neither tests nor expected values, and what it prints, patches, raises or
 exits with reaches no verdict: it only decides what its own functions return.
 """
+
 import ast
 import builtins
 import json
@@ -18,8 +19,20 @@ from worker_runners import HEADER, read_exactly, tell
 
 DETAILS = 300
 # Imported once, before forking: typing alone takes longer than all else about a short answer.
-OFTEN = ('bisect', 'collections', 'copy', 'dataclasses', 'functools', 'heapq', 'itertools', 'math',
-         'random', 're', 'string', 'typing')
+OFTEN = (
+  'bisect',
+  'collections',
+  'copy',
+  'dataclasses',
+  'functools',
+  'heapq',
+  'itertools',
+  'math',
+  'random',
+  're',
+  'string',
+  'typing',
+)
 
 
 # --- the keeper's side ---------------------------------------------------------------------------
@@ -37,8 +50,10 @@ def answer(start, runners: list, requests: int, length: int, seconds: float) -> 
   deadline = time.monotonic() + seconds
   to_answer, to_tests = os.pipe(), os.pipe()
   try:
-    for run, ends in ((run_answer, (to_answer[0], to_tests[1])),
-                      (run_tests, (to_tests[0], to_answer[1]))):
+    for run, ends in (
+      (run_answer, (to_answer[0], to_tests[1])),
+      (run_tests, (to_tests[0], to_answer[1])),
+    ):
       runners.append(start(lambda *own: run(*own, *ends), ends))
       if run is run_tests:
         length, _ = HEADER.unpack(read_exactly(requests, HEADER.size))
@@ -85,19 +100,23 @@ def run_answer(inbox: int, outbox: int, read: int, write: int) -> None:
     peer.send({'do': 'failed', 'why': f'{type(error).__name__}: {error}'[:DETAILS]})
     return
   names = {name: value for name, value in vars(module).items() if not name.startswith('__')}
-  modules = {name: value.__name__ for name, value in names.items()
-             if isinstance(value, type(sys))}
-  peer.send({'do': 'names', 'modules': modules,
-             'values': {name: peer.encode(value) for name, value in names.items()
-                        if name not in modules}})
+  modules = {name: value.__name__ for name, value in names.items() if isinstance(value, type(sys))}
+  peer.send(
+    {
+      'do': 'names',
+      'modules': modules,
+      'values': {name: peer.encode(value) for name, value in names.items() if name not in modules},
+    }
+  )
   peer.serve()
 
 
 def _units(program: str, setup: str, entry_point: str) -> list[tuple[str, str]]:
   """Returns what to run, [(name, source)]: setup and program, or one that continues the other."""
   if entry_point and setup and entry_point not in _defined(program):
-    return [('<answer>', f'{setup}\n{program}' if _compiles(f'{setup}\n{program}')
-             else setup + program)]
+    return [
+      ('<answer>', f'{setup}\n{program}' if _compiles(f'{setup}\n{program}') else setup + program)
+    ]
   return ([('<setup>', setup)] if _compiles(setup) else []) + [('<answer>', program)]
 
 
@@ -107,12 +126,18 @@ def _defined(source: str) -> set[str]:
     tree = ast.parse(source)
   except (SyntaxError, ValueError, RecursionError, MemoryError):
     return set()
-  names = {node.name for node in tree.body
-           if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))}
+  names = {
+    node.name
+    for node in tree.body
+    if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))
+  }
   for node in tree.body:
     if isinstance(node, (ast.Assign, ast.AnnAssign)):
-      names.update(part.id for part in ast.walk(node)
-                   if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store))
+      names.update(
+        part.id
+        for part in ast.walk(node)
+        if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store)
+      )
     elif isinstance(node, (ast.Import, ast.ImportFrom)):
       names.update(alias.asname or alias.name for alias in node.names)
   return names
@@ -135,8 +160,14 @@ def run_tests(inbox: int, outbox: int, read: int, write: int) -> None:
     try:
       plan.append(_plan(source, number, given['entry_point'], split=given['split']))
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-      tell(outbox, ['broken', f'test {number + 1} of {len(given["tests"])} does not compile: '
-                              f'{type(error).__name__}: {error}'])
+      tell(
+        outbox,
+        [
+          'broken',
+          f'test {number + 1} of {len(given["tests"])} does not compile: '
+          f'{type(error).__name__}: {error}',
+        ],
+      )
       return
   if not plan:
     tell(outbox, ['broken', 'there is none; need a text, or an array of texts with at least one'])

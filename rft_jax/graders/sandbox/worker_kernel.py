@@ -12,6 +12,7 @@ The levels, each with all that is below it:
              a filter of system calls without sockets, ptrace, mounts and namespaces.
   none       a process of its own.
 """
+
 import ctypes
 import json
 import os
@@ -22,7 +23,7 @@ import sys
 import tempfile
 
 sys.path.append(os.path.dirname(os.path.abspath(__file__)))
-import worker_rules as rules  # noqa: E402
+import worker_rules as rules
 
 sys.path.pop()
 
@@ -48,8 +49,11 @@ def before_fork(level: str) -> None:
     return
   user, group = os.geteuid(), os.getegid()
   rules.check(libc.unshare(NEW_USER | NEW_PID), 'unshare a user and a PID namespace')
-  for name, text in (('setgroups', 'deny'), ('uid_map', f'{user} {user} 1'),
-                     ('gid_map', f'{group} {group} 1')):
+  for name, text in (
+    ('setgroups', 'deny'),
+    ('uid_map', f'{user} {user} 1'),
+    ('gid_map', f'{group} {group} 1'),
+  ):
     with open(f'/proc/self/{name}', 'w', encoding='ascii') as file:
       file.write(text)
 
@@ -173,8 +177,13 @@ def _new_root(paths: list[str], work: str, disk_bytes: int) -> None:
   # struct mount_attr: set read-only and no set-uid; for all that is mounted below root.
   attributes = (ctypes.c_uint64 * 4)(1 | 2, 0, 0, 0)
   rules.check(libc.syscall(442, -100, root.encode(), 0x8000, attributes, 32), 'mount_setattr')
-  _mount('tmpfs', root + work, 'tmpfs', MS_NOSUID | MS_NODEV,
-         f'size={disk_bytes},nr_inodes=65536,mode=700')
+  _mount(
+    'tmpfs',
+    root + work,
+    'tmpfs',
+    MS_NOSUID | MS_NODEV,
+    f'size={disk_bytes},nr_inodes=65536,mode=700',
+  )
   os.chown(root + work, user.st_uid, user.st_gid)
   os.chdir(root)
   rules.check(libc.pivot_root(b'.', b'.'), 'pivot_root')
@@ -196,7 +205,7 @@ def _reveal(path: str, root: str, revealed: list[str]) -> None:
         os.symlink(target, root + parent)
     else:
       continue
-    rest = path[len(parent):]
+    rest = path[len(parent) :]
     _reveal(target + rest, root, revealed)
     return
   if any(path == other or path.startswith(other + '/') for other in revealed):
@@ -213,8 +222,9 @@ def _reveal(path: str, root: str, revealed: list[str]) -> None:
 
 def _mount(source, target, kind, flags, options=None) -> None:
   encoded = [text and text.encode() for text in (source, target, kind)]
-  rules.check(libc.mount(*encoded, ctypes.c_ulong(flags), options and options.encode()),
-              f'mount {target}')
+  rules.check(
+    libc.mount(*encoded, ctypes.c_ulong(flags), options and options.encode()), f'mount {target}'
+  )
 
 
 def probe() -> dict[str, str]:
@@ -254,10 +264,12 @@ def _try(level: str, folder: str, descriptor: int) -> None:
   before_fork(level)
   inner = os.fork()
   if inner == 0:
+
     def inside():
       enter(level, work, {'AS': 1 << 31, 'FSIZE': 1 << 24}, user)
       with open(os.__file__, 'rb'), open('try', 'wb'):
         os.write(descriptor, b'good')
+
     _say(descriptor, inside)
   os.waitpid(inner, 0)
 

@@ -3,6 +3,7 @@
 Standard library alone, as it runs inside the worker. load() runs in the keeper; serve() in a
 runner forked from it, for many calls; answer() is the keeper's side of one call.
 """
+
 import _thread
 import json
 import linecache
@@ -37,8 +38,15 @@ def serve(grade, inbox: int, outbox: int) -> None:
   """Answers each call by [kind, score, details, whether this process is as good as new]."""
   # Bound here, because the user's source may replace names of os and json.
   loads, dumps, write, own_id, leave, getpid, wait, threads = (
-      json.loads, json.JSONEncoder().encode, os.write, os.getpid(), os._exit, os.getpid,
-      os.waitpid, _thread._count)
+    json.loads,
+    json.JSONEncoder().encode,
+    os.write,
+    os.getpid(),
+    os._exit,
+    os.getpid,
+    os.waitpid,
+    _thread._count,
+  )
   before = threads()
   if sys.platform.startswith('linux'):
     rules.libc.prctl(SUBREAPER, 1, 0, 0, 0)  # so that waiting shows all that calls leave behind
@@ -65,8 +73,9 @@ def serve(grade, inbox: int, outbox: int) -> None:
   leave(0)
 
 
-def answer(runner: Runner, requests: int, header: bytes, length: int, deadline: float,
-           seconds: float) -> tuple[tuple, bool]:
+def answer(
+  runner: Runner, requests: int, header: bytes, length: int, deadline: float, seconds: float
+) -> tuple[tuple, bool]:
   """Hands one call on; returns ((kind, score, details), whether runner may have another)."""
   try:
     os.write(runner.inbox, header)
@@ -77,8 +86,11 @@ def answer(runner: Runner, requests: int, header: bytes, length: int, deadline: 
     said = runner.said(deadline)
     if said is not None:
       kind, score, details, good = said
-      if (kind in ('score', 'raised', 'memory_limit') and isinstance(details, str)
-          and (kind == 'score') == (isinstance(score, float) and math.isfinite(score))):
+      if (
+        kind in ('score', 'raised', 'memory_limit')
+        and isinstance(details, str)
+        and (kind == 'score') == (isinstance(score, float) and math.isfinite(score))
+      ):
         return (kind, score, details[-DETAILS:]), good is True
   except (ValueError, TypeError):
     said = ()

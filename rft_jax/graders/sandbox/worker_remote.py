@@ -7,6 +7,7 @@ it. Lists, dicts and sets that a call has changed are changed on the caller's si
 A Remote never equals plain data and does no arithmetic with it: otherwise an answer's own class
 could say that it equals whatever a test expects. Two Remotes compare as their class says.
 """
+
 import base64
 import builtins
 import collections
@@ -22,21 +23,62 @@ from worker_runners import read_exactly
 
 LENGTH = struct.Struct('<I')
 LONGEST = 1 << 28  # bytes of a message
-BY_TEXT = {'decimal': decimal.Decimal, 'fraction': fractions.Fraction, 'complex': complex,
-           'date': datetime.date.fromisoformat, 'datetime': datetime.datetime.fromisoformat}
-SEQUENCES = {'list': list, 'tuple': tuple, 'set': set, 'frozenset': frozenset,
-             'deque': collections.deque}
-MAPPINGS = {'dict': dict, 'ordered': collections.OrderedDict, 'counter': collections.Counter,
-            'default': dict}
-KINDS = {cls: kind for kind, cls in {**SEQUENCES, **MAPPINGS, **BY_TEXT}.items()
-         if kind != 'default'} | {datetime.date: 'date', datetime.datetime: 'datetime',
-                                  collections.defaultdict: 'default'}
+BY_TEXT = {
+  'decimal': decimal.Decimal,
+  'fraction': fractions.Fraction,
+  'complex': complex,
+  'date': datetime.date.fromisoformat,
+  'datetime': datetime.datetime.fromisoformat,
+}
+SEQUENCES = {
+  'list': list,
+  'tuple': tuple,
+  'set': set,
+  'frozenset': frozenset,
+  'deque': collections.deque,
+}
+MAPPINGS = {
+  'dict': dict,
+  'ordered': collections.OrderedDict,
+  'counter': collections.Counter,
+  'default': dict,
+}
+KINDS = {
+  cls: kind for kind, cls in {**SEQUENCES, **MAPPINGS, **BY_TEXT}.items() if kind != 'default'
+} | {datetime.date: 'date', datetime.datetime: 'datetime', collections.defaultdict: 'default'}
 CHANGING = (list, dict, set, bytearray, collections.deque)
 # What a Remote can be asked beside its attributes. Those of the second line need two Remotes.
-ALONE = {'len': len, 'iter': iter, 'next': next, 'str': str, 'repr': repr, 'bool': bool,
-         'int': int, 'float': float, 'hash': hash, 'abs': abs, 'neg': operator.neg}
-PAIRED = ('eq', 'ne', 'lt', 'le', 'gt', 'ge', 'add', 'sub', 'mul', 'truediv', 'floordiv', 'mod',
-          'matmul', 'and', 'or', 'xor')
+ALONE = {
+  'len': len,
+  'iter': iter,
+  'next': next,
+  'str': str,
+  'repr': repr,
+  'bool': bool,
+  'int': int,
+  'float': float,
+  'hash': hash,
+  'abs': abs,
+  'neg': operator.neg,
+}
+PAIRED = (
+  'eq',
+  'ne',
+  'lt',
+  'le',
+  'gt',
+  'ge',
+  'add',
+  'sub',
+  'mul',
+  'truediv',
+  'floordiv',
+  'mod',
+  'matmul',
+  'and',
+  'or',
+  'xor',
+)
 
 
 class Peer:
@@ -56,7 +98,7 @@ class Peer:
     body = json.dumps(message).encode()
     body = LENGTH.pack(len(body)) + body
     while body:
-      body = body[write(self._write, body):]
+      body = body[write(self._write, body) :]
 
   def receive(self):
     """Returns what was sent. Raises EOFError if the other end is gone."""
@@ -76,8 +118,14 @@ class Peer:
 
     changing: those of operands, in their order, that it may change.
     """
-    self.send({'do': do, 'target': target, 'operands': [self.encode(one) for one in operands],
-               'named': {name: self.encode(value) for name, value in named.items()}})
+    self.send(
+      {
+        'do': do,
+        'target': target,
+        'operands': [self.encode(one) for one in operands],
+        'named': {name: self.encode(value) for name, value in named.items()},
+      }
+    )
     while (said := self.receive())['do'] not in ('returned', 'raised'):
       self._serve_one(said)
     if said['do'] == 'raised':
@@ -102,12 +150,19 @@ class Peer:
       operands = [self.decode(one) for one in said['operands']]
       named = {name: self.decode(value) for name, value in said['named'].items()}
       value = _do(said['do'], target, operands, named)
-      answer = {'do': 'returned', 'value': self.encode(value),
-                'operands': [self.encode(one) for one in (*operands, *named.values())
-                             if isinstance(one, CHANGING)]}
+      answer = {
+        'do': 'returned',
+        'value': self.encode(value),
+        'operands': [
+          self.encode(one) for one in (*operands, *named.values()) if isinstance(one, CHANGING)
+        ],
+      }
     except BaseException as error:
-      answer = {'do': 'raised', 'types': [cls.__name__ for cls in type(error).__mro__],
-                'text': _text(error)}
+      answer = {
+        'do': 'raised',
+        'types': [cls.__name__ for cls in type(error).__mro__],
+        'text': _text(error),
+      }
     self.send(answer)
 
   # --- values
@@ -159,6 +214,7 @@ class Peer:
       return range(*(int(one, 16) for one in value))
     if kind == 'array':
       import numpy
+
       return numpy.frombuffer(base64.b64decode(value[2]), value[0]).reshape(value[1]).copy()
     if kind == 'mine':
       return Remote(self, int(value[0]), bool(value[1]))
@@ -167,6 +223,7 @@ class Peer:
 
 class Remote:
   """Stands for an object at the other end."""
+
   __slots__ = ('_peer', '_number', '_callable')
 
   def __init__(self, peer, number, is_callable):
@@ -195,8 +252,9 @@ class Remote:
     self._peer.ask('delete item', self._number, key)
 
   def __instancecheck__(self, instance):
-    return (type(instance) is Remote
-            and self._peer.ask('is instance', self._number, instance) is True)
+    return (
+      type(instance) is Remote and self._peer.ask('is instance', self._number, instance) is True
+    )
 
 
 def _alone(name):
@@ -208,6 +266,7 @@ def _paired(name):
     if type(other) is Remote:
       return self._peer.ask(name, self._number, other)
     return {'eq': False, 'ne': True}.get(name, NotImplemented)
+
   return method
 
 
@@ -224,9 +283,14 @@ def _do(what, target, operands, named):
     return ALONE[what](target)
   if what in PAIRED:
     return getattr(operator, f'__{what}__')(target, *operands)
-  return {'get': getattr, 'set': setattr, 'item': operator.getitem, 'set item': operator.setitem,
-          'delete item': operator.delitem,
-          'is instance': lambda cls, one: isinstance(one, cls)}[what](target, *operands)
+  return {
+    'get': getattr,
+    'set': setattr,
+    'item': operator.getitem,
+    'set item': operator.setitem,
+    'delete item': operator.delitem,
+    'is instance': lambda cls, one: isinstance(one, cls),
+  }[what](target, *operands)
 
 
 def _exception(do, types, text) -> Exception:
@@ -260,7 +324,7 @@ def _change(old, new) -> None:
     old.clear()
     old.update(changed)
   elif isinstance(old, (list, collections.deque)):
-    inner = [_kept(before, after) for before, after in zip(old, new)] + list(new)[len(old):]
+    inner = [_kept(before, after) for before, after in zip(old, new)] + list(new)[len(old) :]
     old.clear()
     old.extend(inner)
   elif isinstance(old, set):

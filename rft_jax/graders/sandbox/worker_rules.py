@@ -2,6 +2,7 @@
 
 Standard library alone, as it runs inside the worker. What is denied answers "not permitted".
 """
+
 import ctypes
 import os
 import platform
@@ -23,16 +24,78 @@ ABSTRACT_SOCKETS, SIGNALS = 1, 2  # what a domain may not reach outside itself, 
 NO_NEW_PRIVILEGES, SECCOMP = 38, 22
 
 # Numbers of system calls. What only root may do is here too: a user namespace has its own root.
-SAME_EVERYWHERE = (425, 426, 427,  # io_uring, which opens sockets past this filter
-                   428, 429, 430, 431, 432, 433, 442, 438, 440)  # mounts; others' descriptors
+SAME_EVERYWHERE = (
+  425,
+  426,
+  427,  # io_uring, which opens sockets past this filter
+  428,
+  429,
+  430,
+  431,
+  432,
+  433,
+  442,
+  438,
+  440,
+)  # mounts; others' descriptors
 DENIED = {
-    # socket; ptrace, process_vm_readv and _writev, kcmp; mount, umount2, pivot_root, chroot;
-    # unshare, setns; keys (3); perf_event_open, bpf, userfaultfd, open_by_handle_at; shmget
-    # (memory that no limit counts), msgget; init_module, finit_module, kexec_load, swapon, reboot
-    'x86_64': (41, 101, 310, 311, 312, 165, 166, 155, 161, 272, 308, 248, 249, 250, 298, 321, 323,
-               304, 29, 68, 175, 313, 246, 167, 169),
-    'aarch64': (198, 117, 270, 271, 272, 40, 39, 41, 51, 97, 268, 217, 218, 219, 241, 280, 282,
-                265, 194, 186, 105, 273, 104, 224, 142),
+  # socket; ptrace, process_vm_readv and _writev, kcmp; mount, umount2, pivot_root, chroot;
+  # unshare, setns; keys (3); perf_event_open, bpf, userfaultfd, open_by_handle_at; shmget
+  # (memory that no limit counts), msgget; init_module, finit_module, kexec_load, swapon, reboot
+  'x86_64': (
+    41,
+    101,
+    310,
+    311,
+    312,
+    165,
+    166,
+    155,
+    161,
+    272,
+    308,
+    248,
+    249,
+    250,
+    298,
+    321,
+    323,
+    304,
+    29,
+    68,
+    175,
+    313,
+    246,
+    167,
+    169,
+  ),
+  'aarch64': (
+    198,
+    117,
+    270,
+    271,
+    272,
+    40,
+    39,
+    41,
+    51,
+    97,
+    268,
+    217,
+    218,
+    219,
+    241,
+    280,
+    282,
+    265,
+    194,
+    186,
+    105,
+    273,
+    104,
+    224,
+    142,
+  ),
 }
 ARCHITECTURE = {'x86_64': 0xC000003E, 'aarch64': 0xC00000B7}
 CLONE = {'x86_64': 56, 'aarch64': 220}
@@ -60,12 +123,27 @@ def no_new_privileges() -> None:
 def readable() -> list[str]:
   """Returns what a grader may read: interpreter, packages, libraries, data of nltk, devices."""
   prefixes = {sys.prefix, sys.base_prefix}
-  named = [os.path.dirname(os.__file__), *site.getsitepackages(), sys.executable,
-           getattr(sys, '_base_executable', sys.executable), '/etc/ld.so.cache', '/etc/localtime',
-           '/lib', '/lib64', '/usr/lib', '/usr/lib64', '/usr/local/lib', '/usr/share/zoneinfo',
-           '/usr/share/nltk_data', '/usr/local/share/nltk_data']
-  named += [os.path.join(prefix, name) for prefix in sorted(prefixes)
-            for name in ('lib', 'lib64', 'pyvenv.cfg', 'nltk_data', 'share/nltk_data')]
+  named = [
+    os.path.dirname(os.__file__),
+    *site.getsitepackages(),
+    sys.executable,
+    getattr(sys, '_base_executable', sys.executable),
+    '/etc/ld.so.cache',
+    '/etc/localtime',
+    '/lib',
+    '/lib64',
+    '/usr/lib',
+    '/usr/lib64',
+    '/usr/local/lib',
+    '/usr/share/zoneinfo',
+    '/usr/share/nltk_data',
+    '/usr/local/share/nltk_data',
+  ]
+  named += [
+    os.path.join(prefix, name)
+    for prefix in sorted(prefixes)
+    for name in ('lib', 'lib64', 'pyvenv.cfg', 'nltk_data', 'share/nltk_data')
+  ]
   for variable in ('LD_LIBRARY_PATH', 'NLTK_DATA'):
     named += [path for path in os.environ.get(variable, '').split(os.pathsep) if path]
   devices = [f'/dev/{name}' for name in ('null', 'zero', 'full', 'random', 'urandom')]
@@ -101,8 +179,9 @@ def landlock(paths: list[str], work: str) -> None:
   """
   version = check(libc.syscall(CREATE, None, 0, 1), 'Landlock')
   every = (1 << RIGHTS.get(version, 16)) - 1
-  ruleset = _ruleset(every, TCP if version >= 4 else 0,
-                     ABSTRACT_SOCKETS | SIGNALS if version >= 6 else 0, version)
+  ruleset = _ruleset(
+    every, TCP if version >= 4 else 0, ABSTRACT_SOCKETS | SIGNALS if version >= 6 else 0, version
+  )
   try:
     for path in paths:
       _allow(ruleset, path, every & (EXECUTE | READ_FILE | READ_DIR))
@@ -124,8 +203,9 @@ def no_signals_up() -> None:
 def _ruleset(files: int, network: int, scopes: int, version: int) -> int:
   size = 24 if version >= 6 else 16 if version >= 4 else 8
   attributes = struct.pack('<QQQ', files, network, scopes)[:size]
-  return check(libc.syscall(CREATE, attributes, ctypes.c_size_t(size), 0),
-               'landlock_create_ruleset')
+  return check(
+    libc.syscall(CREATE, attributes, ctypes.c_size_t(size), 0), 'landlock_create_ruleset'
+  )
 
 
 def _allow(ruleset: int, path: str, rights: int) -> None:
@@ -136,8 +216,10 @@ def _allow(ruleset: int, path: str, rights: int) -> None:
       rights &= ON_FILES
     if stat.S_ISCHR(mode):
       rights |= WRITE_FILE
-    check(libc.syscall(ADD_RULE, ruleset, 1, struct.pack('<Qi', rights, descriptor), 0),
-          f'landlock_add_rule {path}')
+    check(
+      libc.syscall(ADD_RULE, ruleset, 1, struct.pack('<Qi', rights, descriptor), 0),
+      f'landlock_add_rule {path}',
+    )
   finally:
     os.close(descriptor)
 
@@ -168,14 +250,30 @@ def _program(machine: str) -> list[tuple[int, int, int, int]]:
   They read struct seccomp_data: the call's number at 0, the architecture at 4, arguments from 16.
   """
   fail, not_there = FAIL | NOT_PERMITTED, FAIL | NOT_IMPLEMENTED
-  steps = [(LOAD, 0, 0, 4), (EQUAL, 1, 0, ARCHITECTURE[machine]), (RETURN, 0, 0, KILL),
-           (LOAD, 0, 0, 0), (AT_LEAST, 0, 1, 0x40000000), (RETURN, 0, 0, not_there)]
+  steps = [
+    (LOAD, 0, 0, 4),
+    (EQUAL, 1, 0, ARCHITECTURE[machine]),
+    (RETURN, 0, 0, KILL),
+    (LOAD, 0, 0, 0),
+    (AT_LEAST, 0, 1, 0x40000000),
+    (RETURN, 0, 0, not_there),
+  ]
   for number in (*DENIED[machine], *SAME_EVERYWHERE):
     steps += [(EQUAL, 0, 1, number), (RETURN, 0, 0, fail)]
   # clone3 hides its flags behind an address; without it libraries take clone
   steps += [(EQUAL, 0, 1, CLONE3), (RETURN, 0, 0, not_there)]
-  steps += [(EQUAL, 0, 4, CLONE[machine]), (LOAD, 0, 0, 16), (ANY_BIT, 0, 1, NEW_NAMESPACES),
-            (RETURN, 0, 0, fail), (RETURN, 0, 0, ALLOW)]
-  steps += [(EQUAL, 0, 4, PRLIMIT[machine]), (LOAD, 0, 0, 16), (EQUAL, 1, 0, 0),
-            (RETURN, 0, 0, fail), (RETURN, 0, 0, ALLOW)]
+  steps += [
+    (EQUAL, 0, 4, CLONE[machine]),
+    (LOAD, 0, 0, 16),
+    (ANY_BIT, 0, 1, NEW_NAMESPACES),
+    (RETURN, 0, 0, fail),
+    (RETURN, 0, 0, ALLOW),
+  ]
+  steps += [
+    (EQUAL, 0, 4, PRLIMIT[machine]),
+    (LOAD, 0, 0, 16),
+    (EQUAL, 1, 0, 0),
+    (RETURN, 0, 0, fail),
+    (RETURN, 0, 0, ALLOW),
+  ]
   return steps + [(RETURN, 0, 0, ALLOW)]

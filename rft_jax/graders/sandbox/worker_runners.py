@@ -2,6 +2,7 @@
 
 Standard library alone, as it runs inside the worker.
 """
+
 import gc
 import json
 import os
@@ -127,8 +128,9 @@ class Runner:
   def has_ended(self) -> bool:
     """Returns whether it is gone."""
     if not self._ended:
-      self._ended = os.waitid(os.P_PID, self.process_id,
-                              os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+      self._ended = (
+        os.waitid(os.P_PID, self.process_id, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+      )
     return self._ended
 
   def kill(self) -> None:
@@ -159,7 +161,7 @@ def tell(descriptor: int, value, write=os.write, dumps=json.dumps) -> None:
   """Says a JSON value, as one line."""
   line = dumps(value).encode() + b'\n'
   while line:
-    line = line[write(descriptor, line):]
+    line = line[write(descriptor, line) :]
 
 
 def _close_all_but(kept: set[int]) -> None:

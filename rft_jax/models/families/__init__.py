@@ -9,6 +9,7 @@ A family is a module with
 
 A new family is one file and one line below.
 """
+
 from rft_jax.models.families import llama, qwen2, qwen3
 
 FAMILIES = {family.MODEL_TYPE: family for family in (llama, qwen2, qwen3)}

@@ -3,6 +3,7 @@
 Both spellings of the rotary settings are read: `rope_theta` beside `rope_scaling` (transformers 4)
 and `rope_parameters` (transformers 5).
 """
+
 from rft_jax.models.config import DecoderConfig, Llama3Rope, WeightRule
 
 MODEL_TYPE = 'llama'
@@ -12,41 +13,45 @@ LLAMA3_FIELDS = ('factor', 'low_freq_factor', 'high_freq_factor')
 # --- config.json ---------------------------------------------------------------------------------
 def config(hf: dict) -> DecoderConfig:
   """Reads a parsed config.json; a ValueError lists every field the decoder cannot honour."""
-  return read(hf,
-              model_type=MODEL_TYPE,
-              kv_heads=hf.get('num_attention_heads'),
-              qkv_bias=hf.get('attention_bias', False),
-              output_bias=hf.get('attention_bias', False),
-              mlp_bias=hf.get('mlp_bias', False),
-              max_positions=2048,
-              bos_id=1,
-              eos_id=2)
+  return read(
+    hf,
+    model_type=MODEL_TYPE,
+    kv_heads=hf.get('num_attention_heads'),
+    qkv_bias=hf.get('attention_bias', False),
+    output_bias=hf.get('attention_bias', False),
+    mlp_bias=hf.get('mlp_bias', False),
+    max_positions=2048,
+    bos_id=1,
+    eos_id=2,
+  )
 
 
 def to_hf(config: DecoderConfig) -> dict:
   """Returns the config.json of a model made from scratch, as transformers 5 writes it."""
-  return write(config,
-               MODEL_TYPE,
-               'LlamaForCausalLM', {
-                   'attention_bias': config.qkv_bias,
-                   'mlp_bias': config.mlp_bias
-               },
-               qkv_bias=config.output_bias,
-               qk_norm=False)
+  return write(
+    config,
+    MODEL_TYPE,
+    'LlamaForCausalLM',
+    {'attention_bias': config.qkv_bias, 'mlp_bias': config.mlp_bias},
+    qkv_bias=config.output_bias,
+    qk_norm=False,
+  )
 
 
-def read(hf: dict,
-         *,
-         model_type: str,
-         kv_heads=None,
-         head_dim=None,
-         qkv_bias=False,
-         output_bias=False,
-         mlp_bias=False,
-         qk_norm=False,
-         max_positions=32768,
-         bos_id=None,
-         eos_id=None) -> DecoderConfig:
+def read(
+  hf: dict,
+  *,
+  model_type: str,
+  kv_heads=None,
+  head_dim=None,
+  qkv_bias=False,
+  output_bias=False,
+  mlp_bias=False,
+  qk_norm=False,
+  max_positions=32768,
+  bos_id=None,
+  eos_id=None,
+) -> DecoderConfig:
   """Returns the DecoderConfig of a parsed config.json.
 
   Args:
@@ -75,27 +80,30 @@ def read(hf: dict,
   dim, heads = size('hidden_size'), size('num_attention_heads')
   if 'head_dim' in hf or head_dim is None:
     head_dim = hf.get('head_dim') or dim // heads
-  made = dict(vocab_size=size('vocab_size'),
-              dim=dim,
-              layers=size('num_hidden_layers'),
-              heads=heads,
-              kv_heads=heads if _is_null(hf, 'num_key_value_heads') else size(
-                  'num_key_value_heads', kv_heads),
-              head_dim=head_dim,
-              mlp_dim=size('intermediate_size'),
-              norm_epsilon=hf.get('rms_norm_eps') or 1e-6,
-              rope_theta=theta,
-              rope_scaling=scaling,
-              qkv_bias=qkv_bias,
-              output_bias=output_bias,
-              mlp_bias=mlp_bias,
-              qk_norm=qk_norm,
-              tied_head=bool(hf.get('tie_word_embeddings', False)),
-              max_positions=size('max_position_embeddings', max_positions),
-              model_type=model_type,
-              eos_ids=_ids(hf.get('eos_token_id', eos_id)),
-              pad_id=_id(hf.get('pad_token_id')),
-              bos_id=_id(hf.get('bos_token_id', bos_id)))
+  made = dict(
+    vocab_size=size('vocab_size'),
+    dim=dim,
+    layers=size('num_hidden_layers'),
+    heads=heads,
+    kv_heads=heads
+    if _is_null(hf, 'num_key_value_heads')
+    else size('num_key_value_heads', kv_heads),
+    head_dim=head_dim,
+    mlp_dim=size('intermediate_size'),
+    norm_epsilon=hf.get('rms_norm_eps') or 1e-6,
+    rope_theta=theta,
+    rope_scaling=scaling,
+    qkv_bias=qkv_bias,
+    output_bias=output_bias,
+    mlp_bias=mlp_bias,
+    qk_norm=qk_norm,
+    tied_head=bool(hf.get('tie_word_embeddings', False)),
+    max_positions=size('max_position_embeddings', max_positions),
+    model_type=model_type,
+    eos_ids=_ids(hf.get('eos_token_id', eos_id)),
+    pad_id=_id(hf.get('pad_token_id')),
+    bos_id=_id(hf.get('bos_token_id', bos_id)),
+  )
   if not problems:
     problems = DecoderConfig(**made).validate()
   if problems:
@@ -103,8 +111,7 @@ def read(hf: dict,
   return DecoderConfig(**made)
 
 
-def write(config: DecoderConfig, model_type: str, architecture: str, extra: dict,
-          **needed) -> dict:
+def write(config: DecoderConfig, model_type: str, architecture: str, extra: dict, **needed) -> dict:
   """Returns a config.json with a family's extra fields.
 
   Raises:
@@ -112,8 +119,9 @@ def write(config: DecoderConfig, model_type: str, architecture: str, extra: dict
       value), or is itself not valid.
   """
   problems = config.validate() + [
-      f'{field}={getattr(config, field)}, a {model_type} model has {value}'
-      for field, value in needed.items() if getattr(config, field) != value
+    f'{field}={getattr(config, field)}, a {model_type} model has {value}'
+    for field, value in needed.items()
+    if getattr(config, field) != value
   ]
   if problems:
     raise ValueError('\n'.join([f'no {model_type} config.json can say this:', *problems]))
@@ -124,27 +132,27 @@ def write(config: DecoderConfig, model_type: str, architecture: str, extra: dict
     rope['original_max_position_embeddings'] = config.rope_scaling.original_max_positions
   eos_ids = list(config.eos_ids)
   return {
-      'architectures': [architecture],
-      'model_type': model_type,
-      'dtype': 'float32',
-      'vocab_size': config.vocab_size,
-      'hidden_size': config.dim,
-      'num_hidden_layers': config.layers,
-      'num_attention_heads': config.heads,
-      'num_key_value_heads': config.kv_heads,
-      'head_dim': config.head_dim,
-      'intermediate_size': config.mlp_dim,
-      'hidden_act': 'silu',
-      'attention_dropout': 0.0,
-      'rms_norm_eps': config.norm_epsilon,
-      'rope_parameters': rope,
-      'max_position_embeddings': config.max_positions,
-      'tie_word_embeddings': config.tied_head,
-      'bos_token_id': config.bos_id,
-      'eos_token_id': eos_ids[0] if len(eos_ids) == 1 else eos_ids or None,
-      'pad_token_id': config.pad_id,
-      'initializer_range': 0.02,
-      'use_cache': True,
+    'architectures': [architecture],
+    'model_type': model_type,
+    'dtype': 'float32',
+    'vocab_size': config.vocab_size,
+    'hidden_size': config.dim,
+    'num_hidden_layers': config.layers,
+    'num_attention_heads': config.heads,
+    'num_key_value_heads': config.kv_heads,
+    'head_dim': config.head_dim,
+    'intermediate_size': config.mlp_dim,
+    'hidden_act': 'silu',
+    'attention_dropout': 0.0,
+    'rms_norm_eps': config.norm_epsilon,
+    'rope_parameters': rope,
+    'max_position_embeddings': config.max_positions,
+    'tie_word_embeddings': config.tied_head,
+    'bos_token_id': config.bos_id,
+    'eos_token_id': eos_ids[0] if len(eos_ids) == 1 else eos_ids or None,
+    'pad_token_id': config.pad_id,
+    'initializer_range': 0.02,
+    'use_cache': True,
   } | extra
 
 
@@ -152,14 +160,21 @@ def _refusals(hf, model_type):
   """Lists the fields, other than sizes, whose values this decoder does not implement."""
   sliding = sorted(set(hf.get('layer_types') or ()) - {'full_attention'})
   checks = (
-      ('model_type', hf.get('model_type'), hf.get('model_type') == model_type, repr(model_type)),
-      ('hidden_act', hf.get('hidden_act', 'silu'), hf.get('hidden_act', 'silu') == 'silu',
-       "'silu'"),
-      ('use_sliding_window', hf.get('use_sliding_window'), not hf.get('use_sliding_window'),
-       'false: windows are not implemented'),
-      ('layer_types', sliding, not sliding, "'full_attention' only"),
-      ('quantization_config', '{...}', not hf.get('quantization_config'),
-       'absent: load the unquantized checkpoint'),
+    ('model_type', hf.get('model_type'), hf.get('model_type') == model_type, repr(model_type)),
+    ('hidden_act', hf.get('hidden_act', 'silu'), hf.get('hidden_act', 'silu') == 'silu', "'silu'"),
+    (
+      'use_sliding_window',
+      hf.get('use_sliding_window'),
+      not hf.get('use_sliding_window'),
+      'false: windows are not implemented',
+    ),
+    ('layer_types', sliding, not sliding, "'full_attention' only"),
+    (
+      'quantization_config',
+      '{...}',
+      not hf.get('quantization_config'),
+      'absent: load the unquantized checkpoint',
+    ),
   )
   return [f'{field}={found!r}, expected {need}' for field, found, good, need in checks if not good]
 
@@ -183,15 +198,20 @@ def _rope(hf, max_positions):
     return theta, None, problems
   found = {name: rope.get(name) for name in LLAMA3_FIELDS}
   found['original_max_position_embeddings'] = original = (
-      rope.get('original_max_position_embeddings') or
-      hf.get('original_max_position_embeddings') or
-      hf.get('max_position_embeddings', max_positions))
-  bad = [f'{field}.{name}={value!r}, expected a number > 0' for name, value in found.items()
-         if not isinstance(value, (int, float)) or value <= 0]
+    rope.get('original_max_position_embeddings')
+    or hf.get('original_max_position_embeddings')
+    or hf.get('max_position_embeddings', max_positions)
+  )
+  bad = [
+    f'{field}.{name}={value!r}, expected a number > 0'
+    for name, value in found.items()
+    if not isinstance(value, (int, float)) or value <= 0
+  ]
   if bad:
     return theta, None, problems + bad
-  scaling = Llama3Rope(**{name: float(found[name]) for name in LLAMA3_FIELDS},
-                       original_max_positions=int(original))
+  scaling = Llama3Rope(
+    **{name: float(found[name]) for name in LLAMA3_FIELDS}, original_max_positions=int(original)
+  )
   return theta, scaling, problems
 
 
@@ -216,24 +236,25 @@ def weights(config: DecoderConfig) -> dict[str, WeightRule]:
   """Returns, for every leaf a Decoder of this config has, its tensor in the checkpoint."""
   layer = 'model.layers.{layer}.'
   table = {
-      'embed': WeightRule('model.embed_tokens.weight', 'none'),
-      'blocks/attention_norm/scale': WeightRule(layer + 'input_layernorm.weight', 'none'),
-      'blocks/mlp_norm/scale': WeightRule(layer + 'post_attention_layernorm.weight', 'none'),
-      'final_norm/scale': WeightRule('model.norm.weight', 'none'),
+    'embed': WeightRule('model.embed_tokens.weight', 'none'),
+    'blocks/attention_norm/scale': WeightRule(layer + 'input_layernorm.weight', 'none'),
+    'blocks/mlp_norm/scale': WeightRule(layer + 'post_attention_layernorm.weight', 'none'),
+    'final_norm/scale': WeightRule('model.norm.weight', 'none'),
   }
   linears = [('attention', name, 'self_attn', config.qkv_bias) for name in 'qkv']
   linears += [('attention', 'o', 'self_attn', config.output_bias)]
   linears += [('mlp', name, 'mlp', config.mlp_bias) for name in ('gate', 'up', 'down')]
   for group, name, theirs, has_bias in linears:
-    table[f'blocks/{group}/{name}/kernel'] = WeightRule(f'{layer}{theirs}.{name}_proj.weight',
-                                                        'transpose')
+    table[f'blocks/{group}/{name}/kernel'] = WeightRule(
+      f'{layer}{theirs}.{name}_proj.weight', 'transpose'
+    )
     if has_bias:
-      table[f'blocks/{group}/{name}/bias'] = WeightRule(f'{layer}{theirs}.{name}_proj.bias',
-                                                        'none')
+      table[f'blocks/{group}/{name}/bias'] = WeightRule(f'{layer}{theirs}.{name}_proj.bias', 'none')
   if config.qk_norm:
     for name in ('q_norm', 'k_norm'):
-      table[f'blocks/attention/{name}/scale'] = WeightRule(f'{layer}self_attn.{name}.weight',
-                                                           'none')
+      table[f'blocks/attention/{name}/scale'] = WeightRule(
+        f'{layer}self_attn.{name}.weight', 'none'
+      )
   if not config.tied_head:
     table['head/kernel'] = WeightRule('lm_head.weight', 'transpose')
   return table

@@ -1,4 +1,5 @@
 """Qwen2 and Qwen2.5: Llama with biases on q, k and v, always."""
+
 from rft_jax.models.config import DecoderConfig
 from rft_jax.models.families import llama
 
@@ -13,10 +14,13 @@ def config(hf: dict) -> DecoderConfig:
 
 def to_hf(config: DecoderConfig) -> dict:
   """Returns the config.json of a model made from scratch, as transformers 5 writes it."""
-  return llama.write(config,
-                     MODEL_TYPE,
-                     'Qwen2ForCausalLM', {'use_sliding_window': False},
-                     qkv_bias=True,
-                     output_bias=False,
-                     mlp_bias=False,
-                     qk_norm=False)
+  return llama.write(
+    config,
+    MODEL_TYPE,
+    'Qwen2ForCausalLM',
+    {'use_sliding_window': False},
+    qkv_bias=True,
+    output_bias=False,
+    mlp_bias=False,
+    qk_norm=False,
+  )

@@ -1,4 +1,5 @@
 """Model judges: how they are asked, what is taken for a verdict, and what is remembered."""
+
 import json
 import re
 import sqlite3
@@ -13,14 +14,29 @@ from rft_jax.graders.judges import grading
 from rft_jax.types import Grade
 
 ITEM, SAMPLE = {'answer': 'BRCA2'}, {'output_text': 'the gene is BRCA2'}
-SCORE = {'type': 'score_model', 'name': 'judge', 'model': 'gpt-4.1-2025-04-14',
-         'input': [{'role': 'developer', 'content': 'Wanted: {{ item.answer }}'},
-                   {'role': 'user', 'content': 'Rate this: {{ sample.output_text }}'}]}
-LABEL = {'type': 'label_model', 'name': 'tone', 'model': 'm', 'labels': ['kind', 'rude', 'neither'],
-         'passing_labels': ['kind', 'neither'],
-         'input': [{'role': 'user', 'content': '{{ sample.output_text }}'}]}
-USAGE = {'prompt_tokens': 190, 'completion_tokens': 134, 'total_tokens': 324,
-         'prompt_tokens_details': {'cached_tokens': 64}}
+SCORE = {
+  'type': 'score_model',
+  'name': 'judge',
+  'model': 'gpt-4.1-2025-04-14',
+  'input': [
+    {'role': 'developer', 'content': 'Wanted: {{ item.answer }}'},
+    {'role': 'user', 'content': 'Rate this: {{ sample.output_text }}'},
+  ],
+}
+LABEL = {
+  'type': 'label_model',
+  'name': 'tone',
+  'model': 'm',
+  'labels': ['kind', 'rude', 'neither'],
+  'passing_labels': ['kind', 'neither'],
+  'input': [{'role': 'user', 'content': '{{ sample.output_text }}'}],
+}
+USAGE = {
+  'prompt_tokens': 190,
+  'completion_tokens': 134,
+  'total_tokens': 324,
+  'prompt_tokens_details': {'cached_tokens': 64},
+}
 
 
 @pytest.fixture(autouse=True)
@@ -35,9 +51,17 @@ def environment(monkeypatch):
 def completion(content, *, finish_reason='stop', refusal=None, usage=USAGE, **reply) -> Reply:
   """A chat completion as OpenAI's API gives it."""
   message = {'role': 'assistant', 'content': content, 'refusal': refusal}
-  return Reply({'id': 'c', 'object': 'chat.completion', 'created': 1, 'model': 'm', 'usage': usage,
-                'choices': [{'index': 0, 'finish_reason': finish_reason, 'message': message}]},
-               **reply)
+  return Reply(
+    {
+      'id': 'c',
+      'object': 'chat.completion',
+      'created': 1,
+      'model': 'm',
+      'usage': usage,
+      'choices': [{'index': 0, 'finish_reason': finish_reason, 'message': message}],
+    },
+    **reply,
+  )
 
 
 def verdict(result, **reply) -> Reply:
@@ -68,22 +92,40 @@ def test_a_verdict_is_the_score_and_its_tokens_are_counted():
   judged = Judged(verdict(0.75))
   assert judged.grade == Grade(0.75, {'judge': 0.75}, {})
   assert judged.counts.pop('seconds') > 0
-  assert judged.counts == {'grades': 1, 'usage/prompt_tokens': 190, 'usage/total_tokens': 324,
-                           'usage/completion_tokens': 134, 'usage/cached_tokens': 64}
+  assert judged.counts == {
+    'grades': 1,
+    'usage/prompt_tokens': 190,
+    'usage/total_tokens': 324,
+    'usage/completion_tokens': 134,
+    'usage/cached_tokens': 64,
+  }
   assert judged.grader.tallies['judge'].model == 'gpt-4.1-2025-04-14'
 
 
 def test_the_judge_is_asked_as_chat_completions_wants_it():
-  given = {**SCORE, 'sampling_params': {'seed': 1, 'temperature': 0, 'max_completions_tokens': 99,
-                                        'top_p': None, 'reasoning_effort': 'low'}}
+  given = {
+    **SCORE,
+    'sampling_params': {
+      'seed': 1,
+      'temperature': 0,
+      'max_completions_tokens': 99,
+      'top_p': None,
+      'reasoning_effort': 'low',
+    },
+  }
   [request] = Judged(verdict(1), given).requests
   assert request['path'] == '/v1/chat/completions'
   assert request['headers']['Authorization'] == 'Bearer key-9'
   body = request['body']
   assert body.pop('messages')[0]['role'] == 'system'
   schema = body.pop('response_format')['json_schema']
-  assert body == {'model': 'gpt-4.1-2025-04-14', 'seed': 1, 'temperature': 0, 'max_tokens': 99,
-                  'reasoning_effort': 'low'}
+  assert body == {
+    'model': 'gpt-4.1-2025-04-14',
+    'seed': 1,
+    'temperature': 0,
+    'max_tokens': 99,
+    'reasoning_effort': 'low',
+  }
   assert schema['strict'] is True and schema['schema']['properties']['result'] == {'type': 'number'}
 
 
@@ -92,9 +134,10 @@ def test_the_run_may_name_another_model_and_a_bound_for_its_tokens():
   assert body['model'] == 'qwen' and body['max_tokens'] == 77
 
 
-@pytest.mark.parametrize('result, bounds, score', [
-    (7, [0, 5], 5.0), (-3, [0, 5], 0.0), (3.5, [0, 5], 3.5), (2, [0, 1], 1.0), (-9, [-2, -1], -2.0),
-])
+@pytest.mark.parametrize(
+  'result, bounds, score',
+  [(7, [0, 5], 5.0), (-3, [0, 5], 0.0), (3.5, [0, 5], 3.5), (2, [0, 1], 1.0), (-9, [-2, -1], -2.0)],
+)
 def test_a_number_out_of_range_is_clamped(result, bounds, score):
   judged = Judged(verdict(result), {**SCORE, 'range': bounds})
   assert judged.grade == Grade(score, {'judge': score}, {})
@@ -109,13 +152,25 @@ def test_a_label_passes_or_not(label, score):
   assert schema['properties']['result']['enum'] == ['kind', 'rude', 'neither']
 
 
-@pytest.mark.parametrize('given, reply', [
-    (SCORE, verdict('high')), (SCORE, verdict('0.5')), (SCORE, verdict(True)),
-    (SCORE, verdict(None)), (SCORE, completion('{"result": NaN}')), (SCORE, completion('0.5')),
-    (SCORE, completion('{"result": 1' + '0' * 400 + '}')), (SCORE, completion('{"score": 1}')),
-    (SCORE, completion('')), (SCORE, completion(None)), (SCORE, completion('{"a":' * 5000)),
-    (LABEL, verdict('Kind')), (LABEL, verdict(['kind'])), (LABEL, verdict(1)),
-])
+@pytest.mark.parametrize(
+  'given, reply',
+  [
+    (SCORE, verdict('high')),
+    (SCORE, verdict('0.5')),
+    (SCORE, verdict(True)),
+    (SCORE, verdict(None)),
+    (SCORE, completion('{"result": NaN}')),
+    (SCORE, completion('0.5')),
+    (SCORE, completion('{"result": 1' + '0' * 400 + '}')),
+    (SCORE, completion('{"score": 1}')),
+    (SCORE, completion('')),
+    (SCORE, completion(None)),
+    (SCORE, completion('{"a":' * 5000)),
+    (LABEL, verdict('Kind')),
+    (LABEL, verdict(['kind'])),
+    (LABEL, verdict(1)),
+  ],
+)
 def test_what_is_no_verdict_is_asked_for_again_and_then_a_grader_fault(given, reply):
   judged = Judged(reply, given, retries=0)
   assert len(judged.requests) == 4  # once, and 3 retries
@@ -132,24 +187,32 @@ def test_an_answer_that_can_be_read_the_second_time_counts():
   assert judged.counts['usage/total_tokens'] == 2 * 324
 
 
-@pytest.mark.parametrize('text, result', [
-    ('{"result": 0.5, "steps": []}', 0.5), ('```json\n{"result": 1}\n```', 1),
+@pytest.mark.parametrize(
+  'text, result',
+  [
+    ('{"result": 0.5, "steps": []}', 0.5),
+    ('```json\n{"result": 1}\n```', 1),
     ('The answer says {"result": 1}. It is wrong: {"steps": [{"a": {}}], "result": 0}', 0),
     ('<think>{"result": 3}</think> {"steps": [], "result": 2} Done {1}.', 2),
     ('{{{"result": 4}', 4),
-])
+  ],
+)
 def test_the_last_verdict_in_the_text_counts(text, result):
   assert grading.read_result(text) == result
 
 
-@pytest.mark.parametrize('reply, key, words', [
+@pytest.mark.parametrize(
+  'reply, key, words',
+  [
     (completion(None, refusal='I will not.'), 'refusal', 'I will not.'),
     (completion(None, finish_reason='content_filter'), 'refusal', 'content filter'),
     (error(401, 'Incorrect key: key-9'), 'server', 'Incorrect key: ***'),
     (error(404, 'no such model'), 'server', 'no such model'),
     (Reply(b'<html>', 200, {'Content-Type': 'text/html'}), 'server', ''),
-    (Reply({'choices': []}), 'server', ''), (Reply(b'{"choices": [', 200), 'server', ''),
-])
+    (Reply({'choices': []}), 'server', ''),
+    (Reply(b'{"choices": [', 200), 'server', ''),
+  ],
+)
 def test_other_failures_are_grader_faults_of_their_own_kind(reply, key, words):
   judged = Judged(reply)
   assert judged.grade.reward is None and judged.grade.components == {'judge': None}
@@ -160,8 +223,9 @@ def test_other_failures_are_grader_faults_of_their_own_kind(reply, key, words):
 
 def test_an_answer_cut_off_says_so():
   judged = Judged(completion('{"steps": [', finish_reason='length'))
-  assert judged.grade == Grade(None, {'judge': None},
-                               {'model_grader_exceeded_max_tokens_error': True})
+  assert judged.grade == Grade(
+    None, {'judge': None}, {'model_grader_exceeded_max_tokens_error': True}
+  )
 
 
 @pytest.mark.parametrize('status', [429, 500, 503])
@@ -191,6 +255,7 @@ def test_an_endpoint_without_schemas_is_asked_for_plain_text_from_then_on():
     if 'response_format' in request['body']:
       return error(400, 'response_format is not supported')
     return completion('Sure!\n```json\n{"steps": [], "result": 0.25}\n```')
+
   pairs = [(ITEM, {'output_text': text}) for text in 'abc']
   judged = Judged(answer, pairs=pairs, concurrency=1)
   assert [grade.reward for grade in judged.grades] == [0.25] * 3
@@ -201,6 +266,7 @@ def test_an_endpoint_without_schemas_is_asked_for_plain_text_from_then_on():
 def test_a_request_that_is_refused_either_way_tells_the_first_reason():
   def answer(request, _):
     return error(400, 'too long' if 'response_format' in request['body'] else 'second')
+
   assert 'too long' in Judged(answer).grade.errors['model_grader_server_error_details']
 
 
@@ -211,11 +277,16 @@ def test_requests_are_under_way_at_once_but_no_more_than_concurrency():
 
 
 def test_two_judges_in_a_multi_share_the_limit():
-  both = {'type': 'multi', 'name': 'both', 'graders': {'a': SCORE, 'b': LABEL},
-          'calculate_output': '(a + b) / 2'}
+  both = {
+    'type': 'multi',
+    'name': 'both',
+    'graders': {'a': SCORE, 'b': LABEL},
+    'calculate_output': '(a + b) / 2',
+  }
 
   def answer(request, _):
     return verdict('kind' if request['body']['model'] == 'm' else 0.5, seconds=0.05)
+
   with local_server.serving(answer) as server:
     judges = graders.Judges(graders.JudgeConfig(base_url=server.url, concurrency=2))
     grader = graders.make(both, judges=judges)
@@ -229,8 +300,13 @@ def test_two_judges_in_a_multi_share_the_limit():
 
 
 def test_faults_of_row_and_answer_ask_nobody():
-  given = {**SCORE, 'input': [{'role': 'user', 'content': '{{ sample.output_json.x }}'},
-                              {'role': 'user', 'content': '{{ item.answer }}'}]}
+  given = {
+    **SCORE,
+    'input': [
+      {'role': 'user', 'content': '{{ sample.output_json.x }}'},
+      {'role': 'user', 'content': '{{ item.answer }}'},
+    ],
+  }
   judged = Judged(verdict(1), given, pairs=[(ITEM, SAMPLE), ({}, SAMPLE)])
   assert [grade.reward for grade in judged.grades] == [0.0, None] and judged.requests == []
   assert judged.grades[0].errors['sample_parse_error'] is True
@@ -313,30 +389,58 @@ def refusal(given, **config) -> str:
 
 
 def test_all_problems_of_a_judge_are_told_at_once():
-  message = refusal({
-      'type': 'score_model', 'name': 'x', 'model': '', 'range': [1, 0], 'rang': 1,
+  message = refusal(
+    {
+      'type': 'score_model',
+      'name': 'x',
+      'model': '',
+      'range': [1, 0],
+      'rang': 1,
       'sampling_params': {'temperature': 3, 'seed': 1.5, 'top_k': 1, 'max_completion_tokens': 0},
-      'input': [{'role': 'usr', 'content': '{{ item }}', 'name': 'n'}, 'x', {'role': 'user'},
-                {'role': 'user', 'content': [{'type': 'text', 'text': 'x'}, '{{ smaple.x }}']},
-                {'role': 'user', 'content': {'type': 'input_image', 'file_id': 'f'}},
-                {'role': 'user', 'content': {'type': 'input_image',
-                                             'image_url': '{{ sample.output_text }}'}}]})
+      'input': [
+        {'role': 'usr', 'content': '{{ item }}', 'name': 'n'},
+        'x',
+        {'role': 'user'},
+        {'role': 'user', 'content': [{'type': 'text', 'text': 'x'}, '{{ smaple.x }}']},
+        {'role': 'user', 'content': {'type': 'input_image', 'file_id': 'f'}},
+        {
+          'role': 'user',
+          'content': {'type': 'input_image', 'image_url': '{{ sample.output_text }}'},
+        },
+      ],
+    }
+  )
   for words in (
-      "model=''", 'range=[1, 0]', "unknown field 'rang' (did you mean 'range'?)",
-      'sampling_params.temperature=3', 'sampling_params.seed=1.5', "unknown field 'top_k'",
-      'sampling_params.max_completion_tokens=0', "input[0].role='usr' (did you mean 'user'?)",
-      'input[0].content: {{ item }} names no field', "input[0]: unknown field 'name'",
-      'input[1] is a string', 'input[2].content is null', "input[3].content[0]: type='text'",
-      'input[3].content[1]: {{ smaple.x }}', 'input[4].content.file_id',
-      'input[5].content.image_url: reads sample'):
+    "model=''",
+    'range=[1, 0]',
+    "unknown field 'rang' (did you mean 'range'?)",
+    'sampling_params.temperature=3',
+    'sampling_params.seed=1.5',
+    "unknown field 'top_k'",
+    'sampling_params.max_completion_tokens=0',
+    "input[0].role='usr' (did you mean 'user'?)",
+    'input[0].content: {{ item }} names no field',
+    "input[0]: unknown field 'name'",
+    'input[1] is a string',
+    'input[2].content is null',
+    "input[3].content[0]: type='text'",
+    'input[3].content[1]: {{ smaple.x }}',
+    'input[4].content.file_id',
+    'input[5].content.image_url: reads sample',
+  ):
     assert words in message
 
 
-@pytest.mark.parametrize('changes, words', [
-    ({'labels': []}, 'labels=[]'), ({'labels': ['a', 'a']}, "labels=['a', 'a']"),
-    ({'labels': 'kind'}, "labels='kind'"), ({'passing_labels': []}, 'passing_labels=[]'),
+@pytest.mark.parametrize(
+  'changes, words',
+  [
+    ({'labels': []}, 'labels=[]'),
+    ({'labels': ['a', 'a']}, "labels=['a', 'a']"),
+    ({'labels': 'kind'}, "labels='kind'"),
+    ({'passing_labels': []}, 'passing_labels=[]'),
     ({'passing_labels': ['kidn']}, "'kidn' is not among labels (did you mean 'kind'?)"),
-])
+  ],
+)
 def test_bad_labels_are_refused(changes, words):
   assert words in refusal({**LABEL, **changes})
 
@@ -344,11 +448,19 @@ def test_bad_labels_are_refused(changes, words):
 def test_without_a_key_or_an_address_there_is_no_judge(monkeypatch):
   monkeypatch.delenv('OPENAI_API_KEY')
   message = refusal(SCORE)
-  for words in ('no API key for https://api.openai.com/v1', 'OPENAI_API_KEY', 'judge.base_url',
-                'judge.local'):
+  for words in (
+    'no API key for https://api.openai.com/v1',
+    'OPENAI_API_KEY',
+    'judge.base_url',
+    'judge.local',
+  ):
     assert words in message
-  assert graders.make(SCORE, judges=graders.Judges(graders.JudgeConfig(
-      base_url='http://localhost:1/v1'))).name == 'judge'
+  assert (
+    graders.make(
+      SCORE, judges=graders.Judges(graders.JudgeConfig(base_url='http://localhost:1/v1'))
+    ).name
+    == 'judge'
+  )
   monkeypatch.setenv('OPENAI_BASE_URL', 'http://localhost:1/v1')
   graders.make(SCORE).close()
   monkeypatch.delenv('OPENAI_BASE_URL')
@@ -362,18 +474,42 @@ def test_without_the_client_it_is_said_how_to_get_it(monkeypatch):
 
 
 def test_a_bad_configuration_is_told_with_its_fields():
-  message = refusal(SCORE, base_url='localhost', concurrency=0, retries=-1, timeout_seconds=0,
-                    max_tokens=0, api_key_env='', local='here')
-  for field in ('base_url', 'concurrency', 'retries', 'timeout_seconds', 'max_tokens',
-                'api_key_env', 'local'):
+  message = refusal(
+    SCORE,
+    base_url='localhost',
+    concurrency=0,
+    retries=-1,
+    timeout_seconds=0,
+    max_tokens=0,
+    api_key_env='',
+    local='here',
+  )
+  for field in (
+    'base_url',
+    'concurrency',
+    'retries',
+    'timeout_seconds',
+    'max_tokens',
+    'api_key_env',
+    'local',
+  ):
     assert f'judge.{field}=' in message
 
 
 def test_describe_is_the_apis_spelling():
   with pytest.warns(UserWarning, match="'system' is taken as 'developer'"):
-    grader = graders.make({**SCORE, 'sampling_params': {'max_completion_tokens': 5, 'seed': None},
-                           'input': [{'role': 'system', 'content': 'x'}]})
+    grader = graders.make(
+      {
+        **SCORE,
+        'sampling_params': {'max_completion_tokens': 5, 'seed': None},
+        'input': [{'role': 'system', 'content': 'x'}],
+      }
+    )
   described = graders.describe(grader)
-  assert described == {**SCORE, 'range': [0, 1], 'sampling_params': {'max_completions_tokens': 5},
-                       'input': [{'role': 'developer', 'content': 'x'}]}
+  assert described == {
+    **SCORE,
+    'range': [0, 1],
+    'sampling_params': {'max_completions_tokens': 5},
+    'input': [{'role': 'developer', 'content': 'x'}],
+  }
   assert graders.describe(graders.make(described)) == described
