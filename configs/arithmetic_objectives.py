@@ -74,7 +74,7 @@ def grade(sample, item):
   lines, before, right = sample['output_text'].split('\\n'), [], 0.0
   for line in lines:
     right += of_line({'output_text': line},
-                     {'messages': item['messages'], 'step': {'before': '\\n'.join(before)}})
+                     {'messages': item['messages'], 'reasoning_step': {'before': '\\n'.join(before)}})
     before.append(line)
   return right / (len(item['messages'][-1]['content'].split()) // 2)
 """,
@@ -88,7 +88,7 @@ def _policy(loss, level='token', aggregation='token_mean'):
 
 
 def _by_lines(source, **more):
-  return CreditConfig(level='step', steps='line', source=source, **more)
+  return CreditConfig(level='reasoning_step', step_boundary='line', source=source, **more)
 
 
 _PROCESS = _by_lines('process', grader=chains.STEP_GRADER)
@@ -103,7 +103,7 @@ _PPO = dict(
 ARMS = {
   'grpo': {},
   'dr_grpo': dict(advantage=_PLAIN, objective=_policy('clip', aggregation='constant')),
-  'dapo': dict(advantage=AdvantageConfig(overlong_buffer=8), rollout=dict(refill_rounds=1)),
+  'dapo': dict(advantage=AdvantageConfig(overlong_buffer=8), rollout=dict(dynamic_sampling_rounds=1)),
   'gspo': dict(objective=_policy('clip', 'sequence', 'sequence_mean')),
   'cispo': dict(objective=_policy('cispo')),
   'rloo': dict(

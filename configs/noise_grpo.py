@@ -20,7 +20,7 @@ lists for the case.
 
 Arms:
   plain    GRPO, every row
-  robust   chains: robust.min_plausibility=0.3, which leaves a group out of its step where a lone
+  robust   chains: noisy_grades.min_plausibility=0.3, which leaves a group out of its step where a lone
            sample is graded right and four or more agree on something else (where none is right
            there is nothing to learn from); rare disease: advantage.scale='none', advantages are
            not divided by the std of their group
@@ -75,7 +75,7 @@ On an arithmetic task with 256 rows, learnt by heart at 3e-4, even `told` ended 
 
 import pathlib
 
-from rft_jax.algorithms.noisy_grades import RobustConfig
+from rft_jax.algorithms.noisy_grades import NoisyGradesConfig
 from rft_jax.algorithms.sft import SftConfig
 from rft_jax.config import Config, EvaluateConfig, ModelConfig, Stage
 from rft_jax.data.chat import ChatConfig
@@ -103,7 +103,7 @@ SAMPLING = {
 }
 # The best of what the docstring says was tried.
 ROBUST = {
-  'chains': dict(robust=RobustConfig(min_plausibility=0.3)),
+  'chains': dict(noisy_grades=NoisyGradesConfig(min_plausibility=0.3)),
   'rare_disease': dict(advantage=AdvantageConfig(scale='none')),
 }
 

@@ -13,7 +13,7 @@ from rft_jax.algorithms import ALGORITHMS
 from rft_jax.algorithms.distillation import DistillationConfig
 from rft_jax.algorithms.dpo import DpoConfig
 from rft_jax.algorithms.kto import KtoStageConfig
-from rft_jax.algorithms.noisy_grades import RobustConfig, corrects
+from rft_jax.algorithms.noisy_grades import NoisyGradesConfig, corrects
 from rft_jax.algorithms.ppo import CriticConfig
 from rft_jax.algorithms.rejection import RejectionConfig
 from rft_jax.algorithms.reward_model import RewardModelConfig
@@ -91,13 +91,13 @@ class DoctorConfig:
 
   rows: int = 64  # of those to learn from
   samples_per_prompt: int = 8  # of each
-  max_still_rows: float = 0.9  # no-go where this share of rows has the same grade in all samples
+  max_zero_variance_rows: float = 0.9  # no-go where this share of rows has the same grade in all samples
 
   def validate(self) -> list[str]:
     checks = (
       (self.rows >= 1, f'rows={self.rows}, need >= 1'),
       (self.samples_per_prompt >= 2, f'samples_per_prompt={self.samples_per_prompt}, need >= 2'),
-      (0 < self.max_still_rows <= 1, f'max_still_rows={self.max_still_rows}, need > 0 and <= 1'),
+      (0 < self.max_zero_variance_rows <= 1, f'max_zero_variance_rows={self.max_zero_variance_rows}, need > 0 and <= 1'),
     )
     return [problem for good, problem in checks if not good]
 
@@ -155,7 +155,7 @@ class Config:
   credit: CreditConfig = field(default_factory=CreditConfig)
   objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)  # of reinforced stages
   critic: CriticConfig = field(default_factory=CriticConfig)  # of ppo
-  robust: RobustConfig = field(default_factory=RobustConfig)  # where grades may be wrong
+  noisy_grades: NoisyGradesConfig = field(default_factory=NoisyGradesConfig)  # where grades may be wrong
   update: UpdateConfig = field(default_factory=UpdateConfig)
   mesh: MeshConfig = field(default_factory=MeshConfig)
   evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
@@ -220,24 +220,24 @@ class Config:
         f'rollout.prompts_per_step={rollout.prompts_per_step}: each update takes whole groups',
       ),
       (
-        self.objective.policy_loss.ratio_level != 'step' or self.credit.level == 'step',
-        f"objective.policy_loss.ratio_level='step' with credit.level={self.credit.level!r}, need "
-        "credit.level='step': only then completions are split into steps",
+        self.objective.policy_loss.ratio_level != 'reasoning_step' or self.credit.level == 'reasoning_step',
+        f"objective.policy_loss.ratio_level='reasoning_step' with credit.level={self.credit.level!r}, need "
+        "credit.level='reasoning_step': only then completions are split into steps",
       ),
       (
-        self.credit.level != 'step'
+        self.credit.level != 'reasoning_step'
         or not self.objective.kl_in_reward
         or self.advantage.estimator != 'reinforce_plus_plus',
-        "credit.level='step' with objective.kl_place='reward' and advantage.estimator="
+        "credit.level='reasoning_step' with objective.kl_place='reward' and advantage.estimator="
         "'reinforce_plus_plus': the one gives a return to each step, the other to each token",
       ),
       (
         self.advantage.estimator != 'gdpo'
         or not (
-          corrects(self.robust) or self.objective.kl_in_reward or self.advantage.overlong_buffer
+          corrects(self.noisy_grades) or self.objective.kl_in_reward or self.advantage.overlong_buffer
         ),
-        "advantage.estimator='gdpo' compares the components of a grade, and robust.clip, "
-        "robust.flip_rate_*, objective.kl_place='reward' and advantage.overlong_buffer change the "
+        "advantage.estimator='gdpo' compares the components of a grade, and noisy_grades.clip, "
+        "noisy_grades.flip_rate_*, objective.kl_place='reward' and advantage.overlong_buffer change the "
         'grade as a whole: use one of the two',
       ),
       *(
@@ -272,7 +272,7 @@ class Config:
         problem
         for name in dict.fromkeys(algorithms)
         if name in ALGORITHMS
-        for problem in ALGORITHMS[name].DEMANDS.problems(groups)
+        for problem in ALGORITHMS[name].REQUIREMENTS.problems(groups)
       ]
     )
 
@@ -289,7 +289,7 @@ class Config:
   def learns_from(self) -> list[str]:
     """Returns for each stage what a row brings: 'prompts', 'targets', 'pairs' or 'answers'."""
     return [
-      ALGORITHMS[stage.algorithm].DEMANDS.rows if stage.algorithm in ALGORITHMS else ''
+      ALGORITHMS[stage.algorithm].REQUIREMENTS.rows if stage.algorithm in ALGORITHMS else ''
       for stage in self.stages
     ]
 

@@ -34,6 +34,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from rft_jax import command_line
+from rft_jax.errors import GraderFaults, InputError
 
 MODES = ('train', 'evaluate', 'doctor', 'grade', 'export', 'report')
 
@@ -56,8 +57,6 @@ def main(argv):
   del argv
   if _MODE.value == 'grade':
     return _grade(_CONFIG.value)
-  from rft_jax.rollout import rollout  # here, since --help and misspelt flags need no jax
-  from rft_jax.run import build
 
   needless = _MODE.value == 'doctor' and not flags.FLAGS['checkpoint'].present
   if not (_WORKDIR.value or needless or (_MODE.value == 'evaluate' and _MODEL.value)):
@@ -65,9 +64,9 @@ def main(argv):
   _keep_compilations()
   try:
     _dispatch(_CONFIG.value)
-  except build.Refused as refusal:
+  except InputError as refusal:
     command_line.refuse(refusal)
-  except rollout.GraderFaults as faults:
+  except GraderFaults as faults:
     print(f'rft_jax: {faults}', file=sys.stderr)
     sys.exit(1)
 

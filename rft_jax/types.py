@@ -90,17 +90,17 @@ class Batch(NamedTuple):
   completions: Array  # i32[B, T]
   completion_lengths: Array  # i32[B]
   group: Array  # i32[B]
-  weights: Array  # f32[B, T]: 1 where the token is to be learnt, 0 on padding
+  loss_mask: Array  # f32[B, T]: 1 where the token is to be learnt, 0 on padding
   advantages: Array | None = None  # f32[B, T]
   old_logprobs: Array | None = None  # f32[B, T] nats, before this update; None: the current ones
   reference_logprobs: Array | None = None  # f32[B, T] nats, of the reference policy
   sampler_logprobs: Array | None = None  # f32[B, T] nats, as the sampler computed them
   group_tokens: Array | None = None  # f32[B], the weight of all rows of the row's group
-  steps: Array | None = None  # i32[B, T], to which step of its completion a token belongs, from 0
+  reasoning_steps: Array | None = None  # i32[B, T], the reasoning step of each token, from 0
   grades: Array | None = None  # f32[B], higher is preferred within a group; NaN: not compared
   margins: Array | None = None  # f32[B], by how much its score should exceed those of lower grade
-  policy_weights: Array | None = None  # f32[B, T], multiplied with the policy loss of each token
-  held: Array | None = None  # f32[B, T], 1 at tokens that KL-Cov holds where they are
+  token_loss_weights: Array | None = None  # f32[B, T], multiplied with the policy loss of each token
+  kl_cov_mask: Array | None = None  # f32[B, T], 1 at tokens that KL-Cov holds where they are
   entropy_coef: Array | None = None  # f32[B], the same for all: the entropy bonus of this step
   old_values: Array | None = None  # f32[B, T], of the critic before this update
   returns: Array | None = None  # f32[B, T], what the critic is to say
@@ -115,4 +115,4 @@ class TrainState(NamedTuple):
   optimizer: Tree  # the optax state of the current stage
   critic: Tree | None = None  # what puts a number on tokens: PPO's critic, or a reward model
   # What an algorithm remembers from step to step: JSON, never changed in place.
-  memory: dict[str, Any] = {}
+  algorithm_state: dict[str, Any] = {}

@@ -34,11 +34,11 @@ def main():
 
   def step(graded):
     number = next(numbers)
-    with grading_queue.Desk(grader) as desk:
+    with grading_queue.GradingQueue(grader) as queue:
 
       def finished(p, g, sample):
         if graded:
-          desk.hand_in((p, g), {'messages': []}, {'output_text': str(sample.tokens)})
+          queue.submit((p, g), {'messages': []}, {'output_text': str(sample.tokens)})
 
       samples = engine.generate(
         trainer.state.policy,
@@ -48,10 +48,10 @@ def main():
         stop_ids=(),
         seed=number,
         limits=benchmarks.limits(args, number),
-        slots_per_part=args.slots,
+        slots_per_shard=args.slots,
         finished=finished,
       )
-    assert len(desk.grades) == graded * args.prompts * args.samples
+    assert len(queue.grades) == graded * args.prompts * args.samples
     trainer.learn(trainer.score(benchmarks.batch_of(args, samples, number)))
 
   without, with_grades = [], []

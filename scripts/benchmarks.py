@@ -125,7 +125,7 @@ def sampled(args, model, step: int, statistics=None):
     stop_ids=(),
     limits=limits(args, step),
     seed=step,
-    slots_per_part=args.slots,
+    slots_per_shard=args.slots,
     quantization=args.quantization,
     report=None if statistics is None else statistics.append,
   )

@@ -268,8 +268,8 @@ def main(arguments=None) -> int:
     parts = split(cases, name, fields)
     if name == 'pmid_split':
       write_cases(given.to / 'cases.jsonl.gz', parts)
-    for part, members in parts.items():
-      kept = capped(members, name, given.cap)
+    for part, slot_assignment in parts.items():
+      kept = capped(slot_assignment, name, given.cap)
       text = ''.join(json.dumps(row(case), ensure_ascii=False) + '\n' for case in kept)
       (given.to / name / f'{part}.jsonl').write_text(text, encoding='utf-8')
       stats[f'{name}/{part}'] = {

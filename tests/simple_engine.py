@@ -61,7 +61,7 @@ def _one(model, prompt, key, config, stop_ids, limit, width) -> Sample:
           row,
           np.int32(len(ids)),
           jax.random.fold_in(key, len(drawn)),
-          samplers.knobs(config),
+          samplers.sampler_params(config),
           filtered=config.filtered,
         )
       )
@@ -78,8 +78,8 @@ def _one(model, prompt, key, config, stop_ids, limit, width) -> Sample:
 
 
 @functools.partial(jax.jit, static_argnames='filtered')
-def _next(model, row, length, key, knobs, *, filtered):
+def _next(model, row, length, key, sampler_params, *, filtered):
   logits = model(row, lengths=length[None])[:, length - 1]
   return samplers.draw(
-    logits, jnp.stack([key]), knobs, valid_vocab=model.config.valid_vocab, filtered=filtered
+    logits, jnp.stack([key]), sampler_params, valid_vocab=model.config.valid_vocab, filtered=filtered
   )

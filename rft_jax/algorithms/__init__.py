@@ -5,7 +5,7 @@ To add one: a file, and a line in ALGORITHMS. The file holds `make(room) -> Algo
 """
 
 from rft_jax.algorithms import distillation, dpo, grpo, kto, ppo, rejection, reward_model, sft
-from rft_jax.algorithms.base import Algorithm, Demands, Room
+from rft_jax.algorithms.base import Algorithm, Requirements, StageContext
 
 ALGORITHMS = {
   'sft': sft,

@@ -1,4 +1,4 @@
-"""What an algorithm is, and what it is given."""
+"""What an algorithm is, what it requires of a run, and what a stage gives it to work with."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -6,63 +6,95 @@ from typing import Any, NamedTuple
 from rft_jax.types import Batch, Example, TrainState
 
 
-class Collected(NamedTuple):
-  """What a step learns from."""
+class StepBatch(NamedTuple):
+  """What one training step learns from."""
 
   batch: Batch | None  # None: nothing can be learnt from this step
-  metrics: dict  # 'step_tokens' is one
-  memory: dict | None = None  # the next TrainState.memory; None: as it was
+  metrics: dict  # with 'step_tokens'
+  algorithm_state: Any = None  # the next TrainState.algorithm_state; None: unchanged
 
 
 class Algorithm(NamedTuple):
-  """A way to learn: how a step's batch is made, and what is minimised on it.
+  """A way to learn: how the batch of a step is made, and the loss that is minimised on it.
 
-  collect(state, step) -> Collected. loss(statistics, batch) -> (terms, metrics), see
+  collect(state, step) -> StepBatch. loss(statistics, batch) -> (terms, metrics), see
   rft_jax.training.update.
   """
 
-  collect: Callable[[TrainState, int], Collected]
+  collect: Callable[[TrainState, int], StepBatch]
   loss: Callable
-  temperature: float = 1.0  # by which the logits are divided in the loss
+  temperature: float = 1.0  # the logits are divided by it in the loss
   updates_per_batch: int = 1
-  # Whether groups of which all advantages are 0 have no gradient, whatever their tokens are.
-  zero_advantages_teach_nothing: bool = False
-  # Which of 'policy' and 'critic' the updates of a step train.
-  trains: Callable[[int], tuple[str, ...]] = lambda step: ('policy',)
-  # What it measures on held-out rows beside the grades: state -> {metric: f64[rows]}; None: none.
-  held_out: Callable[[TrainState], dict] | None = None
-  answers: bool = True  # whether the policy is a language model, whose answers can be graded
+  # Whether a group whose advantages are all 0 has no gradient, whatever its tokens are.
+  skip_zero_advantages: bool = False
+  # Which of 'policy' and 'critic' are trained at a step.
+  trained_models: Callable[[int], tuple[str, ...]] = lambda step: ('policy',)
+  # What is measured on held-out rows beside the grades: state -> {metric: f64[rows]}.
+  held_out_metrics: Callable[[TrainState], dict] | None = None
+  is_language_model: bool = True  # whether the policy still generates text that can be graded
 
 
-class Demands(NamedTuple):
-  """What a stage of an algorithm demands, by the groups of the config."""
+def prompts_per_step(groups: dict) -> int:
+  """Returns the rows that a step of an algorithm with rollouts takes."""
+  return groups['rollout'].prompts_per_step
 
-  # What it learns from: 'prompts' (it samples and grades), 'targets' (a row brings the answer to
-  # learn), 'pairs' (chosen and rejected) or 'answers' (single ones, marked good or bad).
+
+def rollout_summary(groups: dict) -> str:
+  """Returns what a step of an algorithm with rollouts takes, in words."""
+  P, G = groups['rollout'].prompts_per_step, groups['rollout'].samples_per_prompt
+  return (
+    f'{P} prompts x {G} samples = {P * G} sequences a step, '
+    f'{groups["update"].updates_per_batch} update(s) of them'
+  )
+
+
+class Requirements(NamedTuple):
+  """What a stage of an algorithm needs, told from the groups of the config.
+
+  `groups` is the config as {group name: its dataclass}.
+  """
+
+  # What it learns from: 'prompts' (it samples and grades), 'targets' (each row holds the answer
+  # to learn), 'pairs' (chosen and rejected) or 'answers' (single ones, labelled good or bad).
   rows: str
-  reference: Callable[[dict], bool] = lambda groups: False  # whether it is compared with a policy
+  label: str = 'reinforcement'  # what the report calls a stage of it
+  rows_per_step: Callable[[dict], int] = prompts_per_step
+  step_summary: Callable[[dict], str] = rollout_summary
+  # Forward passes over the sequences of one row in a step, for the cost estimate: an update is
+  # three (forward, and twice as much backward). For algorithms with rollouts: of one sample.
+  passes: Callable[[dict], float] = lambda groups: 3.0
+  # The values of credit.level that it can assign; () where an advantage has no part in it.
+  credit_levels: tuple[str, ...] = ()
+  reference: Callable[[dict], bool] = lambda groups: False  # whether it needs a reference policy
   critic: Callable[[dict], str | None] = lambda groups: None  # one of models.CRITIC_KINDS
-  critic_optim: Callable = lambda groups, of_stage: of_stage  # its OptimConfig
-  problems: Callable[[dict], list[str]] = lambda groups: []  # with what other groups ask for
+  critic_optim: Callable = lambda groups, stage_optim: stage_optim  # the critic's OptimConfig
+  # Other models that it reads, as HF directory or hub id; '' for none. Their tokenizer must be the
+  # policy's, and their positions limit the length of a row.
+  critic_source: Callable[[dict], str] = lambda groups: ''  # a reward model the critic starts from
+  teacher: Callable[[dict], str] = lambda groups: ''
+  trains_reward_model: bool = False  # afterwards the policy generates no text: the last stage only
+  initial_state: Callable[[], Any] = lambda: None  # of TrainState.algorithm_state
+  # (groups, steps of the stage) -> what does not fit together, as 'group.field=value, need ...'
+  problems: Callable[[dict, int], list[str]] = lambda groups, steps: []
 
 
-class Room(NamedTuple):
-  """What a stage hands to its algorithm."""
+class StageContext(NamedTuple):
+  """What a stage gives to its algorithm."""
 
   groups: dict[str, Any]  # the config's groups by name: 'objective', 'rollout', 'advantage', ...
   seed: int  # of the data order
   first_step: int  # the step at which the stage begins
   examples: list[Example]
   validation: list[Example]
-  # (state) -> the reference policy, where the algorithm has asked for one; () -> that of the start
+  # (state) -> the reference policy at that state; () -> the one at the start of the stage
   reference: Callable
   rollout: Callable  # (policy, examples, occurrences, step) -> Rollout
-  # (model, batch, temperature=the sampler's) -> update.Scored: log-probs and entropies f32[B, T]
+  greedy: Callable  # like rollout, one completion a prompt at temperature 0
+  # (model, batch, temperature=that of the rollout) -> update.TokenScores
   score: Callable
   values: Callable  # (state, batch) -> the critic's values f32[B, T]
-  greedy: Callable  # as rollout, with one completion of each prompt, at temperature 0
-  keep: Callable  # (step, Rollout): puts what the step sampled on record
-  folder: Any = None  # the workdir, for what is dear to compute again; None: nothing is kept
+  record: Callable  # (step, Rollout): writes the samples of the step to episodes/
+  workdir: Any = None  # where reference log-probs are cached; None: they are not
   # (policy, graded groups, step) -> credit.StepRewards; None: credit goes to whole samples
   credit: Callable | None = None
   load: Callable | None = None  # HF directory or hub id -> another policy on the mesh, read-only

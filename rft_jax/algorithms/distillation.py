@@ -17,7 +17,7 @@ import dataclasses
 import numpy as np
 
 from rft_jax.algorithms import grpo
-from rft_jax.algorithms.base import Algorithm, Collected, Demands, Room
+from rft_jax.algorithms.base import Algorithm, Collected, Requirements, StageContext
 from rft_jax.algorithms.rl_batch import (
   explore,
   gather,
@@ -71,33 +71,33 @@ def problems(groups) -> list[str]:
   return [problem for good, problem in checks if not good]
 
 
-DEMANDS = Demands('prompts', reference=with_kl, problems=problems)
+REQUIREMENTS = Requirements('prompts', reference=with_kl, problems=problems)
 
 
-def make(room: Room) -> Algorithm:
+def make(context: StageContext) -> Algorithm:
   """Returns the Algorithm that moves the policy towards the teacher, which is loaded here."""
-  config: DistillationConfig = room.groups['distillation']
-  advantage, rollout = room.groups['advantage'], room.groups['rollout']
-  teacher = room.load(config.teacher)
+  config: DistillationConfig = context.groups['distillation']
+  advantage, rollout = context.groups['advantage'], context.groups['rollout']
+  teacher = context.load(config.teacher)
 
   def collect(state, step):
-    groups, metrics, memory = gather(room, state, step)
+    groups, metrics, algorithm_state = gather(context, state, step)
     if not groups:
-      return Collected(None, metrics, memory)
+      return Collected(None, metrics, algorithm_state)
     of_grades = np.zeros((len(groups), len(groups[0])))
     if config.grade_coef:
       rewards = rewards_of(groups, advantage, rollout.max_new_tokens)
       of_grades = config.grade_coef * grpo.advantages(groups, rewards, advantage)
-    batch, scored = with_logprobs(room, state, batching.from_groups(groups, of_grades))
-    ours, theirs = scored or room.score(state.policy, batch), room.score(teacher, batch)
-    gain, seen = from_teacher(ours, theirs, batch.weights, clip=config.clip, centre=config.centre)
+    batch, scored = with_logprobs(context, state, batching.from_groups(groups, of_grades))
+    ours, theirs = scored or context.score(state.policy, batch), context.score(teacher, batch)
+    gain, seen = from_teacher(ours, theirs, batch.loss_mask, clip=config.clip, centre=config.centre)
     metrics |= seen
-    batch, memory, seen = explore(
-      room, step, batch._replace(advantages=batch.advantages + gain), ours, memory
+    batch, algorithm_state, seen = explore(
+      context, step, batch._replace(advantages=batch.advantages + gain), ours, algorithm_state
     )
-    return Collected(batch, metrics | seen, memory)
+    return Collected(batch, metrics | seen, algorithm_state)
 
-  return with_policy_objective(room, collect)
+  return with_policy_objective(context, collect)
 
 
 def from_teacher(ours, theirs, weights, *, clip=0.0, centre=False) -> tuple[np.ndarray, dict]:

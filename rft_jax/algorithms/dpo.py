@@ -10,7 +10,7 @@ import functools
 import numpy as np
 
 from rft_jax.algorithms import reference_logprobs
-from rft_jax.algorithms.base import Algorithm, Collected, Demands, Room
+from rft_jax.algorithms.base import Algorithm, Collected, Requirements, StageContext
 from rft_jax.data import batching, order
 from rft_jax.objectives.masked import Term, over_tokens
 from rft_jax.objectives.preference_losses import NEEDS, PreferenceConfig, preference, reward_metrics
@@ -33,34 +33,34 @@ class DpoConfig:
     return found
 
 
-DEMANDS = Demands('pairs', reference=lambda groups: NEEDS[groups['dpo'].preference.loss].reference)
+REQUIREMENTS = Requirements('pairs', reference=lambda groups: NEEDS[groups['dpo'].preference.loss].reference)
 
 
-def make(room: Room) -> Algorithm:
+def make(context: StageContext) -> Algorithm:
   """Returns the Algorithm over room.examples, which all have target_ids and rejected_ids."""
-  config: DpoConfig = room.groups['dpo']
+  config: DpoConfig = context.groups['dpo']
   count = config.pairs_per_step
   reference_rows = functools.partial(
-    _reference_rows, room, folder=room.folder if config.cache_reference else None
+    _reference_rows, context, folder=context.folder if config.cache_reference else None
   )
-  of_reference = reference_rows(room.examples, 'train') if DEMANDS.reference(room.groups) else None
+  of_reference = reference_rows(context.examples, 'train') if REQUIREMENTS.reference(context.groups) else None
 
   def collect(state, step):
-    start = (step - room.first_step) * count
-    places = order.rows_at(room.seed, start, count, len(room.examples))
-    batch = batching.from_pairs([room.examples[place] for place in places])
+    start = (step - context.first_step) * count
+    places = order.rows_at(context.seed, start, count, len(context.examples))
+    batch = batching.from_pairs([context.examples[place] for place in places])
     if of_reference is not None:
       rows = [of_reference[2 * place + side] for place in places for side in (0, 1)]
       batch = batch._replace(
         reference_logprobs=reference_logprobs.padded(rows, batch.completions.shape[1])
       )
     tokens = int(batch.prompt_lengths.sum() + batch.completion_lengths.sum())
-    return Collected(batch, {'step_tokens': tokens, 'epoch': (start + count) / len(room.examples)})
+    return Collected(batch, {'step_tokens': tokens, 'epoch': (start + count) / len(context.examples)})
 
   return Algorithm(
     collect,
     functools.partial(loss, config=config.preference),
-    held_out=held_out_pairs(room, config.preference, reference_rows),
+    held_out=held_out_pairs(context, config.preference, reference_rows),
   )
 
 
@@ -68,19 +68,19 @@ def loss(statistics, batch, *, config: PreferenceConfig):
   """The mean over pairs of the loss that config names, and the NLL of the chosen if asked for."""
   chosen, rejected = pair_rows(len(batch.completions))
   found = preference(
-    statistics.logprobs, batch.reference_logprobs, batch.weights, chosen, rejected, config=config
+    statistics.logprobs, batch.reference_logprobs, batch.loss_mask, chosen, rejected, config=config
   )
   terms = {'preference': Term(1.0, over_pairs(found.losses, found.present))}
   if config.nll_coef:
-    terms['nll'] = Term(config.nll_coef, chosen_nll(statistics.logprobs, batch.weights, chosen))
-  sums = pair(sequence_sums(statistics.logprobs, batch.weights), chosen, rejected)
+    terms['nll'] = Term(config.nll_coef, chosen_nll(statistics.logprobs, batch.loss_mask, chosen))
+  sums = pair(sequence_sums(statistics.logprobs, batch.loss_mask), chosen, rejected)
   metrics = {
     f'logps/{name}': over_pairs(one, found.present)
     for name, one in zip(('chosen', 'rejected'), sums)
   }
   right = statistics.greedy.astype('float32')[chosen]
   return terms, metrics | reward_metrics(found) | {
-    'mean_token_accuracy': over_tokens(right, batch.weights[chosen])
+    'mean_token_accuracy': over_tokens(right, batch.loss_mask[chosen])
   }
 
 
@@ -92,7 +92,7 @@ def pair_rows(B: int) -> tuple[np.ndarray, np.ndarray]:
 # ------------------------------------------------------------------ held-out pairs
 
 
-def held_out_pairs(room: Room, config: PreferenceConfig, reference_rows):
+def held_out_pairs(context: StageContext, config: PreferenceConfig, reference_rows):
   """Returns state -> {metric: f64[rows]} over the held-out pairs; None if there are none.
 
       preference/accuracy  1 where the chosen answer has the higher implicit reward, 1/2 where the
@@ -104,14 +104,14 @@ def held_out_pairs(room: Room, config: PreferenceConfig, reference_rows):
     config: which loss: it says what the implicit reward is.
     reference_rows: (examples, name) -> log-probs under the reference.
   """
-  examples = room.validation
+  examples = context.validation
   if not examples or any(example.rejected_ids is None for example in examples):
     return None
   given = reference_rows(examples, 'validation') if NEEDS[config.loss].reference else None
 
   def measure(state):
     rows = reference_logprobs.logprobs(
-      untempered(room), state.policy, examples, batching.from_pairs
+      untempered(context), state.policy, examples, batching.from_pairs
     )
     width = max(map(len, rows))
     weights = (np.arange(width) < np.array([len(row) for row in rows])[:, None]).astype(np.float32)
@@ -131,18 +131,18 @@ def held_out_pairs(room: Room, config: PreferenceConfig, reference_rows):
   return measure
 
 
-def untempered(room: Room):
+def untempered(context: StageContext):
   """Returns (model, batch) -> log-probs f32[B, T], whatever the sampler's temperature is."""
-  return lambda model, batch: room.score(model, batch, temperature=1.0).logprobs
+  return lambda model, batch: context.score(model, batch, temperature=1.0).logprobs
 
 
-def _reference_rows(room, examples, name, *, folder):
+def _reference_rows(context, examples, name, *, folder):
   """Returns the log-probs of each row of from_pairs(examples) under the stage's reference."""
   return reference_logprobs.cached(
-    untempered(room),
-    room.reference(),
+    untempered(context),
+    context.reference(),
     examples,
     batching.from_pairs,
     folder=folder,
-    name=f'from_step_{room.first_step:06d}_{name}',
+    name=f'from_step_{context.first_step:06d}_{name}',
   )

@@ -8,7 +8,7 @@ ReMax, DAPO, GSPO and CISPO are settings of the two.
 
 import numpy as np
 
-from rft_jax.algorithms.base import Algorithm, Collected, Demands, Room
+from rft_jax.algorithms.base import Algorithm, Collected, Requirements, StageContext
 from rft_jax.algorithms.rl_batch import (
   explore,
   gather,
@@ -27,57 +27,57 @@ from rft_jax.objectives.reasoning_steps import numbers
 from rft_jax.rollout import credit
 from rft_jax.types import Episode
 
-DEMANDS = Demands('prompts', reference=with_kl)
+REQUIREMENTS = Requirements('prompts', reference=with_kl)
 
 
-def make(room: Room) -> Algorithm:
+def make(context: StageContext) -> Algorithm:
   """Returns the GRPO Algorithm over room.examples, sampled by room.rollout."""
-  config: ObjectiveConfig = room.groups['objective']
-  advantage: AdvantageConfig = room.groups['advantage']
-  rollout = room.groups['rollout']
-  of_source = {example.item.source: example for example in room.examples}
+  config: ObjectiveConfig = context.groups['objective']
+  advantage: AdvantageConfig = context.groups['advantage']
+  rollout = context.groups['rollout']
+  of_source = {example.item.source: example for example in context.examples}
 
   def collect(state, step):
-    groups, metrics, memory = gather(room, state, step)
+    groups, metrics, algorithm_state = gather(context, state, step)
     greedy = None
     if groups and advantage.estimator == 'remax':
-      groups, greedy, seen = with_greedy(room, state, step, groups, of_source)
+      groups, greedy, seen = with_greedy(context, state, step, groups, of_source)
       metrics |= seen
     if not groups:
-      return Collected(None, metrics, memory)
+      return Collected(None, metrics, algorithm_state)
     width = rollout.max_new_tokens if config.kl_in_reward else 0  # what is eager compiles once
-    batch, scored = with_logprobs(room, state, batching.from_groups(groups, width=width))
+    batch, scored = with_logprobs(context, state, batching.from_groups(groups, width=width))
     rewards = rewards_of(groups, advantage, rollout.max_new_tokens)
     if config.kl_in_reward:
-      on_tokens, seen, memory = token_rewards(batch, rewards.reshape(-1), config, memory)
+      on_tokens, seen, algorithm_state = token_rewards(batch, rewards.reshape(-1), config, algorithm_state)
       metrics |= seen
       rewards = np.float64(on_tokens).sum(1).reshape(rewards.shape)
-    baseline = greedy if greedy is not None else memory.get('baseline', rewards.mean())
+    baseline = greedy if greedy is not None else algorithm_state.get('baseline', rewards.mean())
     if advantage.estimator == 'reinforce':
-      memory = {
-        **memory,
+      algorithm_state = {
+        **algorithm_state,
         'baseline': running_baseline(
-          memory.get('baseline'), rewards, decay=advantage.baseline_decay
+          algorithm_state.get('baseline'), rewards, decay=advantage.baseline_decay
         ),
       }
     if config.kl_in_reward and advantage.estimator == 'reinforce_plus_plus':
       # Every token has a return of its own.
-      found = np.asarray(whiten(returns_to_go(on_tokens, batch.weights), batch.weights))
+      found = np.asarray(whiten(returns_to_go(on_tokens, batch.loss_mask), batch.loss_mask))
     else:
       of_samples = advantages(groups, rewards, advantage, baseline=baseline)
-      found = of_samples.reshape(-1, 1) * batch.weights
-      if room.credit is not None:
-        steps = room.credit(state.policy, groups, step)
+      found = of_samples.reshape(-1, 1) * batch.loss_mask
+      if context.credit is not None:
+        steps = context.credit(state.policy, groups, step)
         metrics |= steps.metrics
-        found = credit.advantages(groups, batch.weights, of_samples, steps, room.groups['credit'])
-        batch = batch._replace(steps=numbers(steps.ends, batch.weights.shape[1]))
-    batch, memory, seen = explore(room, step, batch._replace(advantages=found), scored, memory)
-    return Collected(batch, metrics | seen, memory)
+        found = credit.advantages(groups, batch.loss_mask, of_samples, steps, context.groups['credit'])
+        batch = batch._replace(reasoning_steps=numbers(steps.ends, batch.loss_mask.shape[1]))
+    batch, algorithm_state, seen = explore(context, step, batch._replace(advantages=found), scored, algorithm_state)
+    return Collected(batch, metrics | seen, algorithm_state)
 
-  return with_policy_objective(room, collect)
+  return with_policy_objective(context, collect)
 
 
-def with_greedy(room: Room, state, step, groups, of_source):
+def with_greedy(context: StageContext, state, step, groups, of_source):
   """Returns (groups, rewards of each prompt's greedy completion f64[P], metrics): ReMax's baseline.
 
   Groups whose greedy completion could not be graded are left out.
@@ -86,7 +86,7 @@ def with_greedy(room: Room, state, step, groups, of_source):
     of_source: the source of an item -> its Example.
   """
   examples = [of_source[group[0].item.source] for group in groups]
-  decoded = room.greedy(state.policy, examples, [group[0].occurrence for group in groups], step)
+  decoded = context.greedy(state.policy, examples, [group[0].occurrence for group in groups], step)
   rewards = [group[0].grade.reward for group in decoded.groups]
   kept = [p for p, reward in enumerate(rewards) if reward is not None]
   metrics = {'greedy/reward': float(np.mean([rewards[p] for p in kept]))} if kept else {}

@@ -11,7 +11,7 @@ import functools
 import numpy as np
 
 from rft_jax.algorithms import dpo, reference_logprobs
-from rft_jax.algorithms.base import Algorithm, Collected, Demands, Room
+from rft_jax.algorithms.base import Algorithm, Collected, Requirements, StageContext
 from rft_jax.data import batching, order
 from rft_jax.objectives.masked import Term, Weighted
 from rft_jax.objectives.preference_losses import PreferenceConfig
@@ -41,18 +41,18 @@ class KtoStageConfig:
     return found
 
 
-DEMANDS = Demands('answers', reference=lambda groups: True)
+REQUIREMENTS = Requirements('answers', reference=lambda groups: True)
 
 
-def make(room: Room) -> Algorithm:
+def make(context: StageContext) -> Algorithm:
   """Returns the KTO Algorithm over room.examples, which all have target_ids and desirable.
 
   Raises:
     ValueError: all rows have the same prompt, or all are good, or all are bad.
   """
-  config: KtoStageConfig = room.groups['kto']
-  count, score = config.rows_per_step, dpo.untempered(room)
-  examples, others = room.examples, mismatched(room.examples)
+  config: KtoStageConfig = context.groups['kto']
+  count, score = config.rows_per_step, dpo.untempered(context)
+  examples, others = context.examples, mismatched(context.examples)
   if len({example.desirable for example in examples}) < 2:
     raise ValueError(
       f'kto: all {len(examples)} rows have label={examples[0].desirable}; need good '
@@ -62,19 +62,19 @@ def make(room: Room) -> Algorithm:
   def reference_rows(some, name, make_batch=batching.from_pairs):
     return reference_logprobs.cached(
       score,
-      room.reference(),
+      context.reference(),
       some,
       make_batch,
-      folder=room.folder if config.cache_reference else None,
-      name=f'from_step_{room.first_step:06d}_{name}',
+      folder=context.folder if config.cache_reference else None,
+      name=f'from_step_{context.first_step:06d}_{name}',
     )
 
   of_examples = reference_rows(examples, 'train', batching.from_examples)
   of_others = reference_rows(others, 'mismatched', batching.from_examples)
 
   def collect(state, step):
-    start = (step - room.first_step) * count
-    places = order.rows_at(room.seed, start, count, len(examples))
+    start = (step - context.first_step) * count
+    places = order.rows_at(context.seed, start, count, len(examples))
     batch = batching.from_examples([examples[place] for place in places])
     other = batching.from_examples([others[place] for place in places])
     z = reference_point(score(state.policy, other), [of_others[place] for place in places], other)
@@ -91,19 +91,19 @@ def make(room: Room) -> Algorithm:
       batch, {'step_tokens': tokens, 'kl': float(z), 'epoch': (start + count) / len(examples)}
     )
 
-  held_out = dpo.held_out_pairs(room, PreferenceConfig(beta=config.preference.beta), reference_rows)
+  held_out = dpo.held_out_pairs(context, PreferenceConfig(beta=config.preference.beta), reference_rows)
   if held_out is None:
-    held_out = held_out_answers(room, reference_rows)
+    held_out = held_out_answers(context, reference_rows)
   return Algorithm(collect, functools.partial(loss, config=config.preference), held_out=held_out)
 
 
 def loss(statistics, batch, *, config: KtoConfig):
   """The mean of the loss over answers; grades 1 are good, 0 bad."""
-  x = sequence_sums(statistics.logprobs - batch.reference_logprobs, batch.weights)
-  there = (batch.weights > 0).any(-1).astype('float32')
+  x = sequence_sums(statistics.logprobs - batch.reference_logprobs, batch.loss_mask)
+  there = (batch.loss_mask > 0).any(-1).astype('float32')
   good = batch.grades > 0.5
   losses = kto(x, good, batch.reference_point, config=config)
-  logps = sequence_sums(statistics.logprobs, batch.weights)
+  logps = sequence_sums(statistics.logprobs, batch.loss_mask)
   metrics = {}
   for name, kind in (('chosen', there * good), ('rejected', there * ~good)):
     metrics[f'rewards/{name}'] = over_pairs(config.beta * x, kind)
@@ -120,7 +120,7 @@ def reference_point(logprobs, of_reference, batch) -> float:
     batch: the mismatched batch.
   """
   ratios = logprobs - reference_logprobs.padded(of_reference, logprobs.shape[1])
-  sums = sequence_sums(ratios, batch.weights)
+  sums = sequence_sums(ratios, batch.loss_mask)
   return float(kto_reference_point(Weighted(sums.sum(), np.float32(len(sums)))))
 
 
@@ -142,13 +142,13 @@ def mismatched(examples: list[Example]) -> list[Example]:
   return made
 
 
-def held_out_answers(room: Room, reference_rows):
+def held_out_answers(context: StageContext, reference_rows):
   """Returns state -> {'preference/accuracy': f64[rows]} over held-out single answers; or None.
 
   The share of answers of the other kind that an answer is on the right side of, by implicit
   reward; half for equal ones. Its mean is the area under the ROC curve.
   """
-  examples = room.validation
+  examples = context.validation
   if len({example.desirable for example in examples} - {None}) < 2:
     return None
   given = reference_rows(examples, 'validation', batching.from_examples)
@@ -156,7 +156,7 @@ def held_out_answers(room: Room, reference_rows):
 
   def measure(state):
     rows = reference_logprobs.logprobs(
-      dpo.untempered(room), state.policy, examples, batching.from_examples
+      dpo.untempered(context), state.policy, examples, batching.from_examples
     )
     x = np.array([(one - other).sum(dtype=np.float64) for one, other in zip(rows, given)])
     above = (np.sign(x[good][:, None] - x[~good][None, :]) + 1) / 2

@@ -15,11 +15,11 @@ from rft_jax.graders import template
 from rft_jax.objectives import noisy_grades
 from rft_jax.types import Episode
 
-MEMORY = 'robust'  # the key of an algorithm's memory: {'rows': history, 'left_out': {row: step}}
+STATE_KEY = 'noisy_grades'  # the key of an algorithm's memory: {'rows': history, 'excluded_rows': {row: step}}
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
-class RobustConfig:
+class NoisyGradesConfig:
   """What is done about grades that may be wrong. All of it is off by default."""
 
   grade_low: float = 0.0  # the grade of an answer that is plainly wrong
@@ -75,17 +75,17 @@ class RobustConfig:
     return [problem for good, problem in checks if not good] + problems
 
 
-def is_on(config: RobustConfig) -> bool:
+def is_on(config: NoisyGradesConfig) -> bool:
   """Returns whether anything of the config changes what is learnt."""
   return bool(corrects(config) or config.min_plausibility or config.contradictions)
 
 
-def corrects(config: RobustConfig) -> bool:
+def corrects(config: NoisyGradesConfig) -> bool:
   """Returns whether the config changes grades."""
   return bool(config.clip or config.flip_rate_right or config.flip_rate_wrong)
 
 
-def apply(groups: list[list[Episode]], config: RobustConfig, memory: dict, step: int):
+def apply(groups: list[list[Episode]], config: NoisyGradesConfig, algorithm_state: dict, step: int):
   """Returns (the groups to learn from with their rewards made robust, memory, metrics).
 
   Off, it returns what it was given. Rewards are clipped, then corrected; everything else is judged
@@ -97,17 +97,17 @@ def apply(groups: list[list[Episode]], config: RobustConfig, memory: dict, step:
     step: of these visits, as metrics.jsonl counts.
   """
   if not is_on(config) or not groups:
-    return groups, memory, {}
+    return groups, algorithm_state, {}
   rewards = np.array([[episode.grade.reward for episode in group] for group in groups])
   answers = [[answer(episode, config.answer) for episode in group] for group in groups]
   found = noisy_grades.evidence(answers, rewards, config.right_from)
   kept = noisy_grades.plausible_groups(found, config.min_plausibility)
   metrics = {
-    'robust/plausibility': float(noisy_grades.plausibility(found).mean()),
-    'robust/groups_implausible': int((~kept).sum()),
+    'noisy_grades/plausibility': float(noisy_grades.plausibility(found).mean()),
+    'noisy_grades/groups_implausible': int((~kept).sum()),
   }
   if config.contradictions:
-    before = memory.get(MEMORY) or {'rows': {}, 'left_out': {}}
+    before = algorithm_state.get(STATE_KEY) or {'rows': {}, 'excluded_rows': {}}
     rows = [group[0].item.source for group in groups]
     history = noisy_grades.update_history(
       before['rows'], rows, found, step=step, min_share=config.min_share
@@ -115,17 +115,17 @@ def apply(groups: list[list[Episode]], config: RobustConfig, memory: dict, step:
     out = noisy_grades.contradicted(
       history, contradictions=config.contradictions, min_trust=config.min_trust
     )
-    left_out = {row: before['left_out'].get(row, step) for row in out}
-    memory = memory | {MEMORY: {'rows': history, 'left_out': left_out}}
-    contradicted = np.array([row in left_out for row in rows])
+    excluded_rows = {row: before['excluded_rows'].get(row, step) for row in out}
+    algorithm_state = algorithm_state | {STATE_KEY: {'rows': history, 'excluded_rows': excluded_rows}}
+    contradicted = np.array([row in excluded_rows for row in rows])
     kept &= ~contradicted
     metrics |= {
-      'robust/groups_contradicted': int(contradicted.sum()),
-      'robust/rows_left_out': len(left_out),
-      'robust/trust': noisy_grades.trust(history),
+      'noisy_grades/groups_contradicted': int(contradicted.sum()),
+      'noisy_grades/excluded_rows': len(excluded_rows),
+      'noisy_grades/trust': noisy_grades.trust(history),
     }
   made = corrected(rewards, config)
-  metrics |= {'robust/groups_learnt_from': int(kept.sum()), 'robust/reward': float(made.mean())}
+  metrics |= {'noisy_grades/groups_learnt_from': int(kept.sum()), 'noisy_grades/reward': float(made.mean())}
   groups = [
     [
       episode._replace(grade=episode.grade._replace(reward=float(reward)))
@@ -133,10 +133,10 @@ def apply(groups: list[list[Episode]], config: RobustConfig, memory: dict, step:
     ]
     for group, row in zip(groups, made)
   ]
-  return [group for group, keep in zip(groups, kept) if keep], memory, metrics
+  return [group for group, keep in zip(groups, kept) if keep], algorithm_state, metrics
 
 
-def corrected(rewards, config: RobustConfig) -> np.ndarray:
+def corrected(rewards, config: NoisyGradesConfig) -> np.ndarray:
   """Returns the rewards f64[P, G], clipped and then corrected as the config says."""
   if config.clip:
     rewards = noisy_grades.clip_grades(rewards, config.grade_low, config.grade_high)
@@ -176,11 +176,11 @@ def answer(episode: Episode, asked: str) -> str | None:
   return episode.output_text.strip() or None
 
 
-def left_out(memory: dict) -> list[dict]:
+def excluded_rows(algorithm_state: dict) -> list[dict]:
   """Returns a line for each row that is left out now: which, why, and since when."""
-  kept = memory.get(MEMORY) or {'rows': {}, 'left_out': {}}
+  kept = algorithm_state.get(STATE_KEY) or {'rows': {}, 'excluded_rows': {}}
   lines = []
-  for row, since in sorted(kept['left_out'].items()):
+  for row, since in sorted(kept['excluded_rows'].items()):
     entry = kept['rows'][row]
     lines.append(
       {

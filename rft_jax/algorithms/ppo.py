@@ -4,7 +4,7 @@ Schulman et al. 2017, https://arxiv.org/abs/1707.06347, on completions as in Ouy
 https://arxiv.org/abs/2203.02155: the grade on the last token, the KL where objective.kl_place says,
 generalised advantage estimates, whitened over the batch.
 
-A state transition is a token; with credit.level='step' it is a step of the reasoning, and with
+A state transition is a token; with credit.level='reasoning_step' it is a step of the reasoning, and with
 'response' the whole answer. Transitions of several tokens have one value, that of the state in
 which they begin, one advantage and one return, which all their tokens have.
 """
@@ -15,7 +15,7 @@ import functools
 import jax.numpy as jnp
 import numpy as np
 
-from rft_jax.algorithms.base import Algorithm, Collected, Demands, Room
+from rft_jax.algorithms.base import Algorithm, Collected, Requirements, StageContext
 from rft_jax.algorithms.rl_batch import (
   explore,
   gather,
@@ -28,7 +28,7 @@ from rft_jax.bucketing import few
 from rft_jax.data import batching
 from rft_jax.models import CRITIC_KINDS
 from rft_jax.objectives import reasoning_steps
-from rft_jax.objectives.gae import Estimated, gae, value_loss, whiten
+from rft_jax.objectives.gae import AdvantageEstimate, gae, value_loss, whiten
 from rft_jax.objectives.masked import Term, over_tokens
 from rft_jax.objectives.policy_objective import policy_objective
 from rft_jax.rollout import credit
@@ -72,7 +72,7 @@ class CriticConfig:
     ]
 
 
-DEMANDS = Demands(
+REQUIREMENTS = Requirements(
   'prompts',
   reference=with_kl,
   critic=lambda groups: groups['critic'].kind,
@@ -80,59 +80,59 @@ DEMANDS = Demands(
 )
 
 
-def make(room: Room) -> Algorithm:
+def make(context: StageContext) -> Algorithm:
   """Returns the PPO Algorithm over room.examples, sampled by room.rollout."""
-  objective, config = room.groups['objective'], room.groups['critic']
-  rollout, advantage = room.groups['rollout'], room.groups['advantage']
-  by = room.groups['credit']
+  objective, config = context.groups['objective'], context.groups['critic']
+  rollout, advantage = context.groups['rollout'], context.groups['advantage']
+  by = context.groups['credit']
 
   def collect(state, step):
-    groups, metrics, memory = gather(room, state, step)
+    groups, metrics, algorithm_state = gather(context, state, step)
     if not groups:
-      return Collected(None, metrics, memory)
+      return Collected(None, metrics, algorithm_state)
     # Of one width in all steps: what is worked out on the whole batch is then compiled once.
     batch = batching.from_groups(groups, width=rollout.max_new_tokens)
-    batch, scored = with_logprobs(room, state, batch)
+    batch, scored = with_logprobs(context, state, batch)
     rewards = rewards_of(groups, advantage, rollout.max_new_tokens).reshape(-1)
     of_steps, ends = 0.0, None
-    if room.credit is not None:
-      given = room.credit(state.policy, groups, step)
-      rewards, of_steps = credit.on_tokens(groups, batch.weights, rewards, given, by)
+    if context.credit is not None:
+      given = context.credit(state.policy, groups, step)
+      rewards, of_steps = credit.on_tokens(groups, batch.loss_mask, rewards, given, by)
       ends, metrics = given.ends, metrics | given.metrics
-      batch = batch._replace(steps=reasoning_steps.numbers(ends, batch.weights.shape[1]))
+      batch = batch._replace(reasoning_steps=reasoning_steps.numbers(ends, batch.loss_mask.shape[1]))
     elif by.level == 'response':
       ends = [[n - 1] for n in batch.completion_lengths]
-    on_tokens, seen, memory = token_rewards(batch, rewards, objective, memory)
-    values = room.values(state, batch)
+    on_tokens, seen, algorithm_state = token_rewards(batch, rewards, objective, algorithm_state)
+    values = context.values(state, batch)
     found = estimated(
       on_tokens + of_steps,
       values,
-      batch.weights,
+      batch.loss_mask,
       ends,
       discount=config.discount,
       gae_lambda=config.gae_lambda,
     )
-    advantages = whiten(found.advantages, batch.weights) if config.whiten else found.advantages
+    advantages = whiten(found.advantages, batch.loss_mask) if config.whiten else found.advantages
     batch = batch._replace(
       advantages=np.asarray(advantages), old_values=values, returns=np.asarray(found.returns)
     )
     metrics |= seen | told(batch)
-    batch, memory, seen = explore(room, step, batch, scored, memory)
-    return Collected(batch, metrics | seen, memory)
+    batch, algorithm_state, seen = explore(context, step, batch, scored, algorithm_state)
+    return Collected(batch, metrics | seen, algorithm_state)
 
-  warm = room.first_step + config.warmup_steps
+  warm = context.first_step + config.warmup_steps
   return Algorithm(
     collect,
     functools.partial(
       loss, objective=objective, config=config, max_new_tokens=rollout.max_new_tokens
     ),
     temperature=rollout.temperature,
-    updates_per_batch=room.groups['update'].updates_per_batch,
+    updates_per_batch=context.groups['update'].updates_per_batch,
     trains=lambda step: ('policy', 'critic') if step >= warm else ('critic',),
   )
 
 
-def estimated(rewards, values, weights, ends, **settings) -> Estimated:
+def estimated(rewards, values, weights, ends, **settings) -> AdvantageEstimate:
   """Returns gae(...) over tokens, or over transitions of several tokens each.
 
   Args:
@@ -153,12 +153,12 @@ def estimated(rewards, values, weights, ends, **settings) -> Estimated:
   spread = lambda of_steps: reasoning_steps.to_tokens(
     [row[: len(places)] for row, places in zip(np.asarray(of_steps), ends)], ends, weights
   )
-  return Estimated(spread(found.advantages), spread(found.returns))
+  return AdvantageEstimate(spread(found.advantages), spread(found.returns))
 
 
 def told(batch) -> dict[str, float]:
   """Returns what people look at: the values, the returns, and how much of these the critic knew."""
-  here = batch.weights > 0
+  here = batch.loss_mask > 0
   values, returns = batch.old_values[here], batch.returns[here]
   spread = float(returns.var())
   explained = 1 - float((returns - values).var()) / spread if spread else 0.0
@@ -175,8 +175,8 @@ def loss(statistics, batch, *, objective, config: CriticConfig, max_new_tokens: 
     statistics, batch, config=objective, max_new_tokens=max_new_tokens
   )
   errors, clipped = value_loss(
-    statistics.values, batch.old_values, batch.returns, batch.weights, clip=config.clip or None
+    statistics.values, batch.old_values, batch.returns, batch.loss_mask, clip=config.clip or None
   )
-  terms['value'] = Term(config.vf_coef, over_tokens(errors, batch.weights))
-  metrics['critic/clip_ratio'] = over_tokens(clipped.astype(jnp.float32), batch.weights)
+  terms['value'] = Term(config.vf_coef, over_tokens(errors, batch.loss_mask))
+  metrics['critic/clip_ratio'] = over_tokens(clipped.astype(jnp.float32), batch.loss_mask)
   return terms, metrics

@@ -20,7 +20,7 @@ import dataclasses
 import numpy as np
 
 from rft_jax.algorithms import sft
-from rft_jax.algorithms.base import Algorithm, Collected, Demands, Room
+from rft_jax.algorithms.base import Algorithm, Collected, Requirements, StageContext
 from rft_jax.algorithms.rl_batch import gather
 from rft_jax.data import batching
 from rft_jax.types import Episode
@@ -72,33 +72,33 @@ def problems(groups) -> list[str]:
   return []
 
 
-DEMANDS = Demands(
+REQUIREMENTS = Requirements(
   'prompts',
   problems=problems,
   reference=lambda groups: groups['rejection'].samples_from == 'reference',
 )
 
 
-def make(room: Room) -> Algorithm:
+def make(context: StageContext) -> Algorithm:
   """Returns the Algorithm that learns from the samples of room.rollout that are good enough."""
-  config: RejectionConfig = room.groups['rejection']
+  config: RejectionConfig = context.groups['rejection']
 
   def collect(state, step):
-    sampler = room.reference() if config.samples_from == 'reference' else state.policy
-    graded, seen, memory = gather(room, state, step, sampler)
+    sampler = context.reference() if config.samples_from == 'reference' else state.policy
+    graded, seen, algorithm_state = gather(context, state, step, sampler)
     kept = [keep(group, config) for group in graded]
     seen |= _counts(graded, kept)
     kept = [group for group in kept if group]
     if not kept:
-      return Collected(None, seen, memory)
+      return Collected(None, seen, algorithm_state)
     batch = batching.from_groups(kept, np.zeros(sum(map(len, kept))))
-    return Collected(batch._replace(advantages=None, sampler_logprobs=None), seen, memory)
+    return Collected(batch._replace(advantages=None, sampler_logprobs=None), seen, algorithm_state)
 
   return Algorithm(
     collect,
     sft.loss,
-    temperature=room.groups['rollout'].temperature,
-    updates_per_batch=room.groups['update'].updates_per_batch,
+    temperature=context.groups['rollout'].temperature,
+    updates_per_batch=context.groups['update'].updates_per_batch,
   )
 
 

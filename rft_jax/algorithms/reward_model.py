@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rft_jax.algorithms import reference_logprobs
-from rft_jax.algorithms.base import Algorithm, Collected, Demands, Room
+from rft_jax.algorithms.base import Algorithm, Collected, Requirements, StageContext
 from rft_jax.data import batching, order
 from rft_jax.objectives.masked import Term, Weighted
 from rft_jax.objectives.preference_pairs import over_pairs, over_prompts
@@ -44,32 +44,32 @@ class RewardModelConfig:
     return [problem for good, problem in checks if not good]
 
 
-DEMANDS = Demands('pairs', critic=lambda groups: 'head')
+REQUIREMENTS = Requirements('pairs', critic=lambda groups: 'head')
 
 
-def make(room: Room) -> Algorithm:
+def make(context: StageContext) -> Algorithm:
   """Returns the Algorithm over room.examples, which all have target_ids and rejected_ids.
 
   Raises:
     ValueError: rows whose `margin` is no finite number; all are named.
   """
-  config: RewardModelConfig = room.groups['reward_model']
-  count, margins = config.pairs_per_step, margins_of(room.examples, config.margin)
+  config: RewardModelConfig = context.groups['reward_model']
+  count, margins = config.pairs_per_step, margins_of(context.examples, config.margin)
 
   def collect(state, step):
-    start = (step - room.first_step) * count
-    places = order.rows_at(room.seed, start, count, len(room.examples))
-    batch = batching.with_last_places(batching.from_pairs([room.examples[n] for n in places]))
+    start = (step - context.first_step) * count
+    places = order.rows_at(context.seed, start, count, len(context.examples))
+    batch = batching.with_last_places(batching.from_pairs([context.examples[n] for n in places]))
     batch = batch._replace(margins=np.repeat(margins[places], 2))
     tokens = int(batch.prompt_lengths.sum() + (batch.completion_lengths - 1).sum())
-    return Collected(batch, {'step_tokens': tokens, 'epoch': (start + count) / len(room.examples)})
+    return Collected(batch, {'step_tokens': tokens, 'epoch': (start + count) / len(context.examples)})
 
   return Algorithm(
     collect,
     functools.partial(loss, centring=config.centring),
     answers=False,
     trains=lambda step: ('policy', 'critic'),
-    held_out=held_out(room.validation, room.values),
+    held_out=held_out(context.validation, context.values),
   )
 
 
@@ -94,8 +94,8 @@ def loss(statistics, batch, *, centring: float):
     batch: a microbatch of whole groups, each of as many rows; with grades, and with margins f32[B],
       by how much a row should exceed each that it is preferred to. Weights are 1 at last places.
   """
-  scores, P = last_scores(statistics.values, batch.weights), len(batch.prompt_lengths)
-  there = (batch.weights > 0).any(-1)
+  scores, P = last_scores(statistics.values, batch.loss_mask), len(batch.prompt_lengths)
+  there = (batch.loss_mask > 0).any(-1)
   of = lambda x: x.reshape(P, -1)
   grades, here = of(batch.grades), of(there)
   preferred = (grades[:, :, None] > grades[:, None, :]) & here[:, :, None] & here[:, None, :]

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from rft_jax.algorithms import noisy_grades
-from rft_jax.algorithms.base import Algorithm, Room
+from rft_jax.algorithms.base import Algorithm, StageContext
 from rft_jax.data import order
 from rft_jax.objectives import gae, masked, reward_shaping
 from rft_jax.objectives.advantages import groups_with_signal
@@ -26,30 +26,30 @@ class Gathered(NamedTuple):
 
   groups: list[list[Episode]]  # graded whole; may be empty
   metrics: dict[str, float]
-  memory: dict  # the next one
+  algorithm_state: dict  # the next one
 
 
-def gather(room: Room, state, step: int, sampler=None) -> Gathered:
+def gather(context: StageContext, state, step: int, sampler=None) -> Gathered:
   """Samples the prompts of a step, puts all of it on record, and keeps what can be trusted.
 
-  With rollout.refill_rounds, groups of which all rewards are equal are dropped and further prompts
+  With rollout.dynamic_sampling_rounds, groups of which all rewards are equal are dropped and further prompts
   are sampled, so many times at most: the dynamic sampling of DAPO,
   https://arxiv.org/abs/2503.14476. What is sampled beyond prompts_per_step groups is not used.
 
   Args:
     sampler: the policy that samples; None: state.policy.
   """
-  config = room.groups['rollout']
-  if room.groups['objective'].reference_every:
-    room.reference(state)  # also where a step turns out to have nothing to learn from
-  P, start = config.prompts_per_step, state.memory.get('position', 0)
+  config = context.groups['rollout']
+  if context.groups['objective'].reference_every:
+    context.reference(state)  # also where a step turns out to have nothing to learn from
+  P, start = config.prompts_per_step, state.algorithm_state.get('position', 0)
   sampled, graded = [], []
-  for _ in range(1 + config.refill_rounds):
-    rows = order.rows_at(room.seed, start, P, len(room.examples))
+  for _ in range(1 + config.dynamic_sampling_rounds):
+    rows = order.rows_at(context.seed, start, P, len(context.examples))
     sampled.append(
-      room.rollout(
+      context.rollout(
         state.policy if sampler is None else sampler,
-        [room.examples[row] for row in rows],
+        [context.examples[row] for row in rows],
         list(range(start, start + P)),
         step,
       )
@@ -60,22 +60,22 @@ def gather(room: Room, state, step: int, sampler=None) -> Gathered:
       for group in sampled[-1].groups
       if all(episode.grade.reward is not None for episode in group)
     ]
-    if config.refill_rounds and len(_with_signal(graded)) >= P:
+    if config.dynamic_sampling_rounds and len(_with_signal(graded)) >= P:
       break
   everything = rollout.joined(sampled)
-  room.keep(step, everything)
-  metrics = dict(everything.metrics, epoch=start / len(room.examples))
-  groups, memory, seen = noisy_grades.apply(
-    graded, room.groups['robust'], {**state.memory, 'position': start}, step + 1
+  context.keep(step, everything)
+  metrics = dict(everything.metrics, epoch=start / len(context.examples))
+  groups, algorithm_state, seen = noisy_grades.apply(
+    graded, context.groups['noisy_grades'], {**state.algorithm_state, 'position': start}, step + 1
   )
   metrics |= seen
-  if config.refill_rounds:
+  if config.dynamic_sampling_rounds:
     groups = _with_signal(groups)[:P]
     metrics |= {
       'dynamic_sampling/prompts': float(len(everything.groups)),
       'dynamic_sampling/used': float(len(groups)),
     }
-  return Gathered(groups, metrics, memory)
+  return Gathered(groups, metrics, algorithm_state)
 
 
 def rewards_of(groups: list[list[Episode]], config, max_new_tokens: int) -> np.ndarray:
@@ -93,45 +93,45 @@ def lengths_of(groups: list[list[Episode]]) -> np.ndarray:
   return np.array([[len(episode.sample.tokens) for episode in group] for group in groups])
 
 
-def with_logprobs(room: Room, state, batch: Batch):
+def with_logprobs(context: StageContext, state, batch: Batch):
   """Returns (the batch with the log-probs and counts that its objective reads, Scored or None).
 
   Scored is of the policy before the update, where anything asks for it.
   """
-  config, scored = room.groups['objective'], None
+  config, scored = context.groups['objective'], None
   if config.kl_coef:
-    batch = batch._replace(reference_logprobs=room.score(room.reference(state), batch).logprobs)
+    batch = batch._replace(reference_logprobs=context.score(context.reference(state), batch).logprobs)
   if config.aggregation == 'prompt_mean':
-    batch = batch._replace(group_tokens=masked.tokens_of_groups(batch.weights, batch.group))
-  several = room.groups['update'].updates_per_batch > 1
+    batch = batch._replace(group_tokens=masked.tokens_of_groups(batch.loss_mask, batch.group))
+  several = context.groups['update'].updates_per_batch > 1
   if several or config.kl_in_reward or config.entropy.needs_scores:
-    scored = room.score(state.policy, batch)
+    scored = context.score(state.policy, batch)
   if several or config.kl_in_reward:
     batch = batch._replace(old_logprobs=scored.logprobs)
   return batch, scored
 
 
-def with_policy_objective(room: Room, collect) -> Algorithm:
+def with_policy_objective(context: StageContext, collect) -> Algorithm:
   """Returns the Algorithm of collect, which gives advantages, and of policy_objective, its loss."""
-  config, rollout = room.groups['objective'], room.groups['rollout']
+  config, rollout = context.groups['objective'], context.groups['rollout']
   return Algorithm(
     collect,
     functools.partial(policy_objective, config=config, max_new_tokens=rollout.max_new_tokens),
     temperature=rollout.temperature,
-    updates_per_batch=room.groups['update'].updates_per_batch,
+    updates_per_batch=context.groups['update'].updates_per_batch,
     zero_advantages_teach_nothing=config.zero_advantages_teach_nothing,
   )
 
 
-def explore(room: Room, step: int, batch: Batch, scored, memory):
+def explore(context: StageContext, step: int, batch: Batch, scored, algorithm_state):
   """Returns (batch, memory, metrics) with what config.objective.entropy asks for."""
-  config = room.groups['objective'].entropy
+  config = context.groups['objective'].entropy
   if not config.needs_scores:
-    return batch, memory, {}
-  return exploration(batch, scored, config, memory, np.random.default_rng([room.seed, step]))
+    return batch, algorithm_state, {}
+  return exploration(batch, scored, config, algorithm_state, np.random.default_rng([context.seed, step]))
 
 
-def token_rewards(batch: Batch, rewards, config, memory) -> tuple[np.ndarray, dict, dict]:
+def token_rewards(batch: Batch, rewards, config, algorithm_state) -> tuple[np.ndarray, dict, dict]:
   """Returns (rewards on tokens f32[B, T], metrics, the next memory).
 
   The reward stands on the last token; with kl_place='reward' every token pays for its KL, by a
@@ -142,18 +142,18 @@ def token_rewards(batch: Batch, rewards, config, memory) -> tuple[np.ndarray, di
     rewards: [B].
     config: an ObjectiveConfig.
   """
-  on_tokens = gae.terminal_rewards(np.asarray(rewards, np.float32), batch.weights)
+  on_tokens = gae.terminal_rewards(np.asarray(rewards, np.float32), batch.loss_mask)
   if not config.kl_in_reward:
-    return np.asarray(on_tokens), {}, memory
-  coefficient = memory.get('kl_coef', config.kl_coef)
+    return np.asarray(on_tokens), {}, algorithm_state
+  coefficient = algorithm_state.get('kl_coef', config.kl_coef)
   on_tokens = gae.subtract_kl(
-    on_tokens, batch.old_logprobs, batch.reference_logprobs, batch.weights, coefficient=coefficient
+    on_tokens, batch.old_logprobs, batch.reference_logprobs, batch.loss_mask, coefficient=coefficient
   )
-  difference = np.where(batch.weights > 0, batch.old_logprobs - batch.reference_logprobs, 0.0)
+  difference = np.where(batch.loss_mask > 0, batch.old_logprobs - batch.reference_logprobs, 0.0)
   measured = float(difference.sum(1).mean())
   if config.kl_target:
-    memory = {
-      **memory,
+    algorithm_state = {
+      **algorithm_state,
       'kl_coef': gae.adapt_kl_coefficient(
         coefficient,
         measured,
@@ -162,7 +162,7 @@ def token_rewards(batch: Batch, rewards, config, memory) -> tuple[np.ndarray, di
         horizon=config.kl_horizon,
       ),
     }
-  return np.asarray(on_tokens), {'kl_per_completion': measured, 'kl_coef': coefficient}, memory
+  return np.asarray(on_tokens), {'kl_per_completion': measured, 'kl_coef': coefficient}, algorithm_state
 
 
 def _with_signal(groups):

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from rft_jax.algorithms.base import Algorithm, Collected, Demands, Room
+from rft_jax.algorithms.base import Algorithm, Collected, Requirements, StageContext
 from rft_jax.data import batching, order
 from rft_jax.objectives.masked import Term, over_tokens
 
@@ -19,20 +19,20 @@ class SftConfig:
     return [] if self.rows_per_step >= 1 else [f'rows_per_step={self.rows_per_step}, need >= 1']
 
 
-DEMANDS = Demands('targets')
+REQUIREMENTS = Requirements('targets')
 
 
-def make(room: Room) -> Algorithm:
+def make(context: StageContext) -> Algorithm:
   """Returns the supervised Algorithm over room.examples, which all have target_ids."""
-  config: SftConfig = room.groups['sft']
+  config: SftConfig = context.groups['sft']
 
   def collect(state, step):
-    start = (step - room.first_step) * config.rows_per_step
-    rows = order.rows_at(room.seed, start, config.rows_per_step, len(room.examples))
-    batch = batching.from_examples([room.examples[row] for row in rows])
+    start = (step - context.first_step) * config.rows_per_step
+    rows = order.rows_at(context.seed, start, config.rows_per_step, len(context.examples))
+    batch = batching.from_examples([context.examples[row] for row in rows])
     tokens = int(batch.prompt_lengths.sum() + batch.completion_lengths.sum())
     return Collected(
-      batch, {'step_tokens': tokens, 'epoch': (start + config.rows_per_step) / len(room.examples)}
+      batch, {'step_tokens': tokens, 'epoch': (start + config.rows_per_step) / len(context.examples)}
     )
 
   return Algorithm(collect, loss)
@@ -40,7 +40,7 @@ def make(room: Room) -> Algorithm:
 
 def loss(statistics, batch):
   """Negative log-likelihood of the target tokens, averaged over all tokens of the step."""
-  terms = {'nll': Term(1.0, over_tokens(-statistics.logprobs, batch.weights))}
+  terms = {'nll': Term(1.0, over_tokens(-statistics.logprobs, batch.loss_mask))}
   return terms, {
-    'mean_token_accuracy': over_tokens(statistics.greedy.astype('float32'), batch.weights)
+    'mean_token_accuracy': over_tokens(statistics.greedy.astype('float32'), batch.loss_mask)
   }

@@ -5,17 +5,17 @@ import numpy as np
 from rft_jax.types import Batch, Episode, Example
 
 ROW_FIELDS = (
-  'weights',
+  'loss_mask',
   'advantages',
   'old_logprobs',
   'reference_logprobs',
   'sampler_logprobs',
   'group_tokens',
-  'steps',
+  'reasoning_steps',
   'grades',
   'margins',
-  'policy_weights',
-  'held',
+  'token_loss_weights',
+  'kl_cov_mask',
   'entropy_coef',
   'old_values',
   'returns',
@@ -105,7 +105,7 @@ def with_last_places(batch: Batch) -> Batch:
   completions = np.pad(batch.completions, ((0, 0), (0, 1)))
   last = np.arange(completions.shape[1]) == lengths[:, None] - 1
   return batch._replace(
-    completions=completions, completion_lengths=lengths, weights=last.astype(np.float32)
+    completions=completions, completion_lengths=lengths, loss_mask=last.astype(np.float32)
   )
 
 

@@ -61,16 +61,16 @@ def plan(batch: Batch, *, tokens: int, shards: int = 1) -> list[tuple[Microbatch
     (microbatch, rows) pairs; rows i32[B] says which row of the batch each row of the microbatch
     is, -1 for padding. See scatter().
   """
-  members = [np.flatnonzero(batch.group == group) for group in range(len(batch.prompt_lengths))]
-  G, T = max(map(len, members)), power_of_two(max(8, int(batch.completion_lengths.max())))
+  slot_assignment = [np.flatnonzero(batch.group == group) for group in range(len(batch.prompt_lengths))]
+  G, T = max(map(len, slot_assignment)), power_of_two(max(8, int(batch.completion_lengths.max())))
   pieces = []
-  for groups in _classes(batch, members):
-    lengths = [batch.completion_lengths[members[group]] for group in groups]
+  for groups in _classes(batch, slot_assignment):
+    lengths = [batch.completion_lengths[slot_assignment[group]] for group in groups]
     shape = _shape(
       few(int(batch.prompt_lengths[groups].max())), lengths, whole_groups=batch.grades is not None
     )
     parts = [
-      (group, members[group][part], places)
+      (group, slot_assignment[group][part], places)
       for group, of in zip(groups, lengths)
       for part, places in _parts(of, shape)
     ]
@@ -83,16 +83,16 @@ def plan(batch: Batch, *, tokens: int, shards: int = 1) -> list[tuple[Microbatch
   return pieces
 
 
-def _classes(batch, members):
+def _classes(batch, slot_assignment):
   """Returns lists of groups that are alike, the longest completions first.
 
   Groups of several samples mix long and short completions in their rows anyway: they are one
   class. Single completions are put with others of their own length.
   """
-  if max(map(len, members)) > 1:
-    return [list(range(len(members)))]
+  if max(map(len, slot_assignment)) > 1:
+    return [list(range(len(slot_assignment)))]
   widths = {}
-  for group, rows in enumerate(members):
+  for group, rows in enumerate(slot_assignment):
     widths.setdefault(few(max(int(batch.completion_lengths[rows].max()), 8)), []).append(group)
   return [widths[width] for width in sorted(widths, reverse=True)]
 
@@ -156,9 +156,9 @@ def _microbatch(batch, parts, P, G, T, shape):
   packed = np.zeros((P, R, W), np.int32)
   begins = np.broadcast_to(np.arange(W, dtype=np.int32), (P, R, W)).copy()  # padding sees itself
   places = np.zeros((P, G, T), np.int32)
-  for number, (_, members, where) in enumerate(parts):
-    rows[number, : len(members)] = members
-    for g, (member, (row, column)) in enumerate(zip(members, where)):
+  for number, (_, slot_assignment, where) in enumerate(parts):
+    rows[number, : len(slot_assignment)] = slot_assignment
+    for g, (member, (row, column)) in enumerate(zip(slot_assignment, where)):
       n = batch.completion_lengths[member]
       packed[number, row, column : column + n] = batch.completions[member, :n]
       begins[number, row, column : column + n] = column

@@ -74,16 +74,16 @@ def _samples(config, chat, groups) -> float:
   found = 1.0
   if config.advantage.estimator == 'remax':
     found += 1 / config.rollout.samples_per_prompt
-  if config.rollout.refill_rounds:
+  if config.rollout.dynamic_sampling_rounds:
     rewards = [[episode.grade.reward for episode in group] for group in groups]
     alike = np.mean([len(set(of_group)) < 2 for of_group in rewards])
-    found *= min(1 + config.rollout.refill_rounds, 1 / (1 - alike) if alike < 1 else np.inf)
+    found *= min(1 + config.rollout.dynamic_sampling_rounds, 1 / (1 - alike) if alike < 1 else np.inf)
   return found + _resampled(config.credit, chat, groups)
 
 
 def _resampled(credit, chat, groups) -> float:
   """Returns the tokens that credit by resampling asks for, for each token sampled."""
-  if credit.level != 'step' or credit.source != 'resample':
+  if credit.level != 'reasoning_step' or credit.source != 'resample':
     return 0.0
   split, episodes = splitter(chat, credit), [episode for group in groups for episode in group]
   parts = [split(episode.sample.tokens) for episode in episodes]

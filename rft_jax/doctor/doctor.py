@@ -78,25 +78,25 @@ def refused(reasons: str) -> Examination:
   )
 
 
-def examine(config: Config, rooms, policy) -> Examination:
+def examine(config: Config, components, policy) -> Examination:
   """Examines the rooms of a run with the policy that reinforcement would start from."""
   settings = config.doctor
-  if rooms.grader is None:
-    found, values = _leakage(rooms, _train(config, rooms))
-    told = [Finding('warning', text) for text in rooms.warnings]
+  if components.grader is None:
+    found, values = _leakage(components, _train(config, components))
+    told = [Finding('warning', text) for text in components.warnings]
     return Examination(told + found + [Finding('fine', 'no grader: nothing is sampled')], values)
-  examples = _some(_train(config, rooms), settings.rows, config.seed)
-  sampled, seconds = _sample(config, rooms, policy, examples)
+  examples = _some(_train(config, components), settings.rows, config.seed)
+  sampled, seconds = _sample(config, components, policy, examples)
   episodes = sampled.episodes()
-  cases = _cases(config, rooms, examples, sampled.groups)
-  found, values = [Finding('warning', text) for text in rooms.warnings], {'policy': {}}
+  cases = _cases(config, components, examples, sampled.groups)
+  found, values = [Finding('warning', text) for text in components.warnings], {'policy': {}}
   for part in (
     _grades(sampled.groups, settings, config.evaluate.pass_threshold),
     _faults(episodes, config.rollout),
     _tokens(episodes, config.rollout),
-    _leakage(rooms, _train(config, rooms)),
-    _games(rooms, cases, episodes, config.rollout),
-    _cost(config, rooms, policy, sampled, seconds),
+    _leakage(components, _train(config, components)),
+    _games(components, cases, episodes, config.rollout),
+    _cost(config, components, policy, sampled, seconds),
   ):
     found += part[0]
     values |= part[1]
@@ -107,10 +107,10 @@ def examine(config: Config, rooms, policy) -> Examination:
 # --- what the policy does ---------------------------------------------------------------------
 
 
-def _train(config, rooms) -> list[Example]:
+def _train(config, components) -> list[Example]:
   """Returns the rows of the first reinforced stage, or of the only one."""
   kinds = config.learns_from()
-  return rooms.train[kinds.index('prompts') if 'prompts' in kinds else 0]
+  return components.train[kinds.index('prompts') if 'prompts' in kinds else 0]
 
 
 def _some(examples, count, seed):
@@ -119,22 +119,22 @@ def _some(examples, count, seed):
   return [examples[place] for place in places]
 
 
-def _sample(config, rooms, policy, examples):
+def _sample(config, components, policy, examples):
   """Returns (Rollout, seconds of a rollout in which nothing is compiled any more)."""
   settings = dataclasses.replace(
     config.rollout, samples_per_prompt=config.doctor.samples_per_prompt, max_grader_faults=1.0
   )
   run = lambda grader: rollout.make(
-    rooms.chat,
+    components.chat,
     grader,
     settings,
     seed=config.seed ^ STREAM,
-    mesh=rooms.mesh,
-    response_format=rooms.response_format,
+    mesh=components.mesh,
+    response_format=components.response_format,
   )(policy, examples, list(range(len(examples))), 0)
   run(graders.make(FREE))  # compiles; judges and servers are not asked twice
   began = time.monotonic()
-  return run(rooms.grader), time.monotonic() - began
+  return run(components.grader), time.monotonic() - began
 
 
 def _grades(groups, settings: DoctorConfig, threshold):
@@ -172,7 +172,7 @@ def _grades(groups, settings: DoctorConfig, threshold):
 def _of_variance(still, what, graded, settings, threshold):
   if still < 0.5:
     return Finding('fine', what)
-  if still < settings.max_still_rows:
+  if still < settings.max_zero_variance_rows:
     return Finding(
       'warning',
       f'little reward variance: {what}. Only rows whose samples differ '
@@ -260,25 +260,25 @@ def _tokens(episodes, config):
 # --- the rows -----------------------------------------------------------------------------------
 
 
-def _leakage(rooms, train):
+def _leakage(components, train):
   """Held-out rows that are trained on."""
   seen = {validate.prompt_key(example.item) for example in train}
-  shared = sum(validate.prompt_key(example.item) in seen for example in rooms.validation)
+  shared = sum(validate.prompt_key(example.item) in seen for example in components.validation)
   values = {
     'train_rows': len(train),
-    'validation_rows': len(rooms.validation),
+    'validation_rows': len(components.validation),
     'prompts_in_both': shared,
     'distinct_prompts': len(seen),
   }
   text = (
-    f'{shared} of {len(rooms.validation)} held-out prompts are trained on; {len(train)} rows '
+    f'{shared} of {len(components.validation)} held-out prompts are trained on; {len(train)} rows '
     f'to learn from have {len(seen)} different prompts'
   )
-  share = shared / max(len(rooms.validation), 1)
+  share = shared / max(len(components.validation), 1)
   return [Finding('no-go' if share > 0.1 else 'warning' if shared else 'fine', text)], values
 
 
-def _cases(config, rooms, examples, groups) -> list[reward_hacking.Case]:
+def _cases(config, components, examples, groups) -> list[reward_hacking.Case]:
   """Returns the rows with the best answer that is known of each: its target's or a sample's."""
   cases = []
   for example, group in zip(examples, groups):
@@ -290,21 +290,21 @@ def _cases(config, rooms, examples, groups) -> list[reward_hacking.Case]:
     answer = max(known)[1] if known else None
     if answer is None and config.sft.target:
       text = graders.template.render(config.sft.target, item=example.item.row, sample={})
-      answer = rooms.chat.answer(text, rooms.chat.encode([text])[0]).output_text
+      answer = components.chat.answer(text, components.chat.encode([text])[0]).output_text
     users = [one for one in example.item.row['messages'] if one['role'] == 'user']
     cases.append(reward_hacking.Case(example.item.row, text_of(users[-1]['content']), answer))
   return cases
 
 
-def _games(rooms, cases, episodes, config):
+def _games(components, cases, episodes, config):
   """Grades answers that know nothing of their case, against the best and worst seen."""
-  fields = rooms.grader.item_fields()
+  fields = components.grader.item_fields()
   attacks = reward_hacking.answers(cases, fields and frozenset(_top(field) for field in fields))
   seen = [e.grade.reward for e in episodes if e.grade.reward is not None]
   means = {}
   for name, texts in attacks.items():
-    lengths = [len(ids) for ids in rooms.chat.encode(list(dict.fromkeys(texts)))]
-    means[name] = (_mean_grade(rooms, cases, texts), int(np.median(lengths)))
+    lengths = [len(ids) for ids in components.chat.encode(list(dict.fromkeys(texts)))]
+    means[name] = (_mean_grade(components, cases, texts), int(np.median(lengths)))
   possible = [mean for mean, _ in means.values() if mean is not None]
   low, top = (min([*seen, *possible]), max([*seen, 1.0])) if seen else (0.0, 1.0)
   half, policy = (low + top) / 2, float(np.mean(seen)) if seen else low
@@ -346,24 +346,24 @@ def _top(field: str) -> str:
   return field.replace('[', '.').split('.')[0]
 
 
-def _mean_grade(rooms, cases, texts) -> float | None:
-  made = [graders.make_sample(text, rooms.response_format) for text in texts]
+def _mean_grade(components, cases, texts) -> float | None:
+  made = [graders.make_sample(text, components.response_format) for text in texts]
   grades = graders.grade_many(
-    rooms.grader, [(case.item, sample) for case, (sample, errors) in zip(cases, made) if not errors]
+    components.grader, [(case.item, sample) for case, (sample, errors) in zip(cases, made) if not errors]
   )
   unread = sum(bool(errors) for _, errors in made)
   rewards = [grade.reward for grade in grades if grade.reward is not None]
-  rewards += [rooms.grader.ungradable_reward] * unread
+  rewards += [components.grader.ungradable_reward] * unread
   return float(np.mean(rewards)) if rewards else None
 
 
 # --- what it will cost --------------------------------------------------------------------------
 
 
-def _cost(config, rooms, policy, sampled, seconds):
+def _cost(config, components, policy, sampled, seconds):
   """Steps and hours."""
   found = cost.estimate(
-    config, rooms.chat, policy, sampled, seconds, rows=len(rooms.validation), mesh=rooms.mesh
+    config, components.chat, policy, sampled, seconds, rows=len(components.validation), mesh=components.mesh
   )
   return [
     Finding(

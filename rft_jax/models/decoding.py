@@ -21,18 +21,18 @@ from rft_jax.models.blocks import RMSNorm
 from rft_jax.models.decoder import Decoder
 
 
-class KeysValues(NamedTuple):
+class KVCache(NamedTuple):
   """Of one layer, in the compute dtype: of N rows' completions, or of A * Q prompts."""
 
   k: jax.Array  # [N, K, H, T] or [A * Q, K, H, S]
   v: jax.Array  # [N, K, T, H] or [A * Q, K, S, H]
 
 
-class Members(NamedTuple):
+class SlotAssignment(NamedTuple):
   """Which rows complete which prompt. Rows and places are numbered within their part."""
 
   rows: jax.Array  # i32[A, Q, R], the rows at each place; any number where there is none
-  places: jax.Array  # i32[A, N / A], q * R + r for each row; any number for a row of no prompt
+  prompt_slots: jax.Array  # i32[A, N / A], q * R + r for each row; any number for a row of no prompt
 
 
 QUANTIZATIONS = ('none', 'int8')
@@ -142,11 +142,11 @@ def layers_of(model: Decoder, quantization='none') -> tuple[Layer, ...]:
   return tuple(map(layer, range(config.layers)))
 
 
-def empty(config, rows: int, length: int) -> tuple[KeysValues, ...]:
+def empty(config, rows: int, length: int) -> tuple[KVCache, ...]:
   """Returns zeros for `rows` rows of `length` positions, a KeysValues for each layer."""
   K, H = config.kv_heads, config.head_dim
   return tuple(
-    KeysValues(
+    KVCache(
       jnp.zeros((rows, K, H, length), config.dtype), jnp.zeros((rows, K, length, H), config.dtype)
     )
     for _ in range(config.layers)
@@ -154,8 +154,8 @@ def empty(config, rows: int, length: int) -> tuple[KeysValues, ...]:
 
 
 def prefill(
-  model: Decoder, layers, prompts: tuple[KeysValues, ...], places, tokens, offset, *, first: bool
-) -> tuple[KeysValues, ...]:
+  model: Decoder, layers, prompts: tuple[KVCache, ...], prompt_slots, tokens, offset, *, first: bool
+) -> tuple[KVCache, ...]:
   """Reads a stretch of some prompts, and returns prompts with its keys and values written.
 
   Args:
@@ -171,7 +171,7 @@ def prefill(
   by_prompt = lambda y: y.reshape(A * p, C, *y.shape[1:])
   written = []
   for layer, kept in zip(layers, prompts):
-    rows = jax.tree.map(lambda array: take(array, places), kept)
+    rows = jax.tree.map(lambda array: take(array, prompt_slots), kept)
     q, k, v = map(by_prompt, layer.heads(x, rope))
     prefix = (
       None
@@ -183,7 +183,7 @@ def prefill(
     attended = attention.attend(q, k, v, prefix, implementation=model.config.attention)
     x = layer.finish(x, attended.reshape(A * p * C, -1))
     rows = _write(rows, k, v, offset)
-    written.append(jax.tree.map(lambda array, new: _put(array, places, new), kept, rows))
+    written.append(jax.tree.map(lambda array, new: _put(array, prompt_slots, new), kept, rows))
   return tuple(written)
 
 
@@ -192,12 +192,12 @@ def decode(
   layers,
   tokens,
   positions,
-  completions: tuple[KeysValues, ...],
+  completions: tuple[KVCache, ...],
   column,
   mask,
-  prompts: tuple[KeysValues, ...],
+  prompts: tuple[KVCache, ...],
   lengths,
-  members: Members,
+  slot_assignment: SlotAssignment,
 ):
   """Reads one token of each row; returns (final-normed hidden [N, D], completions).
 
@@ -216,12 +216,12 @@ def decode(
   for layer, own, prompt in zip(layers, completions, prompts):
     q, k, v = layer.heads(x, rope)
     own = _write(own, k[:, None], v[:, None], column)
-    x = layer.finish(x, attend_one(q, own, mask, prompt, lengths, members))
+    x = layer.finish(x, attend_one(q, own, mask, prompt, lengths, slot_assignment))
     written.append(own)
   return model.final_norm(x), tuple(written)
 
 
-def attend_one(q, own: KeysValues, mask, prompts: KeysValues, lengths, members: Members):
+def attend_one(q, own: KVCache, mask, prompts: KVCache, lengths, slot_assignment: SlotAssignment):
   """The attention rule of attention.attend for one query of each row, [N, K, M, H] -> the same.
 
   The keys of a prompt are read once for all its rows: their queries are gathered by prompt, and
@@ -238,8 +238,8 @@ def attend_one(q, own: KeysValues, mask, prompts: KeysValues, lengths, members: 
     scores = jnp.where(mask[:, None, None], scores, MASKED)
 
     # One axis for all queries of a prompt: products of other forms are slow on a CPU.
-    A, Q, R = members.rows.shape
-    of_prompt = take(q, members.rows.reshape(A, Q * R)).reshape(A * Q, R, K, M, H)
+    A, Q, R = slot_assignment.rows.shape
+    of_prompt = take(q, slot_assignment.rows.reshape(A, Q * R)).reshape(A * Q, R, K, M, H)
     of_prompt = of_prompt.swapaxes(1, 2).reshape(A * Q, K, R * M, H)
     shared = H**-0.5 * einsum('QKXH,QKHS->QKXS', of_prompt, prompts.k)
     seen = (jnp.arange(prompts.k.shape[-1]) < lengths[:, None])[:, None, None]
@@ -250,7 +250,7 @@ def attend_one(q, own: KeysValues, mask, prompts: KeysValues, lengths, members: 
 
     def of_row(x):  # [A * Q, K, R * M, _] -> [N, K, M, _]
       x = x.reshape(A * Q, K, R, M, -1).swapaxes(1, 2)
-      return take(x.reshape(A * Q * R, K, M, -1), members.places)
+      return take(x.reshape(A * Q * R, K, M, -1), slot_assignment.prompt_slots)
 
     shared_top = of_row(shared_top)[..., 0]
     top = jnp.maximum(scores.max(-1), shared_top)
@@ -262,10 +262,10 @@ def attend_one(q, own: KeysValues, mask, prompts: KeysValues, lengths, members: 
     return (mixed / total[..., None]).astype(q.dtype)
 
 
-def _write(kept: KeysValues, k, v, column):
+def _write(kept: KVCache, k, v, column):
   """Writes k, v [rows, C, K, H] from a column on."""
   put = jax.lax.dynamic_update_slice
-  return KeysValues(
+  return KVCache(
     put(kept.k, k.transpose(0, 2, 3, 1), (0, 0, 0, column)),
     put(kept.v, v.transpose(0, 2, 1, 3), (0, 0, column, 0)),
   )

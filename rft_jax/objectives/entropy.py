@@ -82,37 +82,37 @@ class EntropyConfig:
 
 
 def exploration(
-  batch: Batch, scored, config: EntropyConfig, memory: dict, rng
+  batch: Batch, scored, config: EntropyConfig, algorithm_state: dict, rng
 ) -> tuple[Batch, dict, dict]:
   """Returns (batch, memory, metrics) with what config asks for, worked out over the whole step.
 
-  The batch gets entropy_coef, policy_weights (times what it has already) and held; the memory gets
+  The batch gets entropy_coef, token_loss_weights (times what it has already) and held; the memory gets
   'entropy_coef', the coefficient of the next step. Neither is changed in place.
 
   Args:
     batch: with advantages.
     scored: .logprobs and .entropy f32[B, T], of the policy before the update.
-    memory: TrainState.memory.
+    memory: TrainState.algorithm_state.
     rng: a numpy Generator made of (seed, step); clip_cov draws from it.
   """
-  counts, metrics = batch.weights > 0, {}
+  counts, metrics = batch.loss_mask > 0, {}
   if not counts.any():
-    return batch, memory, metrics
-  keep = np.ones(batch.weights.shape, np.float32)
+    return batch, algorithm_state, metrics
+  keep = np.ones(batch.loss_mask.shape, np.float32)
   if config.target:
-    entropy = float(np.average(scored.entropy[counts], weights=batch.weights[counts]))
+    entropy = float(np.average(scored.entropy[counts], weights=batch.loss_mask[counts]))
     following, now = adapt_coefficient(
-      memory.get('entropy_coef', 0.0), entropy, target=config.target, step=config.target_step
+      algorithm_state.get('entropy_coef', 0.0), entropy, target=config.target, step=config.target_step
     )
     batch = batch._replace(entropy_coef=np.full(len(counts), now, np.float32))
-    memory = {**memory, 'entropy_coef': following}
+    algorithm_state = {**algorithm_state, 'entropy_coef': following}
     metrics['entropy_coef'] = now
   if config.top_share < 1:
-    threshold = entropy_threshold(scored.entropy, batch.weights, config.top_share)
+    threshold = entropy_threshold(scored.entropy, batch.loss_mask, config.top_share)
     keep *= counts & (scored.entropy >= threshold)  # top_entropy_mask, compiling nothing
     metrics['entropy_threshold'] = threshold
   if config.covariance != 'none':
-    covariance = covariances(batch.advantages, scored.logprobs, batch.weights)
+    covariance = covariances(batch.advantages, scored.logprobs, batch.loss_mask)
     metrics['entropy_covariance'] = float(covariance[counts].mean())
   if config.covariance == 'clip_cov':
     keep *= clip_cov_mask(
@@ -123,13 +123,13 @@ def exploration(
       high=config.clip_cov_high,
     )
   if config.covariance == 'kl_cov':
-    batch = batch._replace(held=kl_cov_mask(covariance, share=config.kl_cov_share))
-    metrics['kl_cov_share'] = float(batch.held[counts].mean())
+    batch = batch._replace(kl_cov_mask=kl_cov_mask(covariance, share=config.kl_cov_share))
+    metrics['kl_cov_share'] = float(batch.kl_cov_mask[counts].mean())
   if config.leaves_out_tokens:
     metrics['policy_loss_share'] = float(keep[counts].mean())
-    before = 1.0 if batch.policy_weights is None else batch.policy_weights
-    batch = batch._replace(policy_weights=(keep * before * counts).astype(np.float32))
-  return batch, memory, metrics
+    before = 1.0 if batch.token_loss_weights is None else batch.token_loss_weights
+    batch = batch._replace(token_loss_weights=(keep * before * counts).astype(np.float32))
+  return batch, algorithm_state, metrics
 
 
 def adapt_coefficient(coefficient, entropy, *, target=0.2, step=0.005) -> tuple[float, float]:

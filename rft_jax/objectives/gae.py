@@ -82,7 +82,7 @@ def adapt_kl_coefficient(
 # ------------------------------------------------------------------ returns
 
 
-class Estimated(NamedTuple):
+class AdvantageEstimate(NamedTuple):
   """What a critic makes of a batch; constants, 0 on weight 0."""
 
   advantages: jax.Array  # f32[B, T], to be whitened or not
@@ -100,7 +100,7 @@ def gae(
   bootstrap=False,
   truncated=None,
   final_values=None,
-) -> Estimated:
+) -> AdvantageEstimate:
   """Returns generalised advantage estimates and returns.
 
       delta_t = r_t + discount V_{t+1} - V_t
@@ -145,7 +145,7 @@ def gae(
   columns, end = jax.lax.stop_gradient((columns, end))
   _, advantages = jax.lax.scan(back, (end, jnp.zeros_like(end)), columns, reverse=True)
   advantages = advantages.T
-  return Estimated(advantages, jnp.where(weights > 0, advantages + columns[1].T, 0.0))
+  return AdvantageEstimate(advantages, jnp.where(weights > 0, advantages + columns[1].T, 0.0))
 
 
 def returns_to_go(token_rewards, weights, *, discount=1.0) -> jax.Array:

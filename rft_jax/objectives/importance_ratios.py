@@ -91,4 +91,4 @@ LEVELS = {
   'product': product,
   'none': none,
 }
-NAMES = (*LEVELS, 'step')  # the last reads the steps too
+NAMES = (*LEVELS, 'reasoning_step')  # the last reads the steps too

@@ -80,13 +80,13 @@ _PER_SEQUENCE = ('sequence_mean',)
 _SUMS = ('token_mean', 'sequence_sum', 'constant')
 
 # loss -> ratio level -> aggregations. What is missing is refused, with the reason of refusals().
-MEANT_FOR = {
+SUPPORTED = {
   'clip': {
     'token': _ALL,
     'sequence': _PER_SEQUENCE,
     'sequence_token': _ALL,
     'product': _PER_SEQUENCE,
-    'step': _ALL,
+    'reasoning_step': _ALL,
   },
   'policy_gradient': {'none': _ALL},
   'unclipped': {
@@ -95,7 +95,7 @@ MEANT_FOR = {
     'sequence_token': _ALL,
     'product': _PER_SEQUENCE,
     'none': _ALL,
-    'step': _ALL,
+    'reasoning_step': _ALL,
   },
   'cispo': {'token': _ALL},
   'gmpo': {'token': _PER_SEQUENCE},
@@ -106,9 +106,9 @@ MEANT_FOR = {
 }
 
 
-def refusals(loss: str, ratio_level: str, aggregation: str) -> list[str]:
+def incompatibilities(loss: str, ratio_level: str, aggregation: str) -> list[str]:
   """Returns why these three do not go together, each name known by itself; [] if they do."""
-  levels = MEANT_FOR[loss]
+  levels = SUPPORTED[loss]
   if ratio_level in levels:
     if aggregation in levels[ratio_level]:
       return []
@@ -124,7 +124,7 @@ def refusals(loss: str, ratio_level: str, aggregation: str) -> list[str]:
 
 def spread_gradient(loss: str, ratio_level: str) -> bool:
   """Returns whether the loss of one token has a gradient by the log-probs of all of its answer."""
-  return loss == 'gmpo' or loss != 'vespo' and ratio_level in ('step', 'sequence', 'product')
+  return loss == 'gmpo' or loss != 'vespo' and ratio_level in ('reasoning_step', 'sequence', 'product')
 
 
 def _wrong_aggregation(loss, ratio_level):

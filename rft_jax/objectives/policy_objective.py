@@ -19,7 +19,11 @@ from rft_jax.objectives.off_policy import (
   mismatch_metrics,
   stale_sequence_mask,
 )
-from rft_jax.objectives.policy_loss_config import PolicyLossConfig, refusals, spread_gradient
+from rft_jax.objectives.policy_loss_config import (
+  PolicyLossConfig,
+  incompatibilities,
+  spread_gradient,
+)
 from rft_jax.objectives.policy_losses import ANCHORED_AT_SAMPLER, LOSSES
 
 KL_ESTIMATORS = (*kl.ESTIMATORS, 'scored_k3')  # the last reads the ratio of the token too
@@ -85,7 +89,7 @@ class ObjectiveConfig:
       return found
     found = [
       f'policy_loss and aggregation: {problem}'
-      for problem in refusals(chosen.loss, chosen.ratio_level, self.aggregation)
+      for problem in incompatibilities(chosen.loss, chosen.ratio_level, self.aggregation)
     ]
     if self.entropy.leaves_out_tokens and spread_gradient(chosen.loss, chosen.ratio_level):
       found.append(
@@ -120,7 +124,7 @@ def policy_objective(statistics, batch, *, config: ObjectiveConfig, max_new_toke
     batch: a Batch with advantages; old_logprobs None means those of `statistics`.
     max_new_tokens: the divisor of the aggregation 'constant'.
   """
-  weights, chosen = batch.weights, config.policy_loss
+  weights, chosen = batch.loss_mask, config.policy_loss
   only = lambda values: None if values is None else masked.only(values, weights)
   logprobs, sampler = only(statistics.logprobs), only(batch.sampler_logprobs)
   old = only(batch.old_logprobs)
@@ -130,8 +134,8 @@ def policy_objective(statistics, batch, *, config: ObjectiveConfig, max_new_toke
   over_tokens = lambda values: masked.over_tokens(values, weights)
 
   anchor = sampler if chosen.loss in ANCHORED_AT_SAMPLER and sampler is not None else old
-  if chosen.ratio_level == 'step':
-    ratio = importance_ratios.step(logprobs, anchor, weights, batch.steps)
+  if chosen.ratio_level == 'reasoning_step':
+    ratio = importance_ratios.step(logprobs, anchor, weights, batch.reasoning_steps)
   else:
     ratio = importance_ratios.LEVELS[chosen.ratio_level](logprobs, anchor, weights)
   surrogate, bounds = LOSSES[chosen.loss](
@@ -146,8 +150,8 @@ def policy_objective(statistics, batch, *, config: ObjectiveConfig, max_new_toke
         logprobs, sampler, batch.advantages, weights, limit=config.correction.stale_limit
       )
       surrogate *= near
-  if batch.policy_weights is not None:
-    surrogate *= only(batch.policy_weights)
+  if batch.token_loss_weights is not None:
+    surrogate *= only(batch.token_loss_weights)
   terms = {'policy': Term(1.0, aggregate(surrogate))}
   metrics = {name: over_tokens(bound.astype(jnp.float32)) for name, bound in bounds.items()}
   if config.kl_coef:
@@ -164,9 +168,9 @@ def policy_objective(statistics, batch, *, config: ObjectiveConfig, max_new_toke
   if config.entropy.bonus:
     coefficient = config.entropy.coef if batch.entropy_coef is None else batch.entropy_coef[:, None]
     terms['entropy_bonus'] = Term(1.0, over_tokens(-coefficient * statistics.entropy))
-  if batch.held is not None:
+  if batch.kl_cov_mask is not None:
     terms['kl_cov'] = Term(
-      config.entropy.kl_cov_coef, aggregate(kl_cov_penalty(logprobs, old, weights, batch.held))
+      config.entropy.kl_cov_coef, aggregate(kl_cov_penalty(logprobs, old, weights, batch.kl_cov_mask))
     )
   if sampler is not None:
     metrics |= mismatch_metrics(old - sampler, weights, old)

@@ -102,7 +102,7 @@ class Checkpoints:
     return int(which)
 
   def metadata(self, which: int | str) -> dict:
-    """Returns {'step', 'stage', 'metric', 'position', 'memory'} of one checkpoint."""
+    """Returns {'step', 'stage', 'metric', 'position', 'algorithm_state'} of one checkpoint."""
     return _metadata(self._folder(self.resolve(which)))
 
   # ---------------------------------------------------------------- saving
@@ -131,7 +131,7 @@ class Checkpoints:
       'stage': int(stage),
       'metric': metric,
       'position': position,
-      'memory': state.memory,
+      'algorithm_state': state.algorithm_state,
     }
     self._write(
       self._folder(step),
@@ -188,7 +188,7 @@ class Checkpoints:
     restored = _restore(folder, trees)
     about = _metadata(folder)
     return TrainState(
-      about['step'], restored['policy'], restored['optimizer'], restored['critic'], about['memory']
+      about['step'], restored['policy'], restored['optimizer'], restored['critic'], about['algorithm_state']
     )
 
   def restore_policy(self, which: int | str, like: Tree) -> Tree:

@@ -28,7 +28,7 @@ ERRORS = (
 TOKENS = ('prompt_tokens', 'completion_tokens')
 
 
-class Side(NamedTuple):
+class GradedSamples(NamedTuple):
   """What was sampled and graded in one step, in training or on held-out rows."""
 
   episodes: list[Episode]
@@ -60,8 +60,8 @@ class Events:
     total_steps: int,
     graders,
     *,
-    train: Side | None,
-    valid: Side | None,
+    train: GradedSamples | None,
+    valid: GradedSamples | None,
     seconds: dict[str, float],
     loss: float | None = None,
   ) -> None:
@@ -125,7 +125,7 @@ class Events:
     self.close()
 
 
-def _payload(graders, train: Side, valid: Side | None, held_out) -> dict:
+def _payload(graders, train: GradedSamples, valid: GradedSamples | None, held_out) -> dict:
   """Returns what the data of a metrics event has of graders and samples."""
   sides = {'train': train, 'valid': valid}
   ours = {'train': _values(train), 'valid': held_out}
@@ -167,7 +167,7 @@ def _payload(graders, train: Side, valid: Side | None, held_out) -> dict:
   }
 
 
-def _values(side: Side | None) -> dict[str, float | None]:
+def _values(side: GradedSamples | None) -> dict[str, float | None]:
   """Returns what is told of all graders together; None for each where there is no side."""
   episodes = side.episodes if side else []
   share = lambda key: _mean([key in e.grade.errors for e in episodes])
@@ -186,7 +186,7 @@ def _values(side: Side | None) -> dict[str, float | None]:
   }
 
 
-def _by_grader(graders, side: Side | None) -> dict[str, dict[str, float]]:
+def _by_grader(graders, side: GradedSamples | None) -> dict[str, dict[str, float]]:
   """Returns the values of each grader; no values where there is no side."""
   if side is None:
     return {grader.name: {} for grader in graders}

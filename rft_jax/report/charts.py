@@ -145,7 +145,7 @@ def _is_number(value):
   return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def histograms(run, before, after, left_out):
+def histograms(run, before, after, excluded_rows):
   """Returns charts of grades and lengths before and after.
 
   Of the samples of held-out rows, if both evaluations kept theirs; else of the first and the
@@ -165,7 +165,7 @@ def histograms(run, before, after, left_out):
   else:
     steps = episodes.steps(run.workdir)
     if len(steps) < 2:
-      left_out.append('Distributions of grades and lengths: too few samples were kept.')
+      excluded_rows.append('Distributions of grades and lengths: too few samples were kept.')
       return []
     (early, first), (late, last) = _samples(run.workdir, steps), _samples(run.workdir, steps[::-1])
     note = (

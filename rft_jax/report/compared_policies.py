@@ -9,7 +9,7 @@ from rft_jax.report import held_out
 from rft_jax.report import workdir as runs
 
 
-class Arm(NamedTuple):
+class ComparedPolicy(NamedTuple):
   """A policy whose held-out evaluation is on record."""
 
   kind: str  # 'before', 'after' (the newest policy of the run), 'other' (of another run)
@@ -25,19 +25,19 @@ class Arm(NamedTuple):
     return value if value.get('mean') is not None else {}
 
 
-def of_run(run: runs.Run, left_out: list[str]) -> list[Arm]:
+def of_run(run: runs.Run, excluded_rows: list[str]) -> list[ComparedPolicy]:
   """Returns the first evaluation, those at the ends of earlier stages, and the last."""
   rows = run.held_out
   steps = {row['step'] for row in rows}
   for stage in run.stages[:-1]:
     if rows and rows[0]['step'] < stage.end < rows[-1]['step'] and stage.end not in steps:
-      left_out.append(f'The policy after {stage.word}: no evaluation at step {stage.end:,}.')
+      excluded_rows.append(f'The policy after {stage.word}: no evaluation at step {stage.end:,}.')
   ends = {stage.end for stage in run.stages}
   shown = [
     row for number, row in enumerate(rows) if number in (0, len(rows) - 1) or row['step'] in ends
   ]
   return [
-    Arm(
+    ComparedPolicy(
       'after' if row is rows[-1] and row is not rows[0] else 'before',
       label(run, row),
       row,
@@ -58,7 +58,7 @@ def label(run: runs.Run, row: dict) -> str:
   return f'{"After" if step == stage.end else "During"} {stage.word}: {stage.name}, step {step:,}'
 
 
-def of_others(run: runs.Run, compare, last: Arm | None, left_out: list[str]) -> list[Arm]:
+def of_others(run: runs.Run, compare, last: ComparedPolicy | None, excluded_rows: list[str]) -> list[ComparedPolicy]:
   """Returns the last evaluation of each other run.
 
   Args:
@@ -75,13 +75,13 @@ def of_others(run: runs.Run, compare, last: Arm | None, left_out: list[str]) -> 
     rows = other.evaluations.get(run.split, []) if run.split else other.held_out
     if not rows:
       split = f' of {run.split}' if other.evaluations else ''
-      left_out.append(f'{name}: {folder} has no {metrics.EVALUATION}{split}.')
+      excluded_rows.append(f'{name}: {folder} has no {metrics.EVALUATION}{split}.')
       continue
     answers = held_out.read(other.workdir, rows[-1])
     differs = _differs(run, other, last.answers, answers) if last else ''
     if differs:
-      left_out.append(f'{name}: no difference row by row, as {differs}.')
-    shown.append(Arm('other', name, rows[-1], other.tokens(rows[-1]['step']), answers, differs))
+      excluded_rows.append(f'{name}: no difference row by row, as {differs}.')
+    shown.append(ComparedPolicy('other', name, rows[-1], other.tokens(rows[-1]['step']), answers, differs))
   return shown
 
 
@@ -100,7 +100,7 @@ def _differs(run, other, ours, theirs):
 # ------------------------------------------------------------------ reference levels
 
 
-def reference_levels(reference: str, left_out: list[str]) -> dict[str, dict]:
+def reference_levels(reference: str, excluded_rows: list[str]) -> dict[str, dict]:
   """Returns {label: interval} of 'path' or 'path:name,name'; all of its entries without names.
 
   The file is {name: {mean, low, high}}, or has that object as 'reference', as task.json does.
@@ -116,7 +116,7 @@ def reference_levels(reference: str, left_out: list[str]) -> dict[str, dict]:
     path = pathlib.Path(path or names)
     names = names if path != pathlib.Path(names) else ''
   if not path.is_file():
-    left_out.append(f'Reference levels: there is no file {path}.')
+    excluded_rows.append(f'Reference levels: there is no file {path}.')
     return {}
   levels = json.loads(path.read_text(encoding='utf-8'))
   inner = levels.get('reference')

@@ -1,7 +1,7 @@
 """The tables of the report: every arm with both its grades, and every measure of the run."""
 
 from rft_jax.report import figures, verdict
-from rft_jax.report.compared_policies import Arm
+from rft_jax.report.compared_policies import ComparedPolicy
 
 # Evaluation metrics by name: what it means, and whether more is better (None: neither).
 _MEASURES = {
@@ -18,7 +18,7 @@ _MEASURES = {
 _LANES = (('sampled', 'grade'), ('greedy', 'greedy/grade'))
 
 
-def forest(arms: list[Arm], levels: dict[str, dict]) -> dict | None:
+def forest(arms: list[ComparedPolicy], levels: dict[str, dict]) -> dict | None:
   """Returns the arms, then the levels, placed in percent on a common axis; None without any.
 
   A row has the two grades of an arm ('lanes'), or the one value of a level.
@@ -76,7 +76,7 @@ def _about(arm):
   return ' · '.join(filter(None, [*parts, arm.differs]))
 
 
-def measures(own: list[Arm]) -> dict | None:
+def measures(own: list[ComparedPolicy]) -> dict | None:
   """Returns every metric of the base, before the last stage and after it, the change judged."""
   if not own:
     return None

@@ -50,10 +50,10 @@ def write(workdir, *, title: str, config: ReportConfig | None = None) -> pathlib
   """
   config = config or ReportConfig()
   run = runs.read(workdir)
-  left_out = []
-  levels = compared_policies.reference_levels(config.reference, left_out)
-  own = compared_policies.of_run(run, left_out)
-  others = compared_policies.of_others(run, config.compare, own[-1] if own else None, left_out)
+  excluded_rows = []
+  levels = compared_policies.reference_levels(config.reference, excluded_rows)
+  own = compared_policies.of_run(run, excluded_rows)
+  others = compared_policies.of_others(run, config.compare, own[-1] if own else None, excluded_rows)
   before, after = (own[-2], own[-1]) if len(own) > 1 else (None, None)
   shown = charts.main(run, levels)
   page = {
@@ -66,13 +66,13 @@ def write(workdir, *, title: str, config: ReportConfig | None = None) -> pathlib
     'measures': comparison.measures(own),
     'figures': shown,
     'more_figures': charts.others(run, shown),
-    'histograms': charts.histograms(run, before, after, left_out),
+    'histograms': charts.histograms(run, before, after, excluded_rows),
     'transcripts': transcripts.read(
-      run, _answers(own, others, config.transcripts), config.transcripts, left_out
+      run, _answers(own, others, config.transcripts), config.transcripts, excluded_rows
     ),
     'provenance': _provenance(run.manifest),
     'config': json.dumps(run.config, indent=2, ensure_ascii=False) if run.config else None,
-    'left_out': [*_missing(run), *left_out],
+    'excluded_rows': [*_missing(run), *excluded_rows],
   }
   environment = jinja2.Environment(
     autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True

@@ -6,7 +6,7 @@ FILE = 'transcripts.json'
 _LONGEST = 20_000  # characters shown of one completion
 
 
-def read(run, rows, at_most, left_out):
+def read(run, rows, at_most, excluded_rows):
   """Returns the first held-out rows with the answers of each arm, reasoning apart.
 
   Args:
@@ -17,7 +17,7 @@ def read(run, rows, at_most, left_out):
   if path.is_file():
     rows = json.loads(path.read_text(encoding='utf-8'))
   if not rows:
-    left_out.append('Transcripts: no answers to held-out rows were kept.')
+    excluded_rows.append('Transcripts: no answers to held-out rows were kept.')
   markers = (run.config.get('chat') or {}).get('reasoning')
   return [
     {

@@ -3,13 +3,13 @@
 import math
 
 from rft_jax.report import held_out
-from rft_jax.report.compared_policies import Arm
+from rft_jax.report.compared_policies import ComparedPolicy
 
 _PAIRS = 'preference/accuracy'
 GRADES = {'grade': held_out.sampled_grade, 'greedy/grade': held_out.greedy_grade}
 
 
-def give(own: list[Arm], others: list[Arm], stage=None) -> dict:
+def give(own: list[ComparedPolicy], others: list[ComparedPolicy], stage=None) -> dict:
   """Returns {'tone', 'headline', 'details'}: the answer in words.
 
   The headline is on the mean grade of the samples, which training raises; the grade at
@@ -89,7 +89,7 @@ def _of_pairs(own, stage) -> dict:
   }
 
 
-def change(before: Arm, after: Arm, name: str) -> dict:
+def change(before: ComparedPolicy, after: ComparedPolicy, name: str) -> dict:
   """Returns how a metric changed, with its 95 % interval; {} if it was not measured in both.
 
   Grades are paired over rows if the answers were kept: then 'rows' says over how many.

@@ -14,36 +14,37 @@ import numpy as np
 
 from rft_jax import graders
 from rft_jax.data import segments
+from rft_jax.errors import GraderFaults
 from rft_jax.objectives import reasoning_steps as objectives
 from rft_jax.rollout import grading_queue
-from rft_jax.rollout.rollout import GraderFaults, RolloutConfig
+from rft_jax.rollout.rollout import RolloutConfig
 from rft_jax.rollout.state_values import Resampling
 from rft_jax.types import Episode
 
-LEVELS = ('auto', 'response', 'step', 'token')
+LEVELS = ('auto', 'response', 'reasoning_step', 'token')
 SOURCES = ('prefix', 'process', 'resample')
 ESTIMATORS = ('auto', 'baseline', 'normalised', 'difference')
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
 class CreditConfig:
-  """Where credit goes. All but level is about level='step'; `estimator` about grpo alone."""
+  """Where credit goes. All but level is about level='reasoning_step'; `estimator` about grpo alone."""
 
   # response: one advantage for a whole sample. step: one for each step of it. token: one for each
   # token, which needs a critic. auto: token in ppo, response elsewhere.
   level: str = 'auto'
   # What ends a step: paragraph (an empty line), line, delimiter (the text below), or turn (a tool
   # answers; without tools the whole completion is one). The end of the reasoning ends one too.
-  steps: str = 'paragraph'
-  delimiter: str = ''  # of steps='delimiter'
-  max_steps: int = 16  # of a sample; what follows belongs to the last one
+  step_boundary: str = 'paragraph'
+  delimiter: str = ''  # of step_boundary='delimiter'
+  max_reasoning_steps: int = 16  # of a sample; what follows belongs to the last one
   # Where a step's reward comes from.
   # process: credit.grader grades the text of each step.
   # prefix: what the grade of the text so far has risen by; at the end it is the final grade.
   # resample: what the mean grade of completions sampled from there has risen by (VinePPO).
   source: str = 'prefix'
   # Grader JSON, a dict or a path, of process, and of prefix where the run's grader cannot read
-  # half an answer. It sees item.step.text, .before and .index (from 0) beside the row's fields.
+  # half an answer. It sees item.reasoning_step.text, .before and .index (from 0) beside the row's fields.
   grader: object = ''
   # baseline: the sum of rewards to the end, less the mean of the group's at the same step.
   # normalised: the sum of rewards divided by the std of the group's. difference: the step's own
@@ -56,19 +57,19 @@ class CreditConfig:
   resamples: int = 4  # completions from each state, of source='resample'
 
   def validate(self) -> list[str]:
-    by_steps, process = self.level == 'step', self.source == 'process'
+    by_steps, process = self.level == 'reasoning_step', self.source == 'process'
     checks = (
       (self.level in LEVELS, f'level={self.level!r}, need one of {LEVELS}'),
       (
-        self.steps in segments.BORDERS,
-        f'steps={self.steps!r}, need one of {tuple(segments.BORDERS)}',
+        self.step_boundary in segments.BORDERS,
+        f'step_boundary={self.step_boundary!r}, need one of {tuple(segments.BORDERS)}',
       ),
       (
-        bool(self.delimiter) == (self.steps == 'delimiter'),
-        f'delimiter={self.delimiter!r} with steps={self.steps!r}: need a text for '
-        "steps='delimiter', and none for the others",
+        bool(self.delimiter) == (self.step_boundary == 'delimiter'),
+        f'delimiter={self.delimiter!r} with step_boundary={self.step_boundary!r}: need a text for '
+        "step_boundary='delimiter', and none for the others",
       ),
-      (self.max_steps >= 2, f"max_steps={self.max_steps}, need >= 2; one step is level='response'"),
+      (self.max_reasoning_steps >= 2, f"max_reasoning_steps={self.max_reasoning_steps}, need >= 2; one step is level='response'"),
       (self.source in SOURCES, f'source={self.source!r}, need one of {SOURCES}'),
       (
         not by_steps or not process or bool(self.grader),
@@ -103,15 +104,15 @@ def problems(config: CreditConfig, algorithms) -> list[str]:
   if config.level == 'token' and 'grpo' in algorithms:
     return [
       "credit.level='token' with algorithm 'grpo': a value for each token needs a critic, "
-      "which grpo has not; need algorithm 'ppo', or credit.level='step' (its "
+      "which grpo has not; need algorithm 'ppo', or credit.level='reasoning_step' (its "
       "source='resample' values states without a critic)"
     ]
-  if config.level == 'step' and not {'grpo', 'ppo'} & {*algorithms}:
+  if config.level == 'reasoning_step' and not {'grpo', 'ppo'} & {*algorithms}:
     return [
-      f"credit.level='step' with algorithms {tuple(algorithms)}: need a stage of 'grpo' or "
+      f"credit.level='reasoning_step' with algorithms {tuple(algorithms)}: need a stage of 'grpo' or "
       "'ppo', or credit.level='auto'"
     ]
-  if config.level == 'step' and config.source == 'resample' and 'ppo' in algorithms:
+  if config.level == 'reasoning_step' and config.source == 'resample' and 'ppo' in algorithms:
     return [
       "credit.source='resample' with algorithm 'ppo': its critic values the states already; "
       "need algorithm 'grpo', or credit.source='prefix' or 'process'"
@@ -190,10 +191,10 @@ def splitter(chat, config: CreditConfig):
   """Returns split(tokens) -> segments.Steps, as config says where steps end."""
   return segments.make(
     chat.decode,
-    steps=config.steps,
+    steps=config.step_boundary,
     delimiter=config.delimiter,
     reasoning=chat.reasoning,
-    max_steps=config.max_steps,
+    max_reasoning_steps=config.max_reasoning_steps,
   )
 
 
@@ -215,7 +216,7 @@ def make(
     step_grader: of config.grader; None: the run's.
 
   Raises (in a call):
-    rollout.GraderFaults: more than rollout.max_grader_faults of the grades failed.
+    GraderFaults: more than rollout.max_grader_faults of the grades failed.
   """
   split, asked = splitter(chat, config), step_grader or grader
 
@@ -224,8 +225,8 @@ def make(
     episodes = [episode for group in groups for episode in group]
     parts = [split(episode.sample.tokens) for episode in episodes]
     if config.source == 'resample':
-      room = Resampling(chat, config.resamples, rollout, grader, seed, mesh, response_format)
-      grades, metrics = room.grades(policy, episodes, parts, step)
+      resampling = Resampling(chat, config.resamples, rollout, grader, seed, mesh, response_format)
+      grades, metrics = resampling.grades(policy, episodes, parts, step)
     else:
       grades, metrics = _graded(asked, episodes, parts, config.source)
     _check_faults(grades, rollout, step)
@@ -261,16 +262,16 @@ def make(
 
 def _graded(grader, episodes, parts, source):
   """Returns ({(row, step): rewards}, metrics): each step graded, or the text up to its end."""
-  with grading_queue.Desk(grader) as desk:
+  with grading_queue.GradingQueue(grader) as queue:
     for b, (episode, part) in enumerate(zip(episodes, parts)):
       # The prefix that ends at the end is the answer, which has its grade.
       for j in range(len(part.ends) - (source == 'prefix')):
         before = part.so_far[j - 1] if j else ''
         about = {'text': part.said[j], 'before': before, 'index': j}
         text = part.said[j] if source == 'process' else part.so_far[j]
-        desk.hand_in((b, j), {**episode.item.row, 'step': about}, graders.make_sample(text)[0])
-  told = {f'credit/{name}': value for name, value in grading_queue.metrics(desk.counts()).items()}
-  return {key: [grade.reward] for key, grade in desk.grades.items()}, told
+        queue.submit((b, j), {**episode.item.row, 'reasoning_step': about}, graders.make_sample(text)[0])
+  told = {f'credit/{name}': value for name, value in grading_queue.metrics(queue.counts()).items()}
+  return {key: [grade.reward] for key, grade in queue.grades.items()}, told
 
 
 def _rewards(grades, source, start, end) -> list[float | None]:
@@ -318,8 +319,8 @@ def _metrics(given, config):
   counts = np.array([len(row) for row in given.ends])
   rewards = [reward for row in given.rewards for reward in row]
   return {
-    'credit/steps_mean': float(counts.mean()),
-    'credit/at_max_steps': float((counts == config.max_steps).mean()),
-    'credit/step_reward': float(np.mean(rewards)),
-    'credit/groups_without_steps': float((~given.whole).sum()),
+    'credit/reasoning_steps_mean': float(counts.mean()),
+    'credit/at_max_reasoning_steps': float((counts == config.max_reasoning_steps).mean()),
+    'credit/reasoning_step_reward': float(np.mean(rewards)),
+    'credit/groups_without_step_rewards': float((~given.whole).sum()),
   }

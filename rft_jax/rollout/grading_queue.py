@@ -12,7 +12,7 @@ from rft_jax.graders.base import Tally
 WAITING = 4096  # answers that may wait; then sampling waits for the graders
 
 
-class Desk:
+class GradingQueue:
   """Takes answers in while they come, and has all their grades in the end.
 
       with Desk(grader) as desk:
@@ -26,7 +26,7 @@ class Desk:
   def __init__(self, grader):
     self.grader, self.grades = grader, {}
     self._tally = Tally()
-    self._room = threading.BoundedSemaphore(WAITING)
+    self._free_places = threading.BoundedSemaphore(WAITING)
     self._waiting, self._work = collections.deque(), []
     self._waits_for_all = getattr(grader, 'waits_for_all', False)
     self._thread = concurrent.futures.ThreadPoolExecutor(1, 'grading')
@@ -44,12 +44,12 @@ class Desk:
       for work in self._work:
         work.result()
 
-  def hand_in(self, key, item: dict[str, Any], sample: dict[str, Any]) -> None:
+  def submit(self, key, item: dict[str, Any], sample: dict[str, Any]) -> None:
     """Queues one answer; its Grade will be grades[key]."""
     if self._waits_for_all:
       self._waiting.append((key, (item, sample)))
       return
-    self._room.acquire()
+    self._free_places.acquire()
     self._waiting.append((key, (item, sample)))
     self._work.append(self._thread.submit(self._grade))
 
@@ -63,7 +63,7 @@ class Desk:
       grades = graders.grade_many(self.grader, [pair for _, pair in some])
     finally:
       if not self._waits_for_all:
-        self._room.release(len(some))
+        self._free_places.release(len(some))
     seconds = (time.monotonic() - began) / len(some)
     for (key, _), grade in zip(some, grades):
       self.grades[key] = grade

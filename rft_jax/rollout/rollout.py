@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from rft_jax import graders
+from rft_jax.errors import GraderFaults
 from rft_jax.models.decoding import QUANTIZATIONS
 from rft_jax.rollout import grading_queue
 from rft_jax.sampling import engine
@@ -30,7 +31,7 @@ class RolloutConfig(SamplingConfig):
   grade_truncated: bool = False
   # Dynamic sampling: groups whose samples all have the same grade are dropped, and so many times
   # more prompts_per_step others are sampled to fill their places. 0: off.
-  refill_rounds: int = 0
+  dynamic_sampling_rounds: int = 0
   # The run stops when more than this share of a step's samples have a grader fault (time-out,
   # broken sandbox, a field missing in the row), since it would learn from what is left by chance.
   max_grader_faults: float = 0.1
@@ -39,7 +40,7 @@ class RolloutConfig(SamplingConfig):
     checks = (
       (self.prompts_per_step >= 1, f'prompts_per_step={self.prompts_per_step}, need >= 1'),
       (self.samples_per_prompt >= 1, f'samples_per_prompt={self.samples_per_prompt}, need >= 1'),
-      (self.refill_rounds >= 0, f'refill_rounds={self.refill_rounds}, need >= 0 (0: off)'),
+      (self.dynamic_sampling_rounds >= 0, f'dynamic_sampling_rounds={self.dynamic_sampling_rounds}, need >= 0 (0: off)'),
       (self.slots >= 0, f'slots={self.slots}, need >= 0 (0: chosen)'),
       (
         self.quantization in QUANTIZATIONS,
@@ -78,10 +79,6 @@ def joined(rollouts: list[Rollout]) -> Rollout:
   )
 
 
-class GraderFaults(RuntimeError):
-  """Too many samples could not be graded, by no fault of the policy."""
-
-
 def make(chat, grader, config: RolloutConfig, *, seed: int, mesh, response_format=None):
   """Returns rollout(policy, examples, occurrences, step) -> Rollout.
 
@@ -90,16 +87,16 @@ def make(chat, grader, config: RolloutConfig, *, seed: int, mesh, response_forma
 
   def rollout(policy, examples: list[Example], occurrences: list[int], step: int) -> Rollout:
     groups = [[None] * config.samples_per_prompt for _ in examples]
-    with grading_queue.Desk(grader) as desk:
+    with grading_queue.GradingQueue(grader) as queue:
 
       def finished(p, g, sample):  # graded while the others are still being sampled
         episode = episode_of(chat, examples[p], occurrences[p], g, sample, step)
         groups[p][g] = episode
         given, errors = to_grade(episode, config, response_format)
         if errors:
-          desk.grades[p, g] = Grade(config.ungradable_reward, {}, errors)
+          queue.grades[p, g] = Grade(config.ungradable_reward, {}, errors)
         else:
-          desk.hand_in((p, g), episode.item.row, given)
+          queue.submit((p, g), episode.item.row, given)
 
       statistics = []
       engine.generate(
@@ -116,17 +113,17 @@ def make(chat, grader, config: RolloutConfig, *, seed: int, mesh, response_forma
         step=step,
         occurrences=occurrences,
         mesh=mesh,
-        slots_per_part=config.slots,
+        slots_per_shard=config.slots,
         quantization=config.quantization,
         finished=finished,
         report=statistics.append,
       )
     groups = [
-      [episode._replace(grade=desk.grades[p, g]) for g, episode in enumerate(group)]
+      [episode._replace(grade=queue.grades[p, g]) for g, episode in enumerate(group)]
       for p, group in enumerate(groups)
     ]
     _check_faults([episode for group in groups for episode in group], config, step)
-    overhead, counts = statistics[0].decoded / statistics[0].tokens, desk.counts()
+    overhead, counts = statistics[0].decoded / statistics[0].tokens, queue.counts()
     return Rollout(
       groups,
       metrics(groups) | grading_queue.metrics(counts) | {'sampling/slot_overhead': overhead},
@@ -140,7 +137,7 @@ def make(chat, grader, config: RolloutConfig, *, seed: int, mesh, response_forma
     settings=config,
     stop_ids=chat.stop_ids,
     mesh=mesh,
-    slots_per_part=config.slots,
+    slots_per_shard=config.slots,
     quantization=config.quantization,
   )
   return rollout

@@ -38,7 +38,7 @@ class Resampling(NamedTuple):
       'credit/resampled_prompt_tokens': 0.0,
     }
     rewards = {}
-    with grading_queue.Desk(self.grader) as desk:
+    with grading_queue.GradingQueue(self.grader) as queue:
 
       def finished(number, k, sample):
         if number >= len(states):
@@ -50,14 +50,14 @@ class Resampling(NamedTuple):
         if errors:
           rewards[b, j, k] = self.rollout.ungradable_reward
         else:
-          desk.hand_in((b, j, k), episodes[b].item.row, ready)
+          queue.submit((b, j, k), episodes[b].item.row, ready)
 
       if states:
         self._generate(
           policy, episodes, [(b, parts[b].ends[j]) for b, j in states], step, finished, counts
         )
-    rewards |= {key: grade.reward for key, grade in desk.grades.items()}
-    told = {f'credit/{name}': value for name, value in grading_queue.metrics(desk.counts()).items()}
+    rewards |= {key: grade.reward for key, grade in queue.grades.items()}
+    told = {f'credit/{name}': value for name, value in grading_queue.metrics(queue.counts()).items()}
     return {
       place: [rewards[*state, k] for k in range(self.resamples)] for place, state in first.items()
     }, counts | told
@@ -91,7 +91,7 @@ class Resampling(NamedTuple):
       occurrences=occurrences + [0] * spare,
       mesh=self.mesh,
       limits=limits + [[1] * K] * spare,
-      slots_per_part=settings.slots,
+      slots_per_shard=settings.slots,
       quantization=settings.quantization,
       finished=finished,
     )

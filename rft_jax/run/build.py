@@ -11,16 +11,13 @@ from rft_jax import graders, hf, sharding
 from rft_jax.config import Config
 from rft_jax.data import chat as chats
 from rft_jax.data import preferences, rows, tokenizers
+from rft_jax.errors import InputError, as_input_error
 from rft_jax.graders.reward_model import named_in
 from rft_jax.local_models import judge, reward_model
 from rft_jax.types import Example
 
 
-class Refused(ValueError):
-  """What the user gave cannot be run. The message says what, where, and the way out."""
-
-
-class Rooms(NamedTuple):
+class RunComponents(NamedTuple):
   """What a run is made of, apart from weights."""
 
   mesh: Any
@@ -34,16 +31,8 @@ class Rooms(NamedTuple):
   step_grader: Any = None  # of credit.grader; None: steps are not graded by one of their own
 
 
-def refusing(function, *args, **kwargs):
-  """Returns function(*args, **kwargs); what it finds wrong with the input becomes Refused."""
-  try:
-    return function(*args, **kwargs)
-  except (ValueError, LookupError, OSError) as error:
-    raise error if isinstance(error, Refused) else Refused(str(error)) from error
-
-
 @contextlib.contextmanager
-def rooms(config: Config, *, source: str = '', training: bool = True, workdir=None):
+def components(config: Config, *, source: str = '', training: bool = True, workdir=None):
   """Builds the rooms of a run, and closes the grader's processes in the end.
 
   Args:
@@ -56,35 +45,35 @@ def rooms(config: Config, *, source: str = '', training: bool = True, workdir=No
   Raises:
     Refused: config, data, grader or tokenizer are not fit; everything found is listed.
   """
-  refusing(config.validate)
-  mesh = refusing(sharding.make_mesh, config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
-  directory = refusing(hf.resolve, source or config.model.source)
-  positions = refusing(hf.read_config, directory).max_positions
-  chat = refusing(chats.make, directory, config.chat)
+  as_input_error(config.validate)
+  mesh = as_input_error(sharding.make_mesh, config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+  directory = as_input_error(hf.resolve, source or config.model.source)
+  positions = as_input_error(hf.read_config, directory).max_positions
+  chat = as_input_error(chats.make, directory, config.chat)
   with (
     grader(config, workdir, mesh) as (made, grader_json, response_format),
     _step_grader(config, workdir, mesh, training) as steps,
   ):
     if config.advantage.estimator == 'gdpo' and made and len(graders.listed(made)) < 2:
-      raise Refused(
+      raise InputError(
         "config.advantage.estimator='gdpo' compares several graders, and the grader "
         f'{made.name!r} is one: need type multi, or another estimator'
       )
     fields = made and made.item_fields() or frozenset()
-    if steps is not None:  # item.step is put in beside the row's own fields
-      fields |= {field for field in steps.item_fields() or () if not re.match(r'step\b', field)}
-    train, validation, warnings = refusing(_examples, config, chat, fields, training)
+    if steps is not None:  # item.reasoning_step is put in beside the row's own fields
+      fields |= {field for field in steps.item_fields() or () if not re.match(r'reasoning_step\b', field)}
+    train, validation, warnings = as_input_error(_examples, config, chat, fields, training)
     if made is None and all(example.target_ids is None for example in validation):
-      raise Refused(
+      raise InputError(
         f'config.data.validation={config.data.validation} holds no preferences, and '
         'config.grader is empty: nothing can be measured; give one of the two'
       )
     if training and any(stage.algorithm == 'distillation' for stage in config.stages):
-      positions = min(positions, refusing(_check_teacher, config.distillation.teacher, chat))
+      positions = min(positions, as_input_error(_check_teacher, config.distillation.teacher, chat))
     if training and any(starts_from_reward_model(config, stage) for stage in config.stages):
-      positions = min(positions, refusing(_check_critic, config.critic.source, chat))
-    refusing(_check_lengths, config, train, validation, positions)
-    yield Rooms(
+      positions = min(positions, as_input_error(_check_critic, config.critic.source, chat))
+    as_input_error(_check_lengths, config, train, validation, positions)
+    yield RunComponents(
       mesh,
       chat,
       made,
@@ -111,7 +100,7 @@ def grader(config: Config, workdir='', mesh=None):
   if config.ungraded():
     yield None, None, None
     return
-  with _made(config, refusing(_json, 'grader', config.grader), workdir, mesh) as (
+  with _made(config, as_input_error(_json, 'grader', config.grader), workdir, mesh) as (
     made,
     grader_json,
     response_format,
@@ -122,24 +111,24 @@ def grader(config: Config, workdir='', mesh=None):
 @contextlib.contextmanager
 def _step_grader(config, workdir, mesh, training):
   """Builds the grader of credit.grader, or gives None where it is not set or not needed."""
-  if not (training and config.credit.level == 'step' and config.credit.grader):
+  if not (training and config.credit.level == 'reasoning_step' and config.credit.grader):
     yield None
     return
-  grader_json = refusing(_json, 'credit.grader', config.credit.grader)
+  grader_json = as_input_error(_json, 'credit.grader', config.credit.grader)
   with _made(config, grader_json, workdir, mesh) as (made, *_):
     yield made
 
 
 @contextlib.contextmanager
 def _made(config, grader_json, workdir, mesh):
-  response_format = refusing(_json, 'response_format', config.response_format)
+  response_format = as_input_error(_json, 'response_format', config.response_format)
   if problems := graders.response_format_problems(response_format):
-    raise Refused('\n'.join(problems))
+    raise InputError('\n'.join(problems))
   with contextlib.ExitStack() as stack:
     judges = stack.enter_context(contextlib.closing(_judges(config.judge, workdir)))
     made = stack.enter_context(
       contextlib.closing(
-        refusing(
+        as_input_error(
           graders.make,
           grader_json,
           ungradable_reward=config.rollout.ungradable_reward,
@@ -157,10 +146,10 @@ def _reward_models(config, grader_json, mesh) -> dict[str, reward_model.RewardMo
   """Returns the reward models that the grader names; their weights are not read yet."""
   if not named_in(grader_json):
     return {}
-  mesh = mesh or refusing(
+  mesh = mesh or as_input_error(
     sharding.make_mesh, config.mesh.data, config.mesh.fsdp, config.mesh.tensor
   )
-  return refusing(
+  return as_input_error(
     reward_model.open_all, grader_json, mesh=mesh, dtype=config.model.dtype, update=config.update
   )
 
@@ -168,7 +157,7 @@ def _reward_models(config, grader_json, mesh) -> dict[str, reward_model.RewardMo
 def check_graded(config: Config) -> None:
   """Raises Refused for a run without a grader, where answers are to be graded."""
   if config.ungraded():
-    raise Refused(
+    raise InputError(
       'config.grader is empty: answers cannot be graded; held-out pairs are measured '
       'in training, against its reference (evaluation.jsonl)'
     )

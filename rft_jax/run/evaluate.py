@@ -8,6 +8,7 @@ import numpy as np
 
 from rft_jax import hf
 from rft_jax.config import Config
+from rft_jax.errors import as_input_error
 from rft_jax.rollout import rollout
 from rft_jax.run import build
 from rft_jax.types import Episode, Example
@@ -150,11 +151,11 @@ def evaluate(config: Config, model: str = '') -> dict[str, dict[str, float]]:
   """
   source = model or config.model.source
   build.check_graded(config)
-  with build.rooms(config, source=source, training=False) as rooms:
-    policy, _ = build.refusing(
-      hf.load, source, dtype=config.model.dtype, attention=config.model.attention, mesh=rooms.mesh
+  with build.components(config, source=source, training=False) as components:
+    policy, _ = as_input_error(
+      hf.load, source, dtype=config.model.dtype, attention=config.model.attention, mesh=components.mesh
     )
     run = make(
-      rooms.chat, rooms.grader, config, mesh=rooms.mesh, response_format=rooms.response_format
+      components.chat, components.grader, config, mesh=components.mesh, response_format=components.response_format
     )
-    return run(policy, rooms.validation).values
+    return run(policy, components.validation).values

@@ -10,6 +10,7 @@ from rft_jax.algorithms import reward_model
 from rft_jax.config import Config
 from rft_jax.data import chat as chats
 from rft_jax.doctor import doctor
+from rft_jax.errors import InputError, as_input_error
 from rft_jax.records import atomic, manifest, metrics
 from rft_jax.records.checkpoint import Checkpoints
 from rft_jax.report import report
@@ -48,10 +49,10 @@ def write_report(config: Config, workdir) -> pathlib.Path:
   Raises:
     build.Refused: there is no run in it, or one of its files is damaged.
   """
-  if build.refusing(manifest.read, workdir) is None:
-    raise build.Refused(f'{workdir} holds no run (no {manifest.FILE}); train first')
+  if as_input_error(manifest.read, workdir) is None:
+    raise InputError(f'{workdir} holds no run (no {manifest.FILE}); train first')
   title = pathlib.Path(workdir).resolve().name.replace('_', ' ')
-  return build.refusing(report.write, workdir, title=title, config=config.report)
+  return as_input_error(report.write, workdir, title=title, config=config.report)
 
 
 def export_checkpoint(
@@ -71,10 +72,10 @@ def export_checkpoint(
   to = pathlib.Path(to or workdir / 'export')
   given = dict(to=to, source=config.model.source, force=force, card=_card(config, workdir, step))
   if not _is_reward_model(config, step):
-    build.refusing(hf.export, policy, decoder, **given)
+    as_input_error(hf.export, policy, decoder, **given)
     return to
-  chat = build.refusing(chats.make, hf.resolve(config.model.source), config.chat)
-  build.refusing(
+  chat = as_input_error(chats.make, hf.resolve(config.model.source), config.chat)
+  as_input_error(
     hf.export_reward_model,
     _head(config, workdir, policy, step),
     decoder,
@@ -97,7 +98,7 @@ def _head(config, workdir, policy, step):
   like = sharding.abstract(
     jax.eval_shape(lambda: models.make_critic(policy, 'head')), policy.embed[...].sharding.mesh
   )
-  return build.refusing(checkpoints.restore_critic, step, like)
+  return as_input_error(checkpoints.restore_critic, step, like)
 
 
 def evaluate_checkpoint(config: Config, workdir, *, which: int | str = 'best') -> dict:
@@ -111,22 +112,22 @@ def evaluate_checkpoint(config: Config, workdir, *, which: int | str = 'best') -
   workdir = pathlib.Path(workdir)
   if not config.ends_in_reward_model():
     build.check_graded(config)
-  with build.rooms(config, training=False, workdir=workdir) as rooms:
+  with build.components(config, training=False, workdir=workdir) as components:
     policy, _, step = _checkpoint(config, workdir, which)
     if _is_reward_model(config, step):
       measure = reward_model.held_out(
-        rooms.validation,
+        components.validation,
         lambda state, batch: value_batch(
-          state.policy, state.critic, batch, config.update, mesh=rooms.mesh
+          state.policy, state.critic, batch, config.update, mesh=components.mesh
         ),
       )
       head = _head(config, workdir, policy, step)
       return intervals(measure(TrainState(step, policy, None, head)))
     build.check_graded(config)
     evaluate = make_evaluate(
-      rooms.chat, rooms.grader, config, mesh=rooms.mesh, response_format=rooms.response_format
+      components.chat, components.grader, config, mesh=components.mesh, response_format=components.response_format
     )
-    return evaluate(policy, rooms.validation).values
+    return evaluate(policy, components.validation).values
 
 
 def diagnose(config: Config, workdir='', *, model='', which='') -> doctor.Examination:
@@ -141,11 +142,11 @@ def diagnose(config: Config, workdir='', *, model='', which='') -> doctor.Examin
   """
   with contextlib.ExitStack() as stack:
     try:
-      rooms = stack.enter_context(build.rooms(config, source=model, workdir=workdir or None))
-    except build.Refused as refusal:
+      components = stack.enter_context(build.components(config, source=model, workdir=workdir or None))
+    except InputError as refusal:
       found = doctor.refused(str(refusal))
     else:
-      found = doctor.examine(config, rooms, _policy(config, workdir, model, which, rooms.mesh))
+      found = doctor.examine(config, components, _policy(config, workdir, model, which, components.mesh))
   if workdir:
     pathlib.Path(workdir).mkdir(parents=True, exist_ok=True)
     atomic.write_json(pathlib.Path(workdir) / 'doctor.json', found.json())
@@ -155,7 +156,7 @@ def diagnose(config: Config, workdir='', *, model='', which='') -> doctor.Examin
 def _policy(config, workdir, model, which, mesh):
   if which:
     return _checkpoint(config, pathlib.Path(workdir), which)[0]
-  return build.refusing(
+  return as_input_error(
     hf.load,
     model or config.model.source,
     dtype=config.model.dtype,
@@ -166,22 +167,22 @@ def _policy(config, workdir, model, which, mesh):
 
 def _checkpoint(config, workdir, which):
   """Returns the policy of a checkpoint on the config's mesh, its DecoderConfig, and the step."""
-  mesh = build.refusing(sharding.make_mesh, config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
-  decoder = build.refusing(
+  mesh = as_input_error(sharding.make_mesh, config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+  decoder = as_input_error(
     hf.read_config,
-    build.refusing(hf.resolve, config.model.source),
+    as_input_error(hf.resolve, config.model.source),
     dtype=config.model.dtype,
     attention=config.model.attention,
   )
   checkpoints = Checkpoints(workdir / 'checkpoints', config.checkpoints)
-  step = build.refusing(checkpoints.resolve, which)
+  step = as_input_error(checkpoints.resolve, which)
   like = sharding.abstract(models.abstract(decoder), mesh)
-  return build.refusing(checkpoints.restore_policy, step, like), decoder, step
+  return as_input_error(checkpoints.restore_policy, step, like), decoder, step
 
 
 def _card(config, workdir, step) -> dict:
   """Returns what the exported model card says of the run."""
-  about = build.refusing(manifest.read, workdir) or {}
+  about = as_input_error(manifest.read, workdir) or {}
   evaluations = _evaluations(workdir)
   numbers = lambda row: {name: value for name, value in row.items() if isinstance(value, dict)}
   before = [numbers(row) for row in evaluations if row['step'] == 0]

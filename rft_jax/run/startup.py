@@ -11,6 +11,7 @@ import jax
 from rft_jax import hf, models, sharding
 from rft_jax.algorithms import ALGORITHMS
 from rft_jax.data import rows
+from rft_jax.errors import as_input_error
 from rft_jax.local_models import reward_model
 from rft_jax.models import attention
 from rft_jax.records import manifest
@@ -21,7 +22,7 @@ from rft_jax.types import TrainState
 
 def about(config, built, overrides) -> dict:
   """Returns the manifest of this start."""
-  base = build.refusing(hf.resolve, config.model.source)
+  base = as_input_error(hf.resolve, config.model.source)
   data = {
     'train': sorted({stage.data or config.data.train for stage in config.stages}),
     'validation': [config.data.validation],
@@ -36,7 +37,7 @@ def about(config, built, overrides) -> dict:
     for split, sources in data.items()
   }
   distilled = any(stage.algorithm == 'distillation' for stage in config.stages)
-  teacher = build.refusing(hf.resolve, config.distillation.teacher) if distilled else None
+  teacher = as_input_error(hf.resolve, config.distillation.teacher) if distilled else None
   return manifest.gather(
     dataclasses.asdict(config),
     seed=config.seed,
@@ -50,38 +51,38 @@ def about(config, built, overrides) -> dict:
     teacher=teacher,
     extra={
       'rows': unnamed,
-      'reward_models': build.refusing(reward_model.fingerprints, built.grader_json),
+      'reward_models': as_input_error(reward_model.fingerprints, built.grader_json),
     },
   ) | {'isolation': getattr(built.grader, 'isolation', None)}
 
 
-def put_on_record(workdir, about):
+def write_manifest(workdir, about):
   """Writes the manifest; a continued run keeps the time of its start."""
   workdir.mkdir(parents=True, exist_ok=True)
-  before = build.refusing(manifest.read, workdir)
+  before = as_input_error(manifest.read, workdir)
   manifest.write(workdir, about | ({'started': before['started']} if before else {}))
 
 
-def state(config, rooms, checkpoints) -> tuple[TrainState, int, int]:
+def state(config, components, checkpoints) -> tuple[TrainState, int, int]:
   """Returns the state to go on from, the stage of its optimizer (-1: none), and tokens seen."""
   newest = checkpoints.latest()
   if newest is None:
     checkpoints.clear()  # a start that died before its first checkpoint may have left a reference
-    policy, _ = build.refusing(
+    policy, _ = as_input_error(
       hf.load,
       config.model.source,
       dtype=config.model.dtype,
       attention=config.model.attention,
-      mesh=rooms.mesh,
+      mesh=components.mesh,
     )
     return TrainState(0, policy, None), -1, 0
   about = checkpoints.metadata(newest)
-  policy = sharding.abstract(models.abstract(_decoder(config)), rooms.mesh)
+  policy = sharding.abstract(models.abstract(_decoder(config)), components.mesh)
   tokens = about['position']['num_tokens']
   span = config.spans()[about['stage']]
   if newest == span.end:  # the next stage begins with an optimizer of its own
     return (
-      TrainState(newest, build.refusing(checkpoints.restore_policy, newest, policy), None),
+      TrainState(newest, as_input_error(checkpoints.restore_policy, newest, policy), None),
       -1,
       tokens,
     )
@@ -89,14 +90,14 @@ def state(config, rooms, checkpoints) -> tuple[TrainState, int, int]:
   like = jax.eval_shape(
     functools.partial(begin, config, stage),
     TrainState(newest, policy, None),
-    starting_critic(config, stage, None),
+    initial_critic(config, stage, None),
   )
   like = like._replace(
     **sharding.abstract(
-      {name: getattr(like, name) for name in ('policy', 'optimizer', 'critic')}, rooms.mesh
+      {name: getattr(like, name) for name in ('policy', 'optimizer', 'critic')}, components.mesh
     )
   )
-  return build.refusing(checkpoints.restore, newest, like), span.number, tokens
+  return as_input_error(checkpoints.restore, newest, like), span.number, tokens
 
 
 def begin(config, stage, state: TrainState, given=None) -> TrainState:
@@ -105,13 +106,13 @@ def begin(config, stage, state: TrainState, given=None) -> TrainState:
   Args:
     given: what starting_critic or its abstract gives.
   """
-  kind = ALGORITHMS[stage.algorithm].DEMANDS.critic(groups(config))
+  kind = ALGORITHMS[stage.algorithm].REQUIREMENTS.critic(groups(config))
   critic = models.make_critic(state.policy, kind) if kind and given is None else given
   learners = {'policy': state.policy, 'critic': critic}
   # The structure of the state does not depend on how many steps the schedule spans.
   return state._replace(
     critic=critic,
-    memory={},
+    algorithm_state={},
     optimizer={
       name: optim.make(chosen, 1).init(learners[name])
       for name, chosen in optimizers(config, stage).items()
@@ -119,7 +120,7 @@ def begin(config, stage, state: TrainState, given=None) -> TrainState:
   )
 
 
-def starting_critic(config, stage, mesh):
+def initial_critic(config, stage, mesh):
   """Returns the critic that config.critic.source holds, on mesh; None where it asks for none.
 
   Args:
@@ -129,13 +130,13 @@ def starting_critic(config, stage, mesh):
     return None
   given = dict(dtype=config.model.dtype, attention=config.model.attention)
   if mesh is None:
-    return build.refusing(hf.abstract_reward_model, config.critic.source, **given)
-  return build.refusing(hf.load_reward_model, config.critic.source, mesh=mesh, **given)[0]
+    return as_input_error(hf.abstract_reward_model, config.critic.source, **given)
+  return as_input_error(hf.load_reward_model, config.critic.source, mesh=mesh, **given)[0]
 
 
 def optimizers(config, stage) -> dict:
   """Returns the OptimConfig of each model that a stage trains."""
-  demands, given = ALGORITHMS[stage.algorithm].DEMANDS, groups(config)
+  demands, given = ALGORITHMS[stage.algorithm].REQUIREMENTS, groups(config)
   own = {'critic': demands.critic_optim(given, stage.optim)} if demands.critic(given) else {}
   return {'policy': stage.optim} | own
 
@@ -146,15 +147,15 @@ def groups(config) -> dict:
 
 
 @contextlib.contextmanager
-def compiling(config, rooms, evaluate, *, fresh):
+def compiling(config, components, evaluate, *, fresh):
   """Compiles the beginning of a fresh run while the weights are read; needs JAX's cache on disk."""
-  if rooms.grader is None or not (fresh and jax.config.jax_compilation_cache_dir):
+  if components.grader is None or not (fresh and jax.config.jax_compilation_cache_dir):
     yield
     return
 
   def ahead():
-    policy = sharding.abstract(models.abstract(_decoder(config)), rooms.mesh)
-    evaluate.compile_ahead(policy, rooms.validation)
+    policy = sharding.abstract(models.abstract(_decoder(config)), components.mesh)
+    evaluate.compile_ahead(policy, components.validation)
 
   with concurrent.futures.ThreadPoolExecutor(1, 'compiling') as thread:
     thread.submit(ahead)
@@ -162,7 +163,7 @@ def compiling(config, rooms, evaluate, *, fresh):
 
 
 def _decoder(config):
-  return build.refusing(
+  return as_input_error(
     hf.read_config,
     hf.resolve(config.model.source),
     dtype=config.model.dtype,
@@ -170,22 +171,22 @@ def _decoder(config):
   )
 
 
-def arithmetic(config, rooms, state) -> list[str]:
+def run_summary(config, components, state) -> list[str]:
   """Returns the derived numbers of the run, in words."""
   parameters = sum(leaf.size for leaf in jax.tree.leaves(state.policy))
   model = state.policy.config
   kernel = attention.chosen(model.attention, model.dtype, model.head_dim)
   lines = [
-    f'{config.model.source}: {parameters:,} parameters, mesh {dict(rooms.mesh.shape)}, '
-    f'{len(rooms.validation)} held-out rows, {kernel} attention'
+    f'{config.model.source}: {parameters:,} parameters, mesh {dict(components.mesh.shape)}, '
+    f'{len(components.validation)} held-out rows, {kernel} attention'
   ]
-  if isolation := getattr(rooms.grader, 'isolation', None):
+  if isolation := getattr(components.grader, 'isolation', None):
     lines.append(
       f'the grader runs code in isolation level {isolation!r} '
       f'(sandbox.require={config.sandbox.require!r})'
     )
   for span, stage in zip(config.spans(), config.stages):
-    count = len(rooms.train[span.number])
+    count = len(components.train[span.number])
     each, what = _each_step(config, stage.algorithm)
     lines.append(
       f'stage {span.number} ({stage.algorithm}): steps {span.first + 1}..{span.end}, '

@@ -11,12 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from rft_jax import graders, hf, sharding
-from rft_jax.algorithms import ALGORITHMS, Algorithm, Room, noisy_grades
+from rft_jax.algorithms import ALGORITHMS, Algorithm, StageContext, noisy_grades
 from rft_jax.config import Config
 from rft_jax.data import batching
+from rft_jax.errors import as_input_error
 from rft_jax.records import episodes, excluded_rows, manifest
 from rft_jax.records.checkpoint import Checkpoints
-from rft_jax.records.events import Events, Side
+from rft_jax.records.events import Events, GradedSamples
 from rft_jax.records.metrics import Metrics
 from rft_jax.records.progress import Progress
 from rft_jax.rollout import credit, rollout
@@ -29,12 +30,12 @@ from rft_jax.training.update import make_update, score_batch, value_batch
 from rft_jax.types import TrainState
 
 
-class Desk(NamedTuple):
+class RunContext(NamedTuple):
   """What a run writes to and reads from while it trains."""
 
   config: Config
   workdir: pathlib.Path
-  rooms: build.Rooms
+  components: build.RunComponents
   checkpoints: Checkpoints
   metrics: Metrics
   events: Events
@@ -59,27 +60,27 @@ def train(
 
   Raises:
     build.Refused: something given is not fit, or the workdir belongs to another run.
-    rollout.GraderFaults: the grader failed too often; the run can be continued once mended.
+    GraderFaults: the grader failed too often; the run can be continued once mended.
   """
   began, workdir = time.monotonic(), pathlib.Path(workdir)
   with contextlib.ExitStack() as stack:
-    rooms = stack.enter_context(build.rooms(config, workdir=workdir))
+    components = stack.enter_context(build.components(config, workdir=workdir))
     tell = (lambda *_: None) if quiet else _tell
     checkpoints = Checkpoints(workdir / 'checkpoints', config.checkpoints)
-    about = startup.about(config, rooms, overrides)
+    about = startup.about(config, components, overrides)
     warnings = []
     if checkpoints.latest() is not None:
-      warnings = build.refusing(manifest.check_continue, workdir, about)
+      warnings = as_input_error(manifest.check_continue, workdir, about)
     evaluate = make_evaluate(
-      rooms.chat, rooms.grader, config, mesh=rooms.mesh, response_format=rooms.response_format
+      components.chat, components.grader, config, mesh=components.mesh, response_format=components.response_format
     )
-    with startup.compiling(config, rooms, evaluate, fresh=checkpoints.latest() is None):
-      state, stage, tokens = startup.state(config, rooms, checkpoints)
+    with startup.compiling(config, components, evaluate, fresh=checkpoints.latest() is None):
+      state, stage, tokens = startup.state(config, components, checkpoints)
     # Nothing is written before everything given has been read.
-    startup.put_on_record(workdir, about)
-    for warning in warnings + rooms.warnings:
+    startup.write_manifest(workdir, about)
+    for warning in warnings + components.warnings:
       tell(f'warning: {warning}')
-    for line in startup.arithmetic(config, rooms, state):
+    for line in startup.run_summary(config, components, state):
       tell(line)
     episodes.truncate(workdir, state.step + 1)
     episodes.truncate(workdir / 'evaluations', state.step + 1)
@@ -93,20 +94,20 @@ def train(
       f'The run continues from step {state.step}' if state.step else 'The run has started'
     )
     progress = stack.enter_context(Progress(config.total_steps(), quiet, began=began))
-    desk = Desk(
+    run = RunContext(
       config,
       workdir,
-      rooms,
+      components,
       checkpoints,
       metrics,
       events,
       progress,
-      lambda policy: evaluate(policy, rooms.validation),
+      lambda policy: evaluate(policy, components.validation),
     )
     last = min(config.total_steps(), stop_at_step or config.total_steps())
     for span in config.spans():
       if span.first < last and state.step < span.end:
-        state, tokens = _run_stage(desk, span, state, tokens, last, fresh=stage != span.number)
+        state, tokens = _run_stage(run, span, state, tokens, last, fresh=stage != span.number)
         stage = span.number
     if state.step == config.total_steps():
       events.message('The run has completed all its steps')
@@ -118,21 +119,21 @@ def train(
 # ------------------------------------------------------------------ one stage, one step
 
 
-def _run_stage(desk, span, state, tokens, last, *, fresh):
+def _run_stage(run, span, state, tokens, last, *, fresh):
   """Trains one stage from where state stands; returns the state and the tokens seen so far."""
-  config, mesh = desk.config, desk.rooms.mesh
+  config, mesh = run.config, run.components.mesh
   stage = config.stages[span.number]
   kept = {}  # what the newest step has sampled
 
   def keep(step, sampled):
-    episodes.write(desk.workdir, step + 1, sampled.episodes())
-    kept[step + 1] = Side(sampled.episodes(), sampled.counts)
+    episodes.write(run.workdir, step + 1, sampled.episodes())
+    kept[step + 1] = GradedSamples(sampled.episodes(), sampled.counts)
 
   if fresh:
     state = _begin(config, stage, state, mesh)
-  algorithm = _algorithm(desk, span, state, keep)
+  algorithm = _algorithm(run, span, state, keep)
   if state.step == 0:
-    _evaluate(desk, state, algorithm)
+    _evaluate(run, state, algorithm)
   optimizers = startup.optimizers(config, stage)
   update_steps = {
     name: algorithm.updates_per_batch
@@ -154,32 +155,32 @@ def _run_stage(desk, span, state, tokens, last, *, fresh):
   while state.step < min(span.end, last):
     state, values = _step(algorithm, update, state)
     tokens += int(values['step_tokens'])
-    desk.metrics.write(state.step, values | {'num_tokens': tokens, 'stage': span.number})
-    excluded_rows.write(desk.workdir, noisy_grades.left_out(state.memory))
-    desk.progress.update(state.step, stage=stage.algorithm, values=values)
+    run.metrics.write(state.step, values | {'num_tokens': tokens, 'stage': span.number})
+    excluded_rows.write(run.workdir, noisy_grades.excluded_rows(state.algorithm_state))
+    run.progress.update(state.step, stage=stage.algorithm, values=values)
     held_out, seconds = None, 0.0
     if state.step == span.end or _due(state.step, config.evaluate.every):
-      held_out, seconds = _evaluate(desk, state, algorithm)
-    _tell_events(desk, state.step, values, kept.pop(state.step, None), held_out, seconds)
+      held_out, seconds = _evaluate(run, state, algorithm)
+    _tell_events(run, state.step, values, kept.pop(state.step, None), held_out, seconds)
     if held_out or state.step == last or _due(state.step, config.checkpoints.every):
       # A reward model is not compared with the policies that led to it.
       ranked = state.step > config.spans()[-1].first or not config.ends_in_reward_model()
-      desk.checkpoints.save(
+      run.checkpoints.save(
         state.step,
         state,
         stage=span.number,
         metric=_measure(held_out) if ranked else None,
         position={'num_tokens': tokens},
       )
-      desk.events.message(f'Checkpoint created at step {state.step}', step=state.step)
+      run.events.message(f'Checkpoint created at step {state.step}', step=state.step)
   return state, tokens
 
 
 def _step(algorithm: Algorithm, update, state: TrainState):
   """One step: make the batch, then the optimizer steps on its parts."""
   began, compiled = time.monotonic(), compilation.so_far()
-  batch, values, memory = algorithm.collect(state, state.step)
-  state = state._replace(memory=state.memory if memory is None else memory)
+  batch, values, algorithm_state = algorithm.collect(state, state.step)
+  state = state._replace(algorithm_state=state.algorithm_state if algorithm_state is None else algorithm_state)
   collected = time.monotonic()
   learned = []
   if batch is not None:
@@ -197,30 +198,30 @@ def _step(algorithm: Algorithm, update, state: TrainState):
   return state._replace(step=state.step + 1), values
 
 
-def _algorithm(desk, span, state, keep) -> Algorithm:
+def _algorithm(run, span, state, keep) -> Algorithm:
   """Furnishes the algorithm of a stage, with the policy at its start as reference if it asks."""
-  config, rooms = desk.config, desk.rooms
+  config, components = run.config, run.components
   module = ALGORITHMS[config.stages[span.number].algorithm]
-  compared = module.DEMANDS.reference(groups := startup.groups(config))
+  compared = module.REQUIREMENTS.reference(groups := startup.groups(config))
   if state.step == span.first and (span.first or compared):
-    desk.checkpoints.save_reference(span.number, state.policy)
+    run.checkpoints.save_reference(span.number, state.policy)
   sampling = lambda settings: rollout.make(
-    rooms.chat,
-    rooms.grader,
+    components.chat,
+    components.grader,
     settings,
     seed=config.seed,
-    mesh=rooms.mesh,
-    response_format=rooms.response_format,
+    mesh=components.mesh,
+    response_format=components.response_format,
   )
-  return build.refusing(
+  return as_input_error(
     module.make,
-    Room(
+    StageContext(
       groups=groups,
       seed=config.seed,
       first_step=span.first,
-      examples=rooms.train[span.number],
-      validation=rooms.validation,
-      reference=_reference(desk, span, state),
+      examples=components.train[span.number],
+      validation=components.validation,
+      reference=_reference(run, span, state),
       rollout=sampling(config.rollout),
       greedy=sampling(
         dataclasses.replace(
@@ -228,45 +229,45 @@ def _algorithm(desk, span, state, keep) -> Algorithm:
         )
       ),
       score=lambda model, batch, temperature=config.rollout.temperature: score_batch(
-        model, batch, config.update, temperature=jnp.float32(temperature), mesh=rooms.mesh
+        model, batch, config.update, temperature=jnp.float32(temperature), mesh=components.mesh
       ),
       values=lambda state, batch: value_batch(
-        state.policy, state.critic, batch, config.update, mesh=rooms.mesh
+        state.policy, state.critic, batch, config.update, mesh=components.mesh
       ),
       credit=credit.make(
-        rooms.chat,
+        components.chat,
         config.credit,
         config.rollout,
-        grader=rooms.grader,
-        step_grader=rooms.step_grader,
+        grader=components.grader,
+        step_grader=components.step_grader,
         seed=config.seed,
-        mesh=rooms.mesh,
-        response_format=rooms.response_format,
+        mesh=components.mesh,
+        response_format=components.response_format,
       )
-      if config.credit.level == 'step'
+      if config.credit.level == 'reasoning_step'
       else None,
-      load=lambda source: build.refusing(
-        hf.load, source, dtype=config.model.dtype, attention=config.model.attention, mesh=rooms.mesh
+      load=lambda source: as_input_error(
+        hf.load, source, dtype=config.model.dtype, attention=config.model.attention, mesh=components.mesh
       )[0],
       keep=keep,
-      folder=desk.workdir,
+      folder=run.workdir,
     ),
   )
 
 
-def _reference(desk, span, state):
+def _reference(run, span, state):
   """Returns reference(state): the policy at the stage's start, or as config says a later one."""
-  every = desk.config.objective.reference_every
-  like, held = sharding.abstract(state.policy, desk.rooms.mesh), {}
+  every = run.config.objective.reference_every
+  like, held = sharding.abstract(state.policy, run.components.mesh), {}
 
   def reference(now=None):
     since = now.step - (now.step - span.first) % every if every and now else span.first
     later = since if since > span.first else None
     if later is not None and now.step == later:
-      desk.checkpoints.save_reference(span.number, now.policy, later)
+      run.checkpoints.save_reference(span.number, now.policy, later)
     if since not in held:
       held.clear()
-      held[since] = desk.checkpoints.restore_reference(span.number, like, later)
+      held[since] = run.checkpoints.restore_reference(span.number, like, later)
     return held[since]
 
   return reference
@@ -281,9 +282,9 @@ def _begin(config, stage, state, mesh):
     },
     mesh,
     state.policy,
-    startup.starting_critic(config, stage, mesh),
+    startup.initial_critic(config, stage, mesh),
   )
-  return state._replace(**new, memory={})
+  return state._replace(**new, algorithm_state={})
 
 
 def _due(step, every):
@@ -293,29 +294,29 @@ def _due(step, every):
 # ------------------------------------------------------------------ evaluation and what is left
 
 
-def _evaluate(desk, state, algorithm):
+def _evaluate(run, state, algorithm):
   """Evaluates the policy and puts it on record; returns (its Evaluation, the seconds it took)."""
   began = time.monotonic()
   result = (
-    desk.evaluate(state.policy)
+    run.evaluate(state.policy)
     if algorithm.answers
-    else Evaluation({}, len(desk.rooms.validation), [], None)
+    else Evaluation({}, len(run.components.validation), [], None)
   )
   if algorithm.held_out is not None:
     result = result._replace(values=result.values | intervals(algorithm.held_out(state)))
   if not result.values:  # no grader, and an algorithm that measures nothing itself
     return None, 0.0
-  desk.metrics.evaluation(state.step, 'validation', result.rows, result.values)
+  run.metrics.evaluation(state.step, 'validation', result.rows, result.values)
   if result.sampled is not None:
     episodes.write(
-      desk.workdir / 'evaluations',
+      run.workdir / 'evaluations',
       state.step,
       [
         episode._replace(policy_step=state.step)
         for episode in result.greedy + result.sampled.episodes()
       ],
     )
-  desk.progress.evaluated(_measure(result))
+  run.progress.evaluated(_measure(result))
   return result, time.monotonic() - began
 
 
@@ -326,15 +327,15 @@ def _measure(held_out) -> float | None:
   return found.get('mean')
 
 
-def _tell_events(desk, step, values, train, held_out, seconds):
+def _tell_events(run, step, values, train, held_out, seconds):
   """Appends the metrics event of a step."""
   sampled = held_out and held_out.sampled
-  valid = sampled and Side(sampled.episodes(), sampled.counts)
-  grader = desk.rooms.grader
+  valid = sampled and GradedSamples(sampled.episodes(), sampled.counts)
+  grader = run.components.grader
   sampling, training = values['seconds/collect'], values['seconds/update']
-  desk.events.metrics(
+  run.events.metrics(
     step,
-    desk.config.total_steps(),
+    run.config.total_steps(),
     graders.listed(grader) if grader else (),
     train=train,
     valid=valid,

@@ -17,7 +17,7 @@ from rft_jax.bucketing import bucket, power_of_two, round_up
 from rft_jax.models import decoding
 from rft_jax.sampling import samplers, slots
 from rft_jax.sampling.samplers import SamplingConfig
-from rft_jax.sampling.scheduler import Schedule, places_for
+from rft_jax.sampling.scheduler import Schedule, prompt_slots_for
 from rft_jax.types import Sample
 
 PREFILL_WIDTH = 1024  # a longer prompt is read in stretches of so many tokens
@@ -51,7 +51,7 @@ def generate(
   occurrences=None,
   mesh=None,
   limits=None,
-  slots_per_part=0,
+  slots_per_shard=0,
   quantization='none',
   finished=None,
   report=None,
@@ -91,19 +91,19 @@ def generate(
   if not prompts:
     return []
   stop_ids = sorted(model.config.eos_ids if stop_ids is None else stop_ids) or [-1]
-  room = _Room(model, prompts, samples_per_prompt, settings, mesh, slots_per_part, quantization)
+  session = DecodeSession(model, prompts, samples_per_prompt, settings, mesh, slots_per_shard, quantization)
   key = jax.random.fold_in(jax.random.key(seed), step)
-  knobs, stop_ids = samplers.knobs(settings), np.asarray(stop_ids, np.int32)
+  sampler_params, stop_ids = samplers.sampler_params(settings), np.asarray(stop_ids, np.int32)
   samples = [[None] * samples_per_prompt for _ in prompts]
   began, tokens, decoded, runs = {}, 0, 0, 0
   clock = 0
 
-  schedule = room.schedule
+  schedule = session.schedule
   while schedule.waiting or schedule.live:
-    for _, prompt, sample in room.fill(occurrences, limits, key):
+    for _, prompt, sample in session.fill(occurrences, limits, key):
       began[prompt, sample] = clock
-    ended = jax.device_get(room.run(knobs, stop_ids, clock))
-    decoded += (int(ended.clock) - clock) * schedule.size * schedule.parts
+    ended = jax.device_get(session.run(sampler_params, stop_ids, clock))
+    decoded += (int(ended.clock) - clock) * schedule.size * schedule.shards
     clock, runs = int(ended.clock), runs + 1
     for slot, prompt, index in schedule.running():
       if not ended.live[slot]:
@@ -126,7 +126,7 @@ def compile_ahead(
   settings: SamplingConfig,
   stop_ids,
   mesh=None,
-  slots_per_part=0,
+  slots_per_shard=0,
   quantization='none',
 ) -> None:
   """Compiles what generate() begins with, into JAX's cache on disk: while weights are being read.
@@ -135,11 +135,11 @@ def compile_ahead(
     model: a Decoder of ShapeDtypeStructs with their shardings.
     settings, the others: as generate will be called.
   """
-  room = _Room(
-    model, prompts, samples_per_prompt, settings, mesh, slots_per_part, quantization, call=_compile
+  session = DecodeSession(
+    model, prompts, samples_per_prompt, settings, mesh, slots_per_shard, quantization, call=_compile
   )
-  room.fill(range(len(prompts)), None, jax.random.key(0))
-  room.run(samplers.knobs(settings), np.asarray(sorted(stop_ids), np.int32), 0)
+  session.fill(range(len(prompts)), None, jax.random.key(0))
+  session.run(samplers.sampler_params(settings), np.asarray(sorted(stop_ids), np.int32), 0)
 
 
 def _compile(program, *args, **static):
@@ -180,38 +180,38 @@ def slots_for(config, length: int, samples: int, backend: str) -> int:
 def columns_for(T: int) -> list[int]:
   """Returns the numbers of columns that slots have in turn, T first: each is a program more, so
   there are at most three."""
-  return [T] + [T // part for part in (2, 4) if T // part >= LEAST_COLUMNS]
+  return [T] + [T // shard for shard in (2, 4) if T // shard >= LEAST_COLUMNS]
 
 
-class _Room:
+class DecodeSession:
   """The device's side of one call: what lies there, and the programs that are run on it."""
 
   def __init__(
-    self, model, prompts, samples, settings, mesh, slots_per_part, quantization, call=_execute
+    self, model, prompts, samples, settings, mesh, slots_per_shard, quantization, call=_execute
   ):
     self.model, self.prompts, self.mesh = model, prompts, mesh
     self.settings, self.call = settings, call
-    self.parts = sharding.batch_shards(mesh) if mesh else 1
+    self.shards = sharding.batch_shards(mesh) if mesh else 1
     longest = max(map(len, prompts))
     self.width = min(bucket(longest), PREFILL_WIDTH)
     T = bucket(settings.max_new_tokens)
-    each = -(-len(prompts) // self.parts)
-    N = slots_per_part or slots_for(model.config, T, each * samples, jax.default_backend())
-    places = places_for(each, samples, N)
-    self.schedule = Schedule(len(prompts), samples, parts=self.parts, slots=N, places=places)
+    each = -(-len(prompts) // self.shards)
+    N = slots_per_shard or slots_for(model.config, T, each * samples, jax.default_backend())
+    prompt_slots = prompt_slots_for(each, samples, N)
+    self.schedule = Schedule(len(prompts), samples, shards=self.shards, slots=N, prompt_slots=prompt_slots)
     self.layers = call(_layers_of, model, mesh, quantization)
     self.columns = columns_for(T)  # the last of them is what the slots have
     self.slots, self.kept_prompts = call(
       _empty,
       model.config,
       mesh,
-      self.parts * N,
+      self.shards * N,
       self.columns[-1],
-      self.parts * places,
+      self.shards * prompt_slots,
       round_up(bucket(longest), self.width),
       settings.filtered,
     )
-    self.lengths = np.zeros(self.parts * places, np.int32)
+    self.lengths = np.zeros(self.shards * prompt_slots, np.int32)
 
   def fill(self, occurrences, limits, key):
     """Gives the free slots to what waits, or gives them up; returns the admissions."""
@@ -225,22 +225,22 @@ class _Room:
 
   def _read(self, readings):
     """Prefills prompts without their last token, a stretch of all of them at a time."""
-    of_part = [[r for r in readings if r.part == part] for part in range(self.parts)]
+    of_part = [[r for r in readings if r.shard == shard] for shard in range(self.shards)]
     most = max(1, PREFILL_TOKENS // self.width)
     for start in range(0, max(map(len, of_part)), most):
       batch = [some[start : start + most] for some in of_part]
       self._read_some(batch, power_of_two(max(map(len, batch))))
 
   def _read_some(self, batch, rows):
-    places = np.full((self.parts, rows), self.schedule.places, np.int32)
+    prompt_slots = np.full((self.shards, rows), self.schedule.prompt_slots, np.int32)
     longest = max(len(self.prompts[r.prompt]) for some in batch for r in some)
-    tokens = np.zeros((self.parts, rows, round_up(longest, self.width)), np.int32)
-    for part, some in enumerate(batch):
-      for row, (_, place, prompt) in enumerate(some):
-        places[part, row] = place
+    tokens = np.zeros((self.shards, rows, round_up(longest, self.width)), np.int32)
+    for shard, some in enumerate(batch):
+      for row, (_, prompt_slot, prompt) in enumerate(some):
+        prompt_slots[shard, row] = prompt_slot
         ids = self.prompts[prompt]
-        tokens[part, row, : len(ids)] = ids
-        self.lengths[part * self.schedule.places + place] = len(ids) - 1
+        tokens[shard, row, : len(ids)] = ids
+        self.lengths[shard * self.schedule.prompt_slots + prompt_slot] = len(ids) - 1
     for offset in range(0, max(longest - 1, 1), self.width):
       stretch = tokens[:, :, offset : offset + self.width]
       self.kept_prompts = self.call(
@@ -248,7 +248,7 @@ class _Room:
         self.kept_prompts,
         self.model,
         self.layers,
-        places,
+        prompt_slots,
         stretch,
         np.int32(offset),
         first=offset == 0,
@@ -256,7 +256,7 @@ class _Room:
 
   def _admit(self, admissions, occurrences, limits, key):
     rows = power_of_two(len(admissions))
-    N = self.schedule.size * self.parts
+    N = self.schedule.size * self.shards
     columns = np.full((6, rows), N, np.int64)  # beyond what is admitted: slot N, which is none
     for row, (slot, p, g) in enumerate(admissions):
       limit = self.settings.max_new_tokens if limits is None else limits[p][g]
@@ -272,7 +272,7 @@ class _Room:
       slots.admit, self.slots, *columns[:4].astype(np.int32), *columns[4:].astype(np.uint32), key
     )
 
-  def run(self, knobs, stop_ids, clock) -> slots.Ended:
+  def run(self, sampler_params, stop_ids, clock) -> slots.Ended:
     """Decodes until samples end whose slots are wanted, or the columns are used up."""
     steps, ends = TOKENS_PER_RUN, 1 if self.schedule.waiting else np.iinfo(np.int32).max
     if len(self.columns) > 1 and clock == self.columns[-1]:
@@ -287,8 +287,8 @@ class _Room:
       self.layers,
       self.kept_prompts,
       self.lengths,
-      self.schedule.members(),
-      knobs,
+      self.schedule.slot_assignment(),
+      sampler_params,
       stop_ids,
       np.int32(steps),
       np.int32(ends),
@@ -313,8 +313,8 @@ def _sample(ended, slot, began, filtered) -> Sample:
 
 # --- programs and where their arrays live ---------------------------------------------------------
 @functools.partial(jax.jit, static_argnames=('first',), donate_argnums=0)
-def _prefill(prompts, model, layers, places, tokens, offset, *, first):
-  return decoding.prefill(model, layers, prompts, places, tokens, offset, first=first)
+def _prefill(prompts, model, layers, prompt_slots, tokens, offset, *, first):
+  return decoding.prefill(model, layers, prompts, prompt_slots, tokens, offset, first=first)
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
@@ -328,9 +328,9 @@ def _layers_of(model, mesh, quantization):
 
 
 @functools.partial(jax.jit, static_argnums=range(7))
-def _empty(config, mesh, N, T, places, S, filtered):
+def _empty(config, mesh, N, T, prompt_slots, S, filtered):
   """Returns (N free slots, nothing in `places` places of S columns), split over the mesh."""
-  made = slots.make(config, N, T, filtered), decoding.empty(config, places, S)
+  made = slots.make(config, N, T, filtered), decoding.empty(config, prompt_slots, S)
   return (
     made
     if mesh is None

@@ -43,7 +43,7 @@ class SamplingConfig:
     return self.top_k > 0 or self.top_p < 1 or self.min_p > 0
 
 
-class Knobs(NamedTuple):
+class SamplerParams(NamedTuple):
   """The settings as traced numbers: changing one does not compile again."""
 
   temperature: jax.Array  # f32[]
@@ -58,8 +58,8 @@ class Drawn(NamedTuple):
   filtered_logprobs: jax.Array  # f32[B] nats, after them
 
 
-def knobs(config: SamplingConfig) -> Knobs:
-  return Knobs(
+def sampler_params(config: SamplingConfig) -> SamplerParams:
+  return SamplerParams(
     jnp.float32(config.temperature),
     jnp.int32(config.top_k),
     jnp.float32(config.top_p),
@@ -67,7 +67,7 @@ def knobs(config: SamplingConfig) -> Knobs:
   )
 
 
-def draw(logits, keys, knobs: Knobs, *, valid_vocab: int, filtered: bool) -> Drawn:
+def draw(logits, keys, sampler_params: SamplerParams, *, valid_vocab: int, filtered: bool) -> Drawn:
   """Draws one token a row.
 
   Args:
@@ -76,9 +76,9 @@ def draw(logits, keys, knobs: Knobs, *, valid_vocab: int, filtered: bool) -> Dra
     valid_vocab: ids from here on are padding of the embedding and never drawn.
     filtered: static; False skips the search that top-k, top-p and min-p need.
   """
-  greedy = knobs.temperature == 0
-  logits = temper(logits, jnp.where(greedy, 1.0, knobs.temperature), valid_vocab)
-  kept = _filter(logits, knobs) if filtered else logits
+  greedy = sampler_params.temperature == 0
+  logits = temper(logits, jnp.where(greedy, 1.0, sampler_params.temperature), valid_vocab)
+  kept = _filter(logits, sampler_params) if filtered else logits
   top = logits.max(-1, keepdims=True)
   mass = jnp.exp(kept - top)
   tokens = jnp.where(greedy, _first(logits == top), _invert(mass, keys)).astype(jnp.int32)
@@ -123,22 +123,22 @@ def _step_over(mass, uniform):
   return jnp.minimum((running <= uniform[:, None] * whole).sum(-1), (running < whole).sum(-1))
 
 
-def _filter(logits, knobs):
+def _filter(logits, sampler_params):
   """Returns logits with the tokens that the filters drop at NEVER; the best always stays.
 
   As in transformers, top-k is applied first, then top-p on what is left, then min-p on what
   the others left; ties at a threshold stay in. No sort: a threshold is searched instead.
   """
   V = logits.shape[-1]
-  k = jnp.where(knobs.top_k > 0, jnp.minimum(knobs.top_k, V), V)
+  k = jnp.where(sampler_params.top_k > 0, jnp.minimum(sampler_params.top_k, V), V)
   kth = _smallest(lambda x: (logits > x).sum(-1) < k, len(logits))
   inside = jnp.where(logits >= kth, logits, NEVER)
   probabilities = jax.nn.softmax(inside)
   nucleus = _smallest(
-    lambda x: jnp.where(inside > x, probabilities, 0.0).sum(-1) < knobs.top_p, len(logits)
+    lambda x: jnp.where(inside > x, probabilities, 0.0).sum(-1) < sampler_params.top_p, len(logits)
   )
   best = logits.max(-1, keepdims=True)  # stays, also where rounding says that it is not needed
-  floor = jnp.where(knobs.min_p > 0, best + jnp.log(knobs.min_p), -jnp.inf)
+  floor = jnp.where(sampler_params.min_p > 0, best + jnp.log(sampler_params.min_p), -jnp.inf)
   return jnp.where(inside >= jnp.maximum(jnp.minimum(nucleus, best), floor), inside, NEVER)
 
 

@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rft_jax.models.decoding import Members
+from rft_jax.models.decoding import SlotAssignment
 
-SPARE_PLACES = 8  # prompts are read ahead, up to so many at a time
+SPARE_PROMPT_SLOTS = 8  # prompts are read ahead, up to so many at a time
 
 
 class Admission(NamedTuple):
@@ -29,18 +29,18 @@ class Admission(NamedTuple):
 class Reading(NamedTuple):
   """A prompt that is to be read into a place."""
 
-  part: int
-  place: int  # within the part
+  shard: int
+  prompt_slot: int  # within the part
   prompt: int
 
 
-def places_for(prompts: int, samples: int, slots: int) -> int:
+def prompt_slots_for(prompts: int, samples: int, slots: int) -> int:
   """Returns how many places a part needs so that its slots seldom wait for one.
 
   Those of the prompts whose samples fill the slots, twice as many for prompts of which the
   longest samples still run, and the spare ones; never more than there are prompts.
   """
-  return max(1, min(prompts, 3 * math.ceil(slots / samples) + SPARE_PLACES, slots + SPARE_PLACES))
+  return max(1, min(prompts, 3 * math.ceil(slots / samples) + SPARE_PROMPT_SLOTS, slots + SPARE_PROMPT_SLOTS))
 
 
 def sizes(slots: int) -> list[int]:
@@ -63,21 +63,21 @@ def sizes(slots: int) -> list[int]:
 class Schedule:
   """The state of the queue, the slots and the places. See the module's text."""
 
-  def __init__(self, prompts: int, samples: int, *, parts: int, slots: int, places: int):
+  def __init__(self, prompts: int, samples: int, *, shards: int, slots: int, prompt_slots: int):
     """All numbers but `prompts` and `samples` (of each prompt) are those of one part."""
-    self.samples, self.parts, self.size, self.places = samples, parts, slots, places
+    self.samples, self.shards, self.size, self.prompt_slots = samples, shards, slots, prompt_slots
     self.rows = min(samples, slots)  # R, of a place at most at a time
     self._sizes = sizes(slots)
     self._queues = [
-      collections.deque((p, g) for p in range(part, prompts, parts) for g in range(samples))
-      for part in range(parts)
+      collections.deque((p, g) for p in range(shard, prompts, shards) for g in range(samples))
+      for shard in range(shards)
     ]
-    self._unread = [collections.deque(range(part, prompts, parts)) for part in range(parts)]
-    self._free_slots = [list(range(slots)) for _ in range(parts)]
-    self._free_places = [list(range(places)) for _ in range(parts)]
-    self._place_of = {}  # prompt -> place
+    self._unread = [collections.deque(range(shard, prompts, shards)) for shard in range(shards)]
+    self._free_slots = [list(range(slots)) for _ in range(shards)]
+    self._free_prompt_slots = [list(range(prompt_slots)) for _ in range(shards)]
+    self._prompt_slot_of = {}  # prompt -> place
     self._left = {}  # prompt -> samples that have not ended
-    self._running = [{} for _ in range(parts)]  # slot -> (prompt, sample)
+    self._running = [{} for _ in range(shards)]  # slot -> (prompt, sample)
 
   @property
   def live(self) -> int:
@@ -90,49 +90,49 @@ class Schedule:
   def read(self) -> list[Reading]:
     """Gives free places to prompts: when a slot would wait for one, or a whole batch fits."""
     readings = []
-    for part, unread in enumerate(self._unread):
-      free = self._free_places[part]
-      if unread and free and (len(free) >= SPARE_PLACES or self._starved(part)):
+    for shard, unread in enumerate(self._unread):
+      free = self._free_prompt_slots[shard]
+      if unread and free and (len(free) >= SPARE_PROMPT_SLOTS or self._starved(shard)):
         for _ in range(min(len(free), len(unread))):
           prompt = unread.popleft()
-          self._place_of[prompt] = heapq.heappop(free)
+          self._prompt_slot_of[prompt] = heapq.heappop(free)
           self._left[prompt] = self.samples
-          readings.append(Reading(part, self._place_of[prompt], prompt))
+          readings.append(Reading(shard, self._prompt_slot_of[prompt], prompt))
     return readings
 
-  def _starved(self, part) -> bool:
+  def _starved(self, shard) -> bool:
     """Whether the samples of the prompts that have a place do not fill the free slots."""
-    queue = self._queues[part]
-    ready = len(queue) - self.samples * len(self._unread[part])
-    return bool(queue) and ready < len(self._free_slots[part])
+    queue = self._queues[shard]
+    ready = len(queue) - self.samples * len(self._unread[shard])
+    return bool(queue) and ready < len(self._free_slots[shard])
 
   def admit(self) -> list[Admission]:
     """Gives free slots to samples whose prompt has been read."""
     admissions = []
-    for part, queue in enumerate(self._queues):
-      while queue and self._free_slots[part] and queue[0][0] in self._place_of:
+    for shard, queue in enumerate(self._queues):
+      while queue and self._free_slots[shard] and queue[0][0] in self._prompt_slot_of:
         prompt, sample = queue.popleft()
-        slot = heapq.heappop(self._free_slots[part])
-        self._running[part][slot] = prompt, sample
-        admissions.append(Admission(part * self.size + slot, prompt, sample))
+        slot = heapq.heappop(self._free_slots[shard])
+        self._running[shard][slot] = prompt, sample
+        admissions.append(Admission(shard * self.size + slot, prompt, sample))
     return admissions
 
   def running(self) -> list[Admission]:
     """Returns what is in the slots now."""
     return [
-      Admission(part * self.size + slot, prompt, sample)
-      for part, slots in enumerate(self._running)
+      Admission(shard * self.size + slot, prompt, sample)
+      for shard, slots in enumerate(self._running)
       for slot, (prompt, sample) in slots.items()
     ]
 
   def end(self, slot: int) -> None:
     """Frees a slot, and its prompt's place after the prompt's last sample."""
-    part, slot = divmod(slot, self.size)
-    prompt, _ = self._running[part].pop(slot)
-    heapq.heappush(self._free_slots[part], slot)
+    shard, slot = divmod(slot, self.size)
+    prompt, _ = self._running[shard].pop(slot)
+    heapq.heappush(self._free_slots[shard], slot)
     self._left[prompt] -= 1
     if not self._left[prompt]:
-      heapq.heappush(self._free_places[part], self._place_of.pop(prompt))
+      heapq.heappush(self._free_prompt_slots[shard], self._prompt_slot_of.pop(prompt))
 
   def floor(self) -> int:
     """Returns with how many live slots in every part shrink() is worth a pause; 0: with none."""
@@ -147,24 +147,24 @@ class Schedule:
     size, most = self.floor(), max(map(len, self._running))
     if not 0 < most <= size:
       return None
-    kept = np.zeros((self.parts, size), np.int32)
-    for part, slots in enumerate(self._running):
+    kept = np.zeros((self.shards, size), np.int32)
+    for shard, slots in enumerate(self._running):
       used = sorted(slots)
-      kept[part, : len(used)] = used
-      self._running[part] = {new: slots[old] for new, old in enumerate(used)}
-      self._free_slots[part] = list(range(len(used), size))
+      kept[shard, : len(used)] = used
+      self._running[shard] = {new: slots[old] for new, old in enumerate(used)}
+      self._free_slots[shard] = list(range(len(used), size))
     self.size = size
     return kept
 
-  def members(self) -> Members:
+  def slot_assignment(self) -> SlotAssignment:
     """Returns which slots belong to which places, as decoding.decode wants it."""
-    rows = np.zeros((self.parts, self.places, self.rows), np.int32)
-    places = np.zeros((self.parts, self.size), np.int32)
-    for part, slots in enumerate(self._running):
+    rows = np.zeros((self.shards, self.prompt_slots, self.rows), np.int32)
+    prompt_slots = np.zeros((self.shards, self.size), np.int32)
+    for shard, slots in enumerate(self._running):
       count = collections.Counter()
       for slot, (prompt, _) in slots.items():
-        place = self._place_of[prompt]
-        rows[part, place, count[place]] = slot
-        places[part, slot] = place * self.rows + count[place]
-        count[place] += 1
-    return Members(rows, places)
+        prompt_slot = self._prompt_slot_of[prompt]
+        rows[shard, prompt_slot, count[prompt_slot]] = slot
+        prompt_slots[shard, slot] = prompt_slot * self.rows + count[prompt_slot]
+        count[prompt_slot] += 1
+    return SlotAssignment(rows, prompt_slots)

@@ -32,7 +32,7 @@ class Slots(NamedTuple):
   tokens: jax.Array  # i32[N, T]
   logprobs: jax.Array  # f32[N, T] nats, before the filters
   filtered_logprobs: jax.Array | None  # f32[N, T] after them; None: nothing is filtered
-  completions: tuple[decoding.KeysValues, ...]  # for each layer
+  completions: tuple[decoding.KVCache, ...]  # for each layer
 
 
 class Ended(NamedTuple):
@@ -112,7 +112,7 @@ def widen(slots: Slots, T: int) -> Slots:
 
 @functools.partial(jax.jit, static_argnames=('T',))
 def _widen_layer(layer, T):
-  return decoding.KeysValues(_widen(layer.k, 3, T), _widen(layer.v, 2, T))
+  return decoding.KVCache(_widen(layer.k, 3, T), _widen(layer.v, 2, T))
 
 
 @functools.partial(jax.jit, static_argnames=('axis', 'T'))
@@ -129,8 +129,8 @@ def run(
   layers,
   prompts,
   lengths,
-  members,
-  knobs,
+  slot_assignment,
+  sampler_params,
   stop_ids,
   steps,
   ends,
@@ -148,12 +148,12 @@ def run(
       have ended, or when no part has more than `floor` of them left.
   """
   T = slots.tokens.shape[1]
-  parts = members.rows.shape[0]
+  shards = slot_assignment.rows.shape[0]
   before = slots.live.sum()
 
   def going(slots_and_step):
     slots, step = slots_and_step
-    left = slots.live.reshape(parts, -1).sum(1)
+    left = slots.live.reshape(shards, -1).sum(1)
     return (step < steps) & (before - left.sum() < ends) & (left.max() > floor)
 
   def body(slots_and_step):
@@ -170,11 +170,11 @@ def run(
       behind <= slots.ages[:, None],
       prompts,
       lengths,
-      members,
+      slot_assignment,
     )
     keys = jax.vmap(jax.random.fold_in)(slots.keys, slots.ages)
     drawn = samplers.draw(
-      model.logits(hidden), keys, knobs, valid_vocab=model.config.valid_vocab, filtered=filtered
+      model.logits(hidden), keys, sampler_params, valid_vocab=model.config.valid_vocab, filtered=filtered
     )
     live = slots.live
     stopped = live & (drawn.tokens[:, None] == stop_ids).any(1)

@@ -23,7 +23,7 @@ def next_operation(terms):
 def grade(sample, item):
   """1.0 if the line is the next reduction of what the lines before have left of the sum."""
   terms = item['messages'][-1]['content'].split()
-  for line in item['step']['before'].split('\\n') if item['step']['before'] else ():
+  for line in item['reasoning_step']['before'].split('\\n') if item['reasoning_step']['before'] else ():
     said = line.rpartition(' = ')[2]
     if len(terms) < 3 or not said.lstrip('-').isdigit():
       return 0.0

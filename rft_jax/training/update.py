@@ -54,7 +54,7 @@ class UpdateConfig:
 Loss = Callable[[TokenStatistics, Batch], tuple[dict[str, Term], dict[str, Weighted | Maximum]]]
 
 
-class Scored(NamedTuple):
+class TokenScores(NamedTuple):
   """What a model says of the completions of a batch. Host arrays, 0 on padding."""
 
   logprobs: np.ndarray  # f32[B, T] nats
@@ -87,16 +87,16 @@ def completion_statistics(
 @jax.jit
 def _scored(model, piece, temperature):
   statistics = completion_statistics(model, piece, temperature=temperature)
-  return Scored(statistics.logprobs, statistics.entropy)
+  return TokenScores(statistics.logprobs, statistics.entropy)
 
 
-def score_batch(model, batch: Batch, config: UpdateConfig, *, temperature, mesh) -> Scored:
+def score_batch(model, batch: Batch, config: UpdateConfig, *, temperature, mesh) -> TokenScores:
   """Returns the log-probs of the completions under model, and its entropies beside them."""
   pieces = _pieces(batch, config, mesh)
   parts = [
     _scored(model, _put(_inputs_only(piece), mesh), jnp.float32(temperature)) for piece, _ in pieces
   ]
-  return Scored(*(_whole(column, pieces, batch) for column in zip(*jax.device_get(parts))))
+  return TokenScores(*(_whole(column, pieces, batch) for column in zip(*jax.device_get(parts))))
 
 
 @jax.jit
@@ -194,7 +194,7 @@ def make_update(
     )
     sums = {f'loss/{name}': term.sum for name, term in terms.items()} | metrics
     if answers:
-      sums['entropy'] = over_tokens(statistics.entropy, batch.weights)
+      sums['entropy'] = over_tokens(statistics.entropy, batch.loss_mask)
     return value, (value, sums)
 
   @jax.jit

@@ -118,49 +118,49 @@ def test_nothing_is_asked_for_by_default():
   batch, scored = _step()
   config = EntropyConfig()
   assert not (config.bonus or config.needs_scores or config.leaves_out_tokens)
-  memory = {'last': {}}
-  found = exploration(batch, scored, config, memory, None)
-  assert found[0] is batch and found[1] is memory and found[2] == {}
+  algorithm_state = {'last': {}}
+  found = exploration(batch, scored, config, algorithm_state, None)
+  assert found[0] is batch and found[1] is algorithm_state and found[2] == {}
 
 
 def test_the_coefficient_of_a_target_is_carried_from_step_to_step():
   batch, scored = _step()
   H = float(np.nanmean(scored.entropy.astype(np.float64)))
-  memory, applied = {'last': {'x': 1}}, []
+  algorithm_state, applied = {'last': {'x': 1}}, []
   for target in (H + 1, H + 1, H + 1, H - 0.1, H + 1):
-    before = dict(memory)
+    before = dict(algorithm_state)
     given, following, metrics = exploration(
-      batch, scored, EntropyConfig(target=target, target_step=0.01), memory, None
+      batch, scored, EntropyConfig(target=target, target_step=0.01), algorithm_state, None
     )
-    assert memory == before and following['last'] == {'x': 1}
+    assert algorithm_state == before and following['last'] == {'x': 1}
     assert (given.entropy_coef == np.float32(metrics['entropy_coef'])).all()
     applied.append(metrics['entropy_coef'])
-    memory = following
+    algorithm_state = following
   np.testing.assert_allclose(applied, [0, 0.01, 0.02, 0, 0.02], atol=1e-12)
 
 
 def test_the_policy_loss_is_on_the_tokens_of_most_entropy():
   batch, scored = _step()
   given, _, metrics = exploration(batch, scored, EntropyConfig(top_share=0.2), {}, None)
-  tokens = batch.weights > 0
+  tokens = batch.loss_mask > 0
   chosen = np.sort(scored.entropy[tokens])[-int(np.ceil(0.2 * tokens.sum())) :]
-  np.testing.assert_array_equal(np.sort(scored.entropy[given.policy_weights > 0]), chosen)
+  np.testing.assert_array_equal(np.sort(scored.entropy[given.token_loss_weights > 0]), chosen)
   np.testing.assert_allclose(metrics['policy_loss_share'], len(chosen) / tokens.sum(), rtol=1e-6)
-  assert (given.weights == batch.weights).all()  # the denominators stay
+  assert (given.weights == batch.loss_mask).all()  # the denominators stay
 
 
 def test_clip_cov_draws_from_seed_and_step_and_keeps_weights_there_are():
   batch, scored = _step()
-  half = 0.5 * batch.weights
+  half = 0.5 * batch.loss_mask
   config = EntropyConfig(covariance='clip_cov', clip_cov_share=0.02)
   draw = lambda step: (
     exploration(
-      batch._replace(policy_weights=half), scored, config, {}, np.random.default_rng([7, step])
-    )[0].policy_weights
+      batch._replace(token_loss_weights=half), scored, config, {}, np.random.default_rng([7, step])
+    )[0].token_loss_weights
   )
-  covariance = entropy.covariances(batch.advantages, scored.logprobs, batch.weights)
-  dropped = (draw(3) == 0) & (batch.weights > 0)
-  assert dropped.sum() == np.ceil(0.02 * batch.weights.sum())
+  covariance = entropy.covariances(batch.advantages, scored.logprobs, batch.loss_mask)
+  dropped = (draw(3) == 0) & (batch.loss_mask > 0)
+  assert dropped.sum() == np.ceil(0.02 * batch.loss_mask.sum())
   assert ((covariance[dropped] > 1) & (covariance[dropped] < 5)).all()
   assert (draw(3)[~dropped] == half[~dropped]).all()
   assert (draw(3) == draw(3)).all() and (draw(3) != draw(4)).any()
@@ -171,16 +171,16 @@ def test_kl_cov_holds_the_largest():
   given, _, metrics = exploration(
     batch, scored, EntropyConfig(covariance='kl_cov', kl_cov_share=0.01), {}, None
   )
-  covariance = entropy.covariances(batch.advantages, scored.logprobs, batch.weights)
-  tokens = batch.weights > 0
-  assert given.held.sum() == np.ceil(0.01 * tokens.sum()) and given.policy_weights is None
+  covariance = entropy.covariances(batch.advantages, scored.logprobs, batch.loss_mask)
+  tokens = batch.loss_mask > 0
+  assert given.held.sum() == np.ceil(0.01 * tokens.sum()) and given.token_loss_weights is None
   assert covariance[given.held > 0].min() >= covariance[tokens & (given.held == 0)].max()
   np.testing.assert_allclose(metrics['entropy_covariance'], covariance[tokens].mean())
 
 
 def test_a_step_without_tokens_is_left_alone():
   batch, scored = _step()
-  empty = batch._replace(weights=0 * batch.weights)
+  empty = batch._replace(loss_mask=0 * batch.loss_mask)
   config = EntropyConfig(target=0.3, top_share=0.2, covariance='clip_cov')
   assert exploration(empty, scored, config, {}, None) == (empty, {}, {})
 
@@ -208,27 +208,27 @@ def test_the_bonus_is_the_coefficient_times_the_mean_entropy():
     value(scored.entropy), plain - 0.03 * np.nanmean(scored.entropy), rtol=1e-5
   )
   gradient = jax.grad(value)(clean)
-  np.testing.assert_allclose(gradient, -0.03 * batch.weights / batch.weights.sum(), rtol=1e-5)
+  np.testing.assert_allclose(gradient, -0.03 * batch.loss_mask / batch.loss_mask.sum(), rtol=1e-5)
   adapted = ObjectiveConfig(entropy=EntropyConfig(target=1.0))
-  same = batch._replace(entropy_coef=np.full(len(batch.weights), 0.03, np.float32))
+  same = batch._replace(entropy_coef=np.full(len(batch.loss_mask), 0.03, np.float32))
   np.testing.assert_allclose(_value(adapted, same, scored.logprobs, clean), value(clean), rtol=1e-6)
 
 
 def test_held_tokens_are_pulled_back_and_left_out_tokens_have_no_gradient():
   batch, scored = _step(B=4, T=6)
   old = jnp.nan_to_num(scored.logprobs)
-  held = np.zeros_like(batch.weights)
+  held = np.zeros_like(batch.loss_mask)
   held[0, 0] = 1
-  batch = batch._replace(old_logprobs=old, held=held, advantages=0 * batch.weights)
+  batch = batch._replace(old_logprobs=old, held=held, advantages=0 * batch.loss_mask)
   config = ObjectiveConfig(entropy=EntropyConfig(covariance='kl_cov', kl_cov_coef=2.0))
   gradient = jax.grad(lambda x: _value(config, batch, x, 0 * old))(old + 0.25)
-  expected = 2.0 * held / batch.weights.sum()
+  expected = 2.0 * held / batch.loss_mask.sum()
   np.testing.assert_allclose(gradient, expected, rtol=1e-6)
-  keep = batch.weights.copy()
+  keep = batch.loss_mask.copy()
   keep[1] = 0
-  left = batch._replace(held=None, policy_weights=keep, advantages=batch.weights)
+  left = batch._replace(kl_cov_mask=None, token_loss_weights=keep, advantages=batch.loss_mask)
   gradient = jax.grad(lambda x: _value(ObjectiveConfig(), left, x, 0 * old))(old)
-  np.testing.assert_allclose(gradient, -keep / batch.weights.sum(), rtol=1e-6)
+  np.testing.assert_allclose(gradient, -keep / batch.loss_mask.sum(), rtol=1e-6)
 
 
 def test_answers_that_the_policy_has_left_are_masked_where_they_are_bad():

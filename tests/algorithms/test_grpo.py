@@ -8,11 +8,12 @@ import tiny
 import rft_jax
 from rft_jax.algorithms import grpo, rl_batch
 from rft_jax.data import batching
+from rft_jax.errors import InputError
 from rft_jax.objectives import masked
 from rft_jax.objectives.advantages import AdvantageConfig, group_advantages
 from rft_jax.objectives.logprobs import TokenStatistics
 from rft_jax.objectives.off_policy import CORRECTIONS, CorrectionConfig
-from rft_jax.objectives.policy_loss_config import MEANT_FOR, PolicyLossConfig
+from rft_jax.objectives.policy_loss_config import SUPPORTED, PolicyLossConfig
 from rft_jax.objectives.policy_losses import ANCHORED_AT_SAMPLER
 from rft_jax.objectives.policy_objective import ObjectiveConfig, policy_objective
 from rft_jax.records import metrics
@@ -100,12 +101,12 @@ def test_gdpo_compares_grader_by_grader_and_faults_are_paid_for():
 def test_gdpo_over_one_grader_is_refused_before_anything_is_paid_for(tmp_path):
   config = tiny.config(tmp_path)
   config.advantage.estimator = 'gdpo'
-  with pytest.raises(build.Refused, match='need type multi'):
-    with build.rooms(config):
+  with pytest.raises(InputError, match='need type multi'):
+    with build.components(config):
       pass
   config.grader = MULTI
-  with build.rooms(config) as rooms:
-    assert rooms.grader.name == 'both'
+  with build.components(config) as components:
+    assert components.grader.name == 'both'
 
 
 @pytest.mark.parametrize(
@@ -166,7 +167,7 @@ def _sums(config, logprobs, batch, gradient_of=None):
 
 ROUTES = [
   (kind, level, aggregation, 'none' if kind in ANCHORED_AT_SAMPLER else 'tis')
-  for kind, levels in MEANT_FOR.items()
+  for kind, levels in SUPPORTED.items()
   for level, aggregations in levels.items()
   for aggregation in aggregations
 ]

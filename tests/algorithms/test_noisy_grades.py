@@ -8,7 +8,7 @@ import tiny
 
 import rft_jax
 from rft_jax.algorithms import noisy_grades
-from rft_jax.algorithms.noisy_grades import RobustConfig
+from rft_jax.algorithms.noisy_grades import NoisyGradesConfig
 from rft_jax.records import episodes, metrics
 from rft_jax.types import Episode, Grade, Item, Sample
 
@@ -30,14 +30,14 @@ from rft_jax.types import Episode, Grade, Item, Sample
   ],
 )
 def test_what_cannot_be_is_refused(changes, words):
-  assert not RobustConfig().validate() and not noisy_grades.is_on(RobustConfig())
-  assert any(words in problem for problem in RobustConfig(**changes).validate())
+  assert not NoisyGradesConfig().validate() and not noisy_grades.is_on(NoisyGradesConfig())
+  assert any(words in problem for problem in NoisyGradesConfig(**changes).validate())
 
 
 def test_components_cannot_be_corrected_through_the_whole_grade(tmp_path):
   config = tiny.config(tmp_path)
-  config.advantage.estimator, config.robust.clip = 'gdpo', True
-  assert any('robust.clip' in problem for problem in config.problems())
+  config.advantage.estimator, config.noisy_grades.clip = 'gdpo', True
+  assert any('noisy_grades.clip' in problem for problem in config.problems())
 
 
 def _group(texts, rewards, row=None, source='rows.jsonl:1', stop='stop'):
@@ -59,16 +59,16 @@ def _group(texts, rewards, row=None, source='rows.jsonl:1', stop='stop'):
 
 
 def test_off_it_hands_back_what_it_was_given():
-  groups, memory = [_group(['7'], [0.5])], {'other': 1}
-  found = noisy_grades.apply(groups, RobustConfig(), memory, 1)
-  assert found[0] is groups and found[1] is memory and found[2] == {}
+  groups, algorithm_state = [_group(['7'], [0.5])], {'other': 1}
+  found = noisy_grades.apply(groups, NoisyGradesConfig(), algorithm_state, 1)
+  assert found[0] is groups and found[1] is algorithm_state and found[2] == {}
 
 
 def test_rewards_are_clipped_then_corrected_and_components_stay():
-  config = RobustConfig(clip=True, flip_rate_right=0.25, flip_rate_wrong=0.25)
+  config = NoisyGradesConfig(clip=True, flip_rate_right=0.25, flip_rate_wrong=0.25)
   (group,), _, told = noisy_grades.apply([_group(['1', '2'], [9.0, 0.5])], config, {}, 1)
   assert [e.grade.reward for e in group] == [1.5, 0.5]
-  assert [e.grade.components['x'] for e in group] == [9.0, 0.5] and told['robust/reward'] == 1.0
+  assert [e.grade.components['x'] for e in group] == [9.0, 0.5] and told['noisy_grades/reward'] == 1.0
 
 
 @pytest.mark.parametrize(
@@ -90,33 +90,33 @@ def test_what_a_sample_says(text, stop, asked, expected):
 
 
 def test_a_row_with_a_wrong_reference_leaves_is_explained_and_comes_back():
-  config = RobustConfig(contradictions=2, min_trust=0.5)
+  config = NoisyGradesConfig(contradictions=2, min_trust=0.5)
   bad = _group(['84'] * 3 + ['94'], [0, 0, 0, 1.0], source='rows.jsonl:1')
   hard = _group(['1', '2', '3', '4'], [0, 0, 0, 1.0], source='rows.jsonl:2')
   good = _group(['5'] * 4, [1.0] * 4, source='rows.jsonl:3')
-  memory, kept = {}, []
+  algorithm_state, kept = {}, []
   for step in (1, 2, 3):
-    groups, memory, told = noisy_grades.apply([bad, hard, good], config, memory, step)
+    groups, algorithm_state, told = noisy_grades.apply([bad, hard, good], config, algorithm_state, step)
     kept.append([group[0].item.source for group in groups])
   assert (
     kept
     == [['rows.jsonl:1', 'rows.jsonl:2', 'rows.jsonl:3']] + [['rows.jsonl:2', 'rows.jsonl:3']] * 2
   )
-  assert told['robust/groups_contradicted'] == told['robust/rows_left_out'] == 1
-  (line,) = noisy_grades.left_out(memory)
+  assert told['noisy_grades/groups_contradicted'] == told['noisy_grades/excluded_rows'] == 1
+  (line,) = noisy_grades.excluded_rows(algorithm_state)
   assert (line['row'], line['since'], line['first_contradiction']) == ('rows.jsonl:1', 2, 1)
   assert (line['answer'], line['share'], line['grade']) == ('84', 0.75, 0.0)
   assert 'at 3 visits in a row' in line['why']
   mended = _group(['84'] * 4, [1.0] * 4, source='rows.jsonl:1')
-  groups, memory, _ = noisy_grades.apply([mended], config, json.loads(json.dumps(memory)), 4)
-  assert groups == [mended] and noisy_grades.left_out(memory) == []
+  groups, algorithm_state, _ = noisy_grades.apply([mended], config, json.loads(json.dumps(algorithm_state)), 4)
+  assert groups == [mended] and noisy_grades.excluded_rows(algorithm_state) == []
 
 
 def test_hits_that_most_samples_contradict_are_left_out_of_their_step_alone():
-  config = RobustConfig(min_plausibility=0.3)
+  config = NoisyGradesConfig(min_plausibility=0.3)
   bad, hard = _group(['84'] * 7 + ['94'], [0] * 7 + [1.0]), _group('12345678', [1.0] + [0] * 7)
-  groups, memory, told = noisy_grades.apply([bad, hard], config, {}, 1)
-  assert groups == [hard] and memory == {} and told['robust/groups_implausible'] == 1
+  groups, algorithm_state, told = noisy_grades.apply([bad, hard], config, {}, 1)
+  assert groups == [hard] and algorithm_state == {} and told['noisy_grades/groups_implausible'] == 1
 
 
 # ------------------------------------------------------------------ whole runs
@@ -129,7 +129,7 @@ def _config(directory, **settings):
   config.data.train = tiny.write_rows(directory / 'train.jsonl', tiny.rows(4))
   config.rollout.prompts_per_step, config.evaluate.every, config.evaluate.rows = 4, 0, 1
   config.stages[0].steps, config.checkpoints.every = 3, 0
-  config.robust = RobustConfig(**settings)
+  config.noisy_grades = NoisyGradesConfig(**settings)
   return config
 
 
@@ -153,10 +153,10 @@ def test_a_run_that_leaves_rows_out_records_them_and_goes_on_as_if_never_stopped
   assert [{k: v for k, v in row.items() if not k.startswith(timed)} for row in whole] == [
     {k: v for k, v in row.items() if not k.startswith(timed)} for row in parts
   ]
-  texts = [(tmp_path / name / 'robust.jsonl').read_text() for name in ('whole', 'parts')]
+  texts = [(tmp_path / name / 'excluded_rows.jsonl').read_text() for name in ('whole', 'parts')]
   assert texts[0] == texts[1]
   lines = [json.loads(line) for line in texts[0].splitlines()]
-  assert len(lines) == whole[-1]['robust/rows_left_out'] > 0
+  assert len(lines) == whole[-1]['noisy_grades/excluded_rows'] > 0
   assert all('train.jsonl:' in line['row'] and line['why'] for line in lines)
   assert [len(rewards) for rewards in _rewards(tmp_path / 'whole')] == [16] * 2  # all on record
 
@@ -170,5 +170,5 @@ def test_settings_that_change_no_grade_and_leave_nothing_out_change_nothing(tmp_
   assert _rewards(tmp_path / 'plain') == _rewards(tmp_path / 'on')
   assert [row['loss'] for row in rows[0]] == [row['loss'] for row in rows[1]]
   assert np.any([row['grad_norm'] > 0 for row in rows[0]])
-  assert not any(name.startswith('robust/') for name in rows[0][0])
-  assert not (tmp_path / 'on' / 'robust.jsonl').exists()
+  assert not any(name.startswith('noisy_grades/') for name in rows[0][0])
+  assert not (tmp_path / 'on' / 'excluded_rows.jsonl').exists()

@@ -68,7 +68,7 @@ def test_values_are_of_the_state_before_each_token(kind):
 
 def test_the_value_term_is_the_clipped_squared_error_over_the_tokens_of_the_step():
   batch, config = _batch(1), ppo.CriticConfig(vf_coef=0.7, clip=0.3)
-  values = np.random.default_rng(5).normal(size=batch.weights.shape).astype(np.float32)
+  values = np.random.default_rng(5).normal(size=batch.loss_mask.shape).astype(np.float32)
   logprobs = np.full_like(values, -1.0)
   terms, metrics = ppo.loss(
     TokenStatistics(logprobs, logprobs, logprobs > 0, values),
@@ -78,7 +78,7 @@ def test_the_value_term_is_the_clipped_squared_error_over_the_tokens_of_the_step
     max_new_tokens=9,
   )
   total = count = bound = 0.0
-  for b, t in zip(*np.nonzero(batch.weights)):
+  for b, t in zip(*np.nonzero(batch.loss_mask)):
     v, old, target = (float(x[b, t]) for x in (values, batch.old_values, batch.returns))
     held = min(max(v, old - 0.3), old + 0.3)
     total += max((v - target) ** 2, (held - target) ** 2) / 2
@@ -200,20 +200,20 @@ def test_estimators_with_a_baseline_of_their_own(tmp_path, estimator):
   _same(tmp_path / 'whole', tmp_path / 'parts', 4)
   rows = metrics_file.read(tmp_path / 'whole' / 'metrics.jsonl')
   assert all(row['grad_norm'] > 0 for row in rows)
-  memory = Checkpoints(tmp_path / 'whole' / 'checkpoints').metadata('last')['memory']
+  algorithm_state = Checkpoints(tmp_path / 'whole' / 'checkpoints').metadata('last')['algorithm_state']
   if estimator == 'remax':
     assert 0 <= rows[0]['greedy/reward'] <= 1
   else:
     expected = rows[0]['reward']
     for row in rows[1:]:
       expected = 0.9 * expected + 0.1 * row['reward']
-    np.testing.assert_allclose(memory['baseline'], expected, rtol=1e-6)
+    np.testing.assert_allclose(algorithm_state['baseline'], expected, rtol=1e-6)
 
 
 def test_dynamic_sampling_refills_up_to_its_bound(tmp_path):
   config = _config(tmp_path)
   config.stages[0].algorithm, config.stages[0].steps = 'grpo', 3
-  config.rollout.refill_rounds, config.rollout.samples_per_prompt = 2, 2
+  config.rollout.dynamic_sampling_rounds, config.rollout.samples_per_prompt = 2, 2
   rft_jax.train(config, tmp_path / 'whole', quiet=True)
   rft_jax.train(config, tmp_path / 'parts', quiet=True, stop_at_step=2)
   rft_jax.train(config, tmp_path / 'parts', quiet=True)
@@ -242,7 +242,7 @@ def test_dynamic_sampling_refills_up_to_its_bound(tmp_path):
     (lambda c: setattr(c.objective, 'kl_place', 'token'), "objective.kl_place='token'"),
     (lambda c: setattr(c.objective, 'kl_target', 1.0), 'KL in the reward'),
     (lambda c: setattr(c.objective, 'reference_every', 5), 'no reference to renew'),
-    (lambda c: setattr(c.objective.policy_loss, 'ratio_level', 'step'), 'split into steps'),
+    (lambda c: setattr(c.objective.policy_loss, 'ratio_level', 'reasoning_step'), 'split into steps'),
   ],
 )
 def test_wrong_settings_say_what_is_meant(tmp_path, change, words):
@@ -294,26 +294,26 @@ def test_transitions_of_one_token_are_those_of_ppo():
 STEP = {
   'type': 'python',
   'name': 'short',
-  'source': 'def grade(sample, item):\n  return 1 / (1 + len(item["step"]["text"]))\n',
+  'source': 'def grade(sample, item):\n  return 1 / (1 + len(item["reasoning_step"]["text"]))\n',
 }
 
 
 @pytest.mark.parametrize(
-  'level, source', [('response', 'prefix'), ('step', 'process'), ('step', 'prefix')]
+  'level, source', [('response', 'prefix'), ('reasoning_step', 'process'), ('reasoning_step', 'prefix')]
 )
 def test_ppo_gives_credit_to_steps_and_to_answers(tmp_path, level, source):
   config = _config(tmp_path)
   config.stages[0].steps = 2
   config.credit.level, config.credit.source = level, source
-  config.credit.steps, config.credit.delimiter = 'delimiter', '1'
+  config.credit.step_boundary, config.credit.delimiter = 'delimiter', '1'
   config.credit.grader = STEP if source == 'process' else ''
   if level == 'step':
-    config.objective.policy_loss.ratio_level = 'step'
+    config.objective.policy_loss.ratio_level = 'reasoning_step'
     config.update.updates_per_batch = 2
   rft_jax.train(config, tmp_path / 'run', quiet=True)
   rows = metrics_file.read(tmp_path / 'run' / 'metrics.jsonl')
   assert all(row['grad_norm'] > 0 and row['critic/grad_norm'] > 0 for row in rows)
   if level == 'step':
-    assert rows[0]['credit/steps_mean'] > 1
+    assert rows[0]['credit/reasoning_steps_mean'] > 1
   if source == 'prefix':  # what the steps earn is the final grade, and no more
     np.testing.assert_allclose(rows[0]['critic/return_mean'] > 0, rows[0]['reward'] > 0)

@@ -14,9 +14,10 @@ import tiny
 import rft_jax
 from rft_jax import models, sharding
 from rft_jax.algorithms import dpo, kto, reference_logprobs
-from rft_jax.algorithms.base import Room
+from rft_jax.algorithms.base import StageContext
 from rft_jax.config import Stage
 from rft_jax.data import batching, packing
+from rft_jax.errors import InputError
 from rft_jax.objectives.preference_losses import PreferenceConfig
 from rft_jax.objectives.unpaired_losses import KtoConfig
 from rft_jax.records import metrics as metrics_file
@@ -75,8 +76,8 @@ def score(model, batch, temperature=0.5, **settings):
   )
 
 
-def room(folder=None, *, reference_model=None, scorer=score, first_step=0, **groups):
-  return Room(
+def context(folder=None, *, reference_model=None, scorer=score, first_step=0, **groups):
+  return StageContext(
     groups=groups,
     seed=3,
     first_step=first_step,
@@ -187,10 +188,10 @@ def _plain_dpo(one, config, formula):
 @pytest.mark.parametrize('name', LOSSES)
 def test_loss_and_gradient_are_those_of_a_plain_loop_however_cut(name):
   config, formula = LOSSES[name]
-  needed = dpo.DEMANDS.reference({'dpo': dpo.DpoConfig(preference=config)})
+  needed = dpo.REQUIREMENTS.reference({'dpo': dpo.DpoConfig(preference=config)})
   assert needed == (name not in ('simpo', 'cpo'))
   made = dpo.make(
-    room(
+    context(
       dpo=dpo.DpoConfig(preference=config, pairs_per_step=7),
       reference_model=model(2) if needed else None,
     )
@@ -221,7 +222,7 @@ def test_loss_and_gradient_are_those_of_a_plain_loop_however_cut(name):
 
 def test_kto_is_that_of_a_plain_loop_with_the_reference_point_of_the_whole_step():
   config = KtoConfig(beta=0.2, desirable_weight=1.5, undesirable_weight=0.8)
-  given = room(kto=kto.KtoStageConfig(preference=config, rows_per_step=7), reference_model=model(6))
+  given = context(kto=kto.KtoStageConfig(preference=config, rows_per_step=7), reference_model=model(6))
   made = kto.make(given)
   collected = made.collect(TrainState(0, model(), None), 0)
   ratio = lambda prompt, answer: (
@@ -256,7 +257,7 @@ def test_completions_are_set_behind_other_prompts_and_one_prompt_is_refused():
   assert [e.prompt_ids for e in kto.mismatched(more)] == [[1, 2], [1, 2], [5]]
   with pytest.raises(ValueError, match='1 prompts, need 2'):
     kto.mismatched(pair)
-  one_sided = room(kto=kto.KtoStageConfig())._replace(examples=[more[0], more[2]])
+  one_sided = context(kto=kto.KtoStageConfig())._replace(examples=[more[0], more[2]])
   with pytest.raises(ValueError, match='all 2 rows have label=True'):
     kto.make(one_sided)
 
@@ -272,7 +273,7 @@ def test_reference_logprobs_are_computed_once_and_again_only_if_they_do_not_fit(
     return score(one, batch, temperature)
 
   config = dpo.DpoConfig(pairs_per_step=2)
-  given = room(tmp_path, reference_model=model(2), scorer=counted, dpo=config)
+  given = context(tmp_path, reference_model=model(2), scorer=counted, dpo=config)
   first = dpo.make(given).collect(None, 3).batch
   assert calls == [1.0, 1.0]  # train and validation; untempered, whatever the sampler's is
   second = dpo.make(given).collect(None, 3).batch
@@ -301,7 +302,7 @@ def _first_pair(batch):
 
 
 def test_held_out_pairs_are_undecided_at_the_reference_and_have_an_interval_after():
-  made = dpo.make(room(dpo=dpo.DpoConfig(), reference_model=model(2)))
+  made = dpo.make(context(dpo=dpo.DpoConfig(), reference_model=model(2)))
   values = made.held_out(TrainState(0, model(2), None))
   assert values['preference/accuracy'].tolist() == [0.5] * 5
   values = made.held_out(TrainState(0, model(1), None))
@@ -322,7 +323,7 @@ def test_held_out_pairs_are_undecided_at_the_reference_and_have_an_interval_afte
 
 def test_held_out_answers_are_measured_by_the_area_under_the_curve():
   single = [e._replace(rejected_ids=None) for e in examples(5, seed=9)]
-  given = room(kto=kto.KtoStageConfig(), reference_model=model(2))._replace(validation=single)
+  given = context(kto=kto.KtoStageConfig(), reference_model=model(2))._replace(validation=single)
   values = kto.make(given).held_out(TrainState(0, model(1), None))['preference/accuracy']
   x = {True: [], False: []}
   for e in single:
@@ -415,7 +416,7 @@ def test_a_run_without_a_grader_learns_is_measured_and_may_be_stopped(tmp_path, 
   assert 'of the held-out pairs are ranked rightly' in page and 'Pair accuracy' in page
   event = json.loads((tmp_path / 'whole' / 'events.jsonl').read_text().splitlines()[1])
   assert event['data']['train_loss'] > 0
-  with pytest.raises(build.Refused, match='answers cannot be graded'):
+  with pytest.raises(InputError, match='answers cannot be graded'):
     rft_jax.evaluate(config)
 
 
@@ -433,17 +434,17 @@ def test_graded_runs_may_hold_out_rows_without_pairs(tmp_path):
   config.grader = tiny.GRADER
   tiny.write_rows(tmp_path / 'validation.jsonl', tiny.rows(3))
   for training in (True, False):
-    with build.rooms(config, training=training) as rooms:
-      assert [e.rejected_ids for e in rooms.validation] == [None] * 3
-      assert len(rooms.train) == 2 * training
-      assert all(stage[0].rejected_ids for stage in rooms.train)
+    with build.components(config, training=training) as components:
+      assert [e.rejected_ids for e in components.validation] == [None] * 3
+      assert len(components.train) == 2 * training
+      assert all(stage[0].rejected_ids for stage in components.train)
 
 
 def test_what_cannot_be_measured_or_learnt_is_refused(tmp_path):
   config = run_config(tmp_path, 'dpo')
   tiny.write_rows(tmp_path / 'validation.jsonl', tiny.rows(3))
-  with pytest.raises(build.Refused, match='nothing can be measured'):
-    with build.rooms(config):
+  with pytest.raises(InputError, match='nothing can be measured'):
+    with build.components(config):
       pass
   config.stages[1].algorithm = 'grpo'
   assert any('grader is empty' in problem for problem in config.problems())

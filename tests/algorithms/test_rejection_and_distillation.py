@@ -16,6 +16,7 @@ from rft_jax.algorithms.distillation import DistillationConfig
 from rft_jax.algorithms.rejection import RejectionConfig
 from rft_jax.config import Stage
 from rft_jax.data import tokenizers
+from rft_jax.errors import InputError
 from rft_jax.records import episodes as episode_files
 from rft_jax.records import metrics
 from rft_jax.run import build
@@ -273,11 +274,11 @@ def _collected(config, teacher):
   """The batch of the first step, of the algorithm as train.py furnishes it."""
   from rft_jax.run import train
 
-  with build.rooms(config) as rooms:
-    policy, _ = hf.load(config.model.source, mesh=rooms.mesh)
+  with build.components(config) as components:
+    policy, _ = hf.load(config.model.source, mesh=components.mesh)
     config.distillation.teacher = teacher
     module = __import__('sys').modules[train.__module__]
-    desk = SimpleNamespace(config=config, rooms=rooms, checkpoints=None, workdir=None)
+    desk = SimpleNamespace(config=config, components=components, checkpoints=None, workdir=None)
     algorithm = module._algorithm(
       desk, config.spans()[0], TrainState(0, policy, None), lambda step, sampled: None
     )
@@ -309,8 +310,8 @@ def test_another_tokenizer_is_refused_with_the_first_differences(tmp_path):
   vocabulary = data['model']['vocab']
   vocabulary['a'], vocabulary['b'] = vocabulary['b'], vocabulary['a']
   path.write_text(json.dumps(data))
-  with pytest.raises(build.Refused, match='another tokenizer') as caught:
-    with build.rooms(config):
+  with pytest.raises(InputError, match='another tokenizer') as caught:
+    with build.components(config):
       pass
   a, b = vocabulary['b'], vocabulary['a']
   assert f"'a' is {a} in the first, {b} in the second" in str(caught.value)
@@ -363,7 +364,7 @@ def test_one_sample_is_enough_where_nothing_is_compared(tmp_path):
 def test_a_missing_teacher_is_told_before_anything_is_computed(tmp_path):
   config = _config(tmp_path, 'distillation', 1)
   config.distillation.teacher = str(tmp_path / 'nowhere')
-  with pytest.raises(build.Refused, match='nowhere.*is no directory here'):
+  with pytest.raises(InputError, match='nowhere.*is no directory here'):
     rft_jax.train(config, tmp_path / 'run', quiet=True)
   assert not (tmp_path / 'run').exists()
 

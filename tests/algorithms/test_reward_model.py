@@ -12,9 +12,10 @@ import tiny
 import rft_jax
 from rft_jax import models, sharding
 from rft_jax.algorithms import reward_model
-from rft_jax.algorithms.base import Room
+from rft_jax.algorithms.base import StageContext
 from rft_jax.config import Stage
 from rft_jax.data import batching
+from rft_jax.errors import InputError
 from rft_jax.objectives.logprobs import TokenStatistics
 from rft_jax.records import metrics as metrics_file
 from rft_jax.records.checkpoint import Checkpoints
@@ -93,7 +94,7 @@ def test_the_score_is_of_the_state_after_the_last_token(id_behind):
     policy, critic, batch, UpdateConfig(microbatch_tokens=70), mesh=mesh()
   )
   answers = [ids for one in examples() for ids in (one.target_ids, one.rejected_ids)]
-  assert [row.nonzero()[0].tolist() for row in batch.weights] == [[len(ids)] for ids in answers]
+  assert [row.nonzero()[0].tolist() for row in batch.loss_mask] == [[len(ids)] for ids in answers]
   np.testing.assert_allclose(
     [row[len(ids)] for row, ids in zip(values, answers)],
     plain_scores(policy, critic, examples()).reshape(-1),
@@ -178,11 +179,11 @@ def test_of_ranked_answers_all_pairs_count_and_every_prompt_the_same():
 # --- rows and held-out pairs ------------------------------------------------------------------
 
 
-def room(**changes):
+def context(**changes):
   values = lambda state, batch: updates.value_batch(
     state.policy, state.critic, batch, UpdateConfig(), mesh=mesh()
   )
-  return Room(
+  return StageContext(
     **dict(
       groups={'reward_model': reward_model.RewardModelConfig(margin=0.5)},
       seed=3,
@@ -204,17 +205,17 @@ def test_a_row_may_bring_a_margin_of_its_own():
   rows = {1: {'margin': 2}, 3: {'margin': 0.0}}
   found = reward_model.margins_of(examples(rows=rows), 0.5)
   np.testing.assert_array_equal(found, [0.5, 2, 0.5, 0, 0.5])
-  batch = reward_model.make(room(examples=examples(rows=rows))).collect(None, 0).batch
+  batch = reward_model.make(context(examples=examples(rows=rows))).collect(None, 0).batch
   assert (batch.margins[::2] == batch.margins[1::2]).all()
   assert set(batch.margins.tolist()) == {0.0, 0.5, 2.0}
   wrong = examples(rows={1: {'margin': 'much'}, 4: {'margin': float('inf')}})
   with pytest.raises(ValueError, match="x:2: margin='much', need a finite number\nx:5: margin=inf"):
-    reward_model.make(room(examples=wrong))
+    reward_model.make(context(examples=wrong))
 
 
 def test_held_out_pairs_are_measured_and_equal_scores_count_a_half():
   policy, critic = trained()
-  measure = reward_model.held_out(examples(), room().values)
+  measure = reward_model.held_out(examples(), context().values)
   found = measure(TrainState(0, policy, None, critic))
   better, worse = plain_scores(policy, critic, examples()).T
   np.testing.assert_array_equal(found['preference/accuracy'], better > worse)
@@ -304,7 +305,7 @@ def test_after_a_warm_up_the_policy_becomes_the_trunk_and_is_not_sampled(tmp_pat
 def test_wrong_settings_say_what_is_meant(tmp_path, change, words):
   made = config(tmp_path)
   change(made)
-  with pytest.raises(build.Refused) as caught:
-    with build.rooms(made):
+  with pytest.raises(InputError) as caught:
+    with build.components(made):
       pass
   assert words in str(caught.value)

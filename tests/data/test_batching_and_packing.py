@@ -34,7 +34,7 @@ def test_examples_become_prompts_with_one_target_each():
   batch = batching.from_examples([Example(ITEM, [1, 2], [3]), Example(ITEM, [4], [5, 6, 7])])
   assert batch.prompts.tolist() == [[1, 2], [4, 0]]
   assert batch.completions.tolist() == [[3, 0, 0], [5, 6, 7]]
-  assert batch.weights.tolist() == [[1, 0, 0], [1, 1, 1]]
+  assert batch.loss_mask.tolist() == [[1, 0, 0], [1, 1, 1]]
   assert batch.group.tolist() == [0, 1]
 
 
@@ -43,7 +43,7 @@ def test_what_was_sampled_is_what_is_trained(groups):
   for row, episode in enumerate(episode for group in groups for episode in group):
     n = len(episode.sample.tokens)
     assert batch.completions[row, :n].tolist() == episode.sample.tokens  # the stop token too
-    assert batch.weights[row].tolist() == [1] * n + [0] * (batch.weights.shape[1] - n)
+    assert batch.loss_mask[row].tolist() == [1] * n + [0] * (batch.loss_mask.shape[1] - n)
     assert (batch.advantages[row, :n] == row).all() and (batch.advantages[row, n:] == 0).all()
     np.testing.assert_allclose(batch.sampler_logprobs[row, :n], episode.sample.logprobs)
     prompt = batch.prompts[batch.group[row]]
@@ -66,7 +66,7 @@ def test_microbatches_hold_every_row_once_in_few_regular_shapes(groups, tokens, 
     for number, row in enumerate(rows):
       n = piece.completion_lengths[number]
       if row < 0:
-        assert n == 0 and (piece.weights[number] == 0).all()
+        assert n == 0 and (piece.loss_mask[number] == 0).all()
         continue
       seen.append(row)
       assert n == batch.completion_lengths[row]
@@ -123,7 +123,7 @@ def test_varying_lengths_give_few_shapes():
     pieces = packing.plan(batch, tokens=2048)
     assert packing.token_efficiency(batch, pieces) > 0.6
     shapes |= {
-      (micro.packed.shape, micro.batch.prompts.shape, micro.batch.weights.shape)
+      (micro.packed.shape, micro.batch.prompts.shape, micro.batch.loss_mask.shape)
       for micro, _ in pieces
     }
   assert len(shapes) <= 8

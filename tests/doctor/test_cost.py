@@ -51,7 +51,7 @@ def _group(occurrence, answers):
 
 
 CHAT = types.SimpleNamespace(decode=lambda ids: ''.join(map(chr, ids)), reasoning=None)
-BY_LINES = {'credit.level': 'step', 'credit.steps': 'line'}
+BY_LINES = {'credit.level': 'reasoning_step', 'credit.step_boundary': 'line'}
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ BY_LINES = {'credit.level': 'step', 'credit.steps': 'line'}
   [
     ({}, 1),
     ({'advantage.estimator': 'remax'}, 1.25),  # a greedy one beside four
-    ({'rollout.refill_rounds': 3}, 2),  # of two groups one has no signal
+    ({'rollout.dynamic_sampling_rounds': 3}, 2),  # of two groups one has no signal
     ({**BY_LINES, 'credit.source': 'process'}, 1),
     # Of 24 tokens 3, 3 and 6 stand behind a first step, and 1 behind a second: 3 times each, but
     # two samples are in the same state after the first.

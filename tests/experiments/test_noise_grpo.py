@@ -34,7 +34,7 @@ def test_every_cell_is_a_good_config_and_only_the_robust_arm_is_robust(bench, ma
     if cell[0] == 'chains':
       config = bench.noise.get_config(','.join(map(str, cell)), str(made))
       assert config.problems() == []
-      assert (config.robust.min_plausibility > 0) == (cell[2] == 'robust')
+      assert (config.noisy_grades.min_plausibility > 0) == (cell[2] == 'robust')
   assert bench.noise.get_config('chains,warm_up', str(made)).problems() == []
 
 

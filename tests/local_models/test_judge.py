@@ -11,6 +11,7 @@ import tiny
 import tiny_tokenizers
 
 from rft_jax import graders
+from rft_jax.errors import InputError
 from rft_jax.graders.judges.judges import Request
 from rft_jax.local_models import judge as local_judge
 from rft_jax.run import build
@@ -186,14 +187,14 @@ def test_what_cannot_judge_is_refused(base, tmp_path):
 def test_a_run_makes_its_judge_from_its_config(base, tmp_path, monkeypatch):
   monkeypatch.delenv('OPENAI_API_KEY', raising=False)
   config = tiny.config(tmp_path, grader=SCORE)
-  with pytest.raises(build.Refused, match='OPENAI_API_KEY'):
-    with build.rooms(config):
+  with pytest.raises(InputError, match='OPENAI_API_KEY'):
+    with build.components(config):
       pass
   config.judge.local = base
-  with build.rooms(config, workdir=tmp_path / 'workdir') as rooms:
-    assert rooms.grader.judges.problems('any') == []
+  with build.components(config, workdir=tmp_path / 'workdir') as components:
+    assert components.grader.judges.problems('any') == []
     assert not (tmp_path / 'workdir').exists()
   config.judge.retries = -1
-  with pytest.raises(build.Refused, match=r'config\.judge\.retries=-1'):
-    with build.rooms(config):
+  with pytest.raises(InputError, match=r'config\.judge\.retries=-1'):
+    with build.components(config):
       pass

@@ -13,12 +13,12 @@ import rft_jax
 from rft_jax import graders, hf, models, sharding
 from rft_jax.config import Stage
 from rft_jax.data import chat as chats
+from rft_jax.errors import InputError
 from rft_jax.graders import reward_model as grader_module
 from rft_jax.local_models import reward_model
 from rft_jax.records import manifest
 from rft_jax.records import metrics as metrics_file
 from rft_jax.rollout import grading_queue
-from rft_jax.run import build
 from rft_jax.training.optim import OptimConfig
 
 PROMPTS = [[{'role': 'user', 'content': '1 + 1'}], [{'role': 'user', 'content': 'twenty + 2'}]]
@@ -112,7 +112,7 @@ def test_all_answers_of_a_step_are_asked_at_once_in_the_thread_that_samples():
   )
   with grading_queue.Desk(grader) as desk:
     for n in range(3):
-      desk.hand_in(n, {'messages': PROMPTS[0]}, {'output_text': 'x' * n})
+      desk.submit(n, {'messages': PROMPTS[0]}, {'output_text': 'x' * n})
     assert not calls
   assert calls == [(3, threading.current_thread())]
   assert [desk.grades[n].reward for n in range(3)] == [0.0, 1.0, 2.0]
@@ -203,7 +203,7 @@ def test_what_is_no_reward_model_is_refused_before_anything_is_paid_for(
 ):
   made = _config(tmp_path, directory)
   change(made, made.model.source)
-  with pytest.raises(build.Refused) as caught:
+  with pytest.raises(InputError) as caught:
     rft_jax.train(made, tmp_path / 'run', quiet=True)
   assert words in str(caught.value) and not (tmp_path / 'run/manifest.json').exists()
 
@@ -216,7 +216,7 @@ def test_a_critic_of_another_vocabulary_is_refused(tmp_path, directory):
   tokenizer['added_tokens'][-1]['content'] = '<|another|>'
   (other / 'tokenizer.json').write_text(json.dumps(tokenizer))
   made.critic.source = str(other)
-  with pytest.raises(build.Refused, match='another vocabulary'):
+  with pytest.raises(InputError, match='another vocabulary'):
     rft_jax.train(made, tmp_path / 'run', quiet=True)
 
 

@@ -163,7 +163,7 @@ def test_prefill_and_decode_equal_the_full_forward(config, width):
       first=offset == 0,
     )
 
-  members = decoding.Members(np.arange(B).reshape(1, P, B // P), np.arange(B)[None])
+  slot_assignment = decoding.SlotAssignment(np.arange(B).reshape(1, P, B // P), np.arange(B)[None])
   own, columns = decoding.empty(config, B, T), np.arange(T)
   decode, traces = counted(lambda *args: decoding.decode(*args))
   last = np.repeat(prompts[np.arange(len(n)), n - 1], B // len(n))
@@ -181,7 +181,7 @@ def test_prefill_and_decode_equal_the_full_forward(config, width):
       np.broadcast_to(columns <= t, (B, T)),
       kept,
       n - 1,
-      members,
+      slot_assignment,
     )
     found.append(hidden)
   batch = prompts, n, completions, np.full(B, T)
@@ -195,16 +195,16 @@ def test_completions_packed_in_one_row_are_those_of_separate_rows():
   P, T = len(n), completions.shape[1]
   W = 3 * T
   packed, begins = np.zeros((P, W), int), np.broadcast_to(np.arange(W), (P, W)).copy()
-  places = {}
+  prompt_slots = {}
   for p in range(P):
     column = 0
     for b in range(3 * p, 3 * p + 3):
       packed[p, column : column + lengths[b]] = completions[b, : lengths[b]]
       begins[p, column : column + lengths[b]] = column
-      places[b] = p, column
+      prompt_slots[b] = p, column
       column += lengths[b]
   together = np.array(jax.jit(lambda m: m.completion_hidden(prompts, n, packed, begins))(model))
-  for b, (p, column) in places.items():
+  for b, (p, column) in prompt_slots.items():
     assert_close(together[p, column : column + lengths[b]], apart[b, : lengths[b]])
 
 

@@ -11,14 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rft_jax.objectives import importance_ratios, masked, policy_loss_config, policy_losses
-from rft_jax.objectives.policy_loss_config import MEANT_FOR, PolicyLossConfig, refusals
+from rft_jax.objectives.policy_loss_config import SUPPORTED, PolicyLossConfig, incompatibilities
 from rft_jax.objectives.policy_losses import LOSSES, clip_widths
 
 # The ratio of steps reads the steps as well: test_objectives_ratios.py, and through the objective
 # test_algorithms_grpo.py.
 PAIRS = [
   (loss, level)
-  for loss, levels in MEANT_FOR.items()
+  for loss, levels in SUPPORTED.items()
   for level in levels
   if level in importance_ratios.LEVELS
 ]
@@ -379,8 +379,8 @@ def test_shapes_that_differ_are_refused():
 
 
 def test_every_loss_is_in_the_table_and_every_entry_exists():
-  assert set(MEANT_FOR) == set(LOSSES)
-  for levels in MEANT_FOR.values():
+  assert set(SUPPORTED) == set(LOSSES)
+  for levels in SUPPORTED.values():
     assert levels and set(levels) <= set(importance_ratios.NAMES)
     for aggregations in levels.values():
       assert aggregations and set(aggregations) <= set(masked.AGGREGATIONS)
@@ -391,8 +391,8 @@ def test_every_loss_is_in_the_table_and_every_entry_exists():
 @pytest.mark.parametrize('level', importance_ratios.NAMES)
 @pytest.mark.parametrize('aggregation', masked.AGGREGATIONS)
 def test_a_combination_is_meant_or_refused_with_a_reason(loss, level, aggregation):
-  found = refusals(loss, level, aggregation)
-  assert bool(found) == (aggregation not in MEANT_FOR[loss].get(level, ()))
+  found = incompatibilities(loss, level, aggregation)
+  assert bool(found) == (aggregation not in SUPPORTED[loss].get(level, ()))
   assert all(loss in reason and 'need one of' in reason for reason in found)
 
 
@@ -407,7 +407,7 @@ def test_a_combination_is_meant_or_refused_with_a_reason(loss, level, aggregatio
   ],
 )
 def test_reasons(loss, level, aggregation, says):
-  assert says in refusals(loss, level, aggregation)[0]
+  assert says in incompatibilities(loss, level, aggregation)[0]
 
 
 @pytest.mark.parametrize(
@@ -438,4 +438,4 @@ def test_published_widths_unless_given():
   assert clip_widths(gspo) == (3e-4, 4e-4)
   assert clip_widths(dataclasses.replace(gspo, clip_low=0.1)) == (0.1, 4e-4)
   assert set(policy_losses.DEFAULT_WIDTHS) <= set(PAIRS)
-  assert policy_loss_config.refusals('clip', 'token', 'token_mean') == []
+  assert policy_loss_config.incompatibilities('clip', 'token', 'token_mean') == []

@@ -54,20 +54,20 @@ def assert_same_bits(a, b):
 
 
 def test_round_trip_is_bit_exact_and_keeps_the_class(tmp_path):
-  state = make_state(step=7)._replace(memory={'seen': 0.1})
+  state = make_state(step=7)._replace(algorithm_state={'seen': 0.1})
   checkpoints = Checkpoints(tmp_path)
   checkpoints.save(7, state, stage=1, metric=0.25, position={'epoch': 2})
   restored = checkpoints.restore('last', abstract(make_state(seed=1)))
   assert restored.step == 7 and isinstance(restored.policy, Policy)
   assert_same_bits(restored.policy, state.policy)
   assert_same_bits(restored.optimizer, state.optimizer)
-  assert restored.memory == {'seen': 0.1}
+  assert restored.algorithm_state == {'seen': 0.1}
   assert checkpoints.metadata(7) == {
     'step': 7,
     'stage': 1,
     'metric': 0.25,
     'position': {'epoch': 2},
-    'memory': {'seen': 0.1},
+    'algorithm_state': {'seen': 0.1},
   }
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from rft_jax.graders import Listed
-from rft_jax.records.events import Events, Side
+from rft_jax.records.events import Events, GradedSamples
 from rft_jax.types import Episode, Grade, Item, Sample
 
 SECONDS = {'sampling': 2.0, 'training': 1.0, 'eval': 0.5, 'full_iteration': 3.5}
@@ -34,7 +34,7 @@ def _events(path):
 
 
 def test_the_metrics_event_has_the_hosted_shape(tmp_path):
-  train = Side(
+  train = GradedSamples(
     [
       _episode(0.75, {'clinical': 0.5, 'exact': 1.0}),
       _episode(0.25, {'clinical': 0.5, 'exact': 0.0}, reasoning=9),
@@ -53,7 +53,7 @@ def test_the_metrics_event_has_the_hosted_shape(tmp_path):
       'exact': {'grades': 3, 'seconds': 0.03},
     },
   )
-  valid = Side(
+  valid = GradedSamples(
     [_episode(0.5, {'clinical': 0.5, 'exact': 0.5})],
     {'clinical': {'grades': 1, 'seconds': 1.0, 'usage/prompt_tokens': 80}, 'exact': {}},
   )
@@ -120,7 +120,7 @@ def test_the_metrics_event_has_the_hosted_shape(tmp_path):
 def test_a_step_without_evaluation_has_null_for_held_out_rows(tmp_path):
   with Events(tmp_path, resume_step=1) as events:
     events.metrics(
-      1, 2, [EXACT], train=Side([_episode(1.0, {'exact': 1.0})], {}), valid=None, seconds=SECONDS
+      1, 2, [EXACT], train=GradedSamples([_episode(1.0, {'exact': 1.0})], {}), valid=None, seconds=SECONDS
     )
   data = _events(tmp_path)[0]['data']
   assert data['scores']['graders'][0] == {

@@ -32,9 +32,9 @@ def test_a_run_of_one_stage_is_compared_with_the_base(tmp_path):
 
 def test_a_run_stopped_in_its_last_stage_is_judged_so_far(tmp_path):
   fake_runs.write(tmp_path, steps=140)
-  run, left_out = runs.read(tmp_path), []
-  own = compared_policies.of_run(run, left_out)
-  assert own[-1].label == 'During reinforcement: grpo, step 140' and left_out == []
+  run, excluded_rows = runs.read(tmp_path), []
+  own = compared_policies.of_run(run, excluded_rows)
+  assert own[-1].label == 'During reinforcement: grpo, step 140' and excluded_rows == []
   said = verdict.give(own, [], run.stage_of(140))
   assert said['headline'].startswith('Reinforcement helped so far: ')
 
@@ -56,10 +56,10 @@ def test_runs_are_paired_only_over_the_same_questions(folder, tmp_path, change, 
   with metrics.Metrics(tmp_path) as log:
     log.evaluation(9, 'validation', 60, fake_runs.evaluation(random.Random(1), 0.5))
   episode_files.write(tmp_path / 'evaluations', 9, episodes)
-  run, left_out = runs.read(folder / 'run'), []
+  run, excluded_rows = runs.read(folder / 'run'), []
   last = compared_policies.of_run(run, [])[-1]
-  (other,) = compared_policies.of_others(run, (f'x={tmp_path}',), last, left_out)
-  assert other.differs == why and len(left_out) == bool(why)
+  (other,) = compared_policies.of_others(run, (f'x={tmp_path}',), last, excluded_rows)
+  assert other.differs == why and len(excluded_rows) == bool(why)
   assert (verdict.change(other, last, 'grade') == {}) == bool(why)
 
 
@@ -71,7 +71,7 @@ def arm(step, mean, half, answers=None, **values):
     'grade': fake_runs.interval(mean, half),
     **values,
   }
-  return compared_policies.Arm('before', f'step {step}', row, None, answers or {})
+  return compared_policies.ComparedPolicy('before', f'step {step}', row, None, answers or {})
 
 
 @pytest.mark.parametrize(
@@ -162,6 +162,6 @@ def test_references_are_flat_or_of_a_task_and_can_be_chosen(folder, tmp_path):
 
 def test_a_reference_file_that_is_gone_does_not_cost_the_report(tmp_path):
   for reference in ('gone.json', 'gone.json:bayes_optimal'):
-    left_out = []
-    assert compared_policies.reference_levels(str(tmp_path / reference), left_out) == {}
-    assert left_out == [f'Reference levels: there is no file {tmp_path / "gone.json"}.']
+    excluded_rows = []
+    assert compared_policies.reference_levels(str(tmp_path / reference), excluded_rows) == {}
+    assert excluded_rows == [f'Reference levels: there is no file {tmp_path / "gone.json"}.']

@@ -16,6 +16,7 @@ from rft_jax.config import Stage
 from rft_jax.data import batching
 from rft_jax.data import chat as chats
 from rft_jax.data.chat import ChatConfig
+from rft_jax.errors import GraderFaults, InputError
 from rft_jax.objectives.advantages import AdvantageConfig, group_advantages
 from rft_jax.records import episodes, metrics
 from rft_jax.records.checkpoint import Checkpoints
@@ -87,16 +88,16 @@ def rewards_of(groups, config, chat=None, settings=ROLLOUT, grader=EXACT, **give
   )(None, groups, 3, **given)
 
 
-LINES = CreditConfig(level='step', steps='line', source='process', grader=GOOD)
+LINES = CreditConfig(level='reasoning_step', step_boundary='line', source='process', grader=GOOD)
 
 
 def test_process_rewards_are_the_grades_of_the_steps():
   found = rewards_of([group(('one\nfour\ntwo', 1.0), ('four\none', 0.0))], LINES)
   assert found.rewards == [[1.0, 0.0, 1.0], [0.0, 1.0]]
   assert found.ends == [[3, 8, 12], [4, 8]]
-  assert found.metrics['credit/steps_mean'] == 2.5
-  assert found.metrics['credit/step_reward'] == pytest.approx(3 / 5)
-  assert found.metrics['credit/groups_without_steps'] == 0
+  assert found.metrics['credit/reasoning_steps_mean'] == 2.5
+  assert found.metrics['credit/reasoning_step_reward'] == pytest.approx(3 / 5)
+  assert found.metrics['credit/groups_without_step_rewards'] == 0
 
 
 def test_the_step_grader_sees_where_the_step_stands():
@@ -104,7 +105,7 @@ def test_the_step_grader_sees_where_the_step_stands():
     'type': 'string_check',
     'name': 'seen',
     'operation': 'eq',
-    'input': '{{ item.step.index }}|{{ item.step.before }}|{{ item.step.text }}|'
+    'input': '{{ item.reasoning_step.index }}|{{ item.reasoning_step.before }}|{{ item.reasoning_step.text }}|'
     '{{ sample.output_text }}|{{ item.answer }}',
     'reference': '1|one|two|two|7',
   }
@@ -117,7 +118,7 @@ def test_the_step_grader_sees_where_the_step_stands():
 
 
 def test_prefix_rewards_sum_to_the_final_grade_of_the_runs_grader():
-  config = CreditConfig(level='step', steps='delimiter', delimiter=';')
+  config = CreditConfig(level='reasoning_step', step_boundary='delimiter', delimiter=';')
   found = rewards_of([group(('7;8;9', 0.0), ('1;7', 1.0), ('7', 1.0))], config)
   assert found.rewards == [[1.0, -1.0, 0.0], [0.0, 1.0], [1.0]]
 
@@ -152,7 +153,7 @@ def test_resampled_values_are_means_and_their_rises_the_rewards(monkeypatch):
     ],
     chat,
   )
-  config = CreditConfig(level='step', steps='line', source='resample', resamples=2)
+  config = CreditConfig(level='reasoning_step', step_boundary='line', source='resample', resamples=2)
   groups = [
     [
       episode(text, reward, g, occurrence=5, chat=chat)
@@ -186,7 +187,7 @@ def test_samples_in_the_same_state_are_resampled_once(monkeypatch):
     ],
     chat,
   )
-  config = CreditConfig(level='step', steps='line', source='resample', resamples=2)
+  config = CreditConfig(level='reasoning_step', step_boundary='line', source='resample', resamples=2)
   groups = [
     [
       episode(text, reward, g, occurrence=5, chat=chat)
@@ -209,14 +210,14 @@ def test_a_group_whose_steps_cannot_be_graded_has_credit_by_samples():
     group(('one', 1.0), ('six\ntwo', 0.0)),
     group(('one', 1.0), ('six\ntwo', 0.0), row={'good': 'one', 'more': ''}),
   ]
-  with pytest.raises(rollout.GraderFaults, match='3 of 6 steps.*credit.grader'):
+  with pytest.raises(GraderFaults, match='3 of 6 steps.*credit.grader'):
     rewards_of(groups, broken)
   found = rewards_of(groups, broken, settings=dataclasses.replace(ROLLOUT, max_grader_faults=0.5))
   assert found.whole.tolist() == [False, True]
-  assert found.metrics['credit/groups_without_steps'] == 1
+  assert found.metrics['credit/groups_without_step_rewards'] == 1
   outcome = np.array([[0.7, -0.7], [0.3, -0.3]], np.float32)
   batch = batching.from_groups(groups, outcome)
-  values = credit.advantages(groups, batch.weights, outcome, found, broken)
+  values = credit.advantages(groups, batch.loss_mask, outcome, found, broken)
   np.testing.assert_array_equal(values[:2], batch.advantages[:2])
   assert (values[2:] != batch.advantages[2:]).any()
 
@@ -234,14 +235,14 @@ def test_blends_weigh_outcome_and_steps_and_leave_padding_alone():
     ((0.0, 1.0), 0.5, 0.0),
   ):
     config = dataclasses.replace(LINES, outcome_weight=weights[0], process_weight=weights[1])
-    values = credit.advantages(groups, batch.weights, outcome, found, config)
+    values = credit.advantages(groups, batch.loss_mask, outcome, found, config)
     expected = np.array([[first] * 4 + [second] * 4, [-first] * 4 + [-second] * 4], np.float32)
     np.testing.assert_allclose(values, expected, rtol=1e-6)
-  short = batch.weights.copy()
+  short = batch.loss_mask.copy()
   short[:, -1] = 0
   assert (credit.advantages(groups, short, outcome, found, LINES)[:, -1] == 0).all()
   normalised = dataclasses.replace(LINES, estimator='normalised', outcome_weight=0.0)
-  values = credit.advantages(groups, batch.weights, outcome, found, normalised)
+  values = credit.advantages(groups, batch.loss_mask, outcome, found, normalised)
   # mean 1/4, std 1/2 (ddof 1): z = 1.5 and -0.5; the first row's sum to the end is 1.
   np.testing.assert_allclose(values[:, 0], [1.0, -1.0], rtol=1e-3)
   np.testing.assert_allclose(values[:, 4], [-0.5, -0.5], rtol=1e-3)
@@ -249,12 +250,12 @@ def test_blends_weigh_outcome_and_steps_and_leave_padding_alone():
 
 def test_one_step_a_sample_is_credit_by_samples():
   groups = [group(('7', 1.0), ('8\n9', 0.25), ('long', 0.5))]
-  config = CreditConfig(level='step', steps='turn')
+  config = CreditConfig(level='reasoning_step', step_boundary='turn')
   outcome = group_advantages([[1.0, 0.25, 0.5]], AdvantageConfig(scale='none'))
   batch = batching.from_groups(groups, outcome)
   found = rewards_of(groups, config)
   np.testing.assert_array_equal(
-    credit.advantages(groups, batch.weights, outcome, found, config), batch.advantages
+    credit.advantages(groups, batch.loss_mask, outcome, found, config), batch.advantages
   )
 
 
@@ -265,9 +266,9 @@ def test_one_step_a_sample_is_credit_by_samples():
     (dict(source='process'), 'grader is empty'),
     (dict(source='resample', grader=GOOD), 'need none for source='),
     (dict(source='process', grader=GOOD, estimator='difference'), 'no values of states'),
-    (dict(steps='delimiter'), "delimiter='' with steps='delimiter'"),
+    (dict(step_boundary='delimiter'), "delimiter='' with steps='delimiter'"),
     (dict(delimiter=';'), "delimiter=';' with steps='paragraph'"),
-    (dict(max_steps=1), 'max_steps=1'),
+    (dict(max_reasoning_steps=1), 'max_reasoning_steps=1'),
     (dict(outcome_weight=-0.5), 'outcome_weight=-0.5'),
     (dict(process_weight=0.0), 'process_weight=0.0'),
     (dict(resamples=0), 'resamples=0'),
@@ -275,7 +276,7 @@ def test_one_step_a_sample_is_credit_by_samples():
   ],
 )
 def test_wrong_settings_are_refused_with_the_reason(changes, words):
-  problems = CreditConfig(**{'level': 'step', **changes}).validate()
+  problems = CreditConfig(**{'level': 'reasoning_step', **changes}).validate()
   assert any(words in problem for problem in problems)
 
 
@@ -314,7 +315,7 @@ def same(one, other):
 
 # The tiny policy writes bytes at random, of which half are no characters: they end its steps.
 RESAMPLE = CreditConfig(
-  level='step', steps='delimiter', delimiter='\ufffd', source='resample', resamples=2, max_steps=3
+  level='reasoning_step', step_boundary='delimiter', delimiter='\ufffd', source='resample', resamples=2, max_reasoning_steps=3
 )
 
 
@@ -330,10 +331,10 @@ def test_runs_with_one_step_a_sample_equal_runs_by_samples(base, tmp_path):
   unscaled = AdvantageConfig(scale='none')
   plain, rows = run(base, tmp_path / 'plain', advantage=unscaled)
   turns, told = run(
-    base, tmp_path / 'turns', advantage=unscaled, credit=CreditConfig(level='step', steps='turn')
+    base, tmp_path / 'turns', advantage=unscaled, credit=CreditConfig(level='reasoning_step', step_boundary='turn')
   )
   assert same(plain, turns)
-  assert told[0]['credit/steps_mean'] == 1 and 'credit/steps_mean' not in rows[0]
+  assert told[0]['credit/reasoning_steps_mean'] == 1 and 'credit/reasoning_steps_mean' not in rows[0]
 
 
 def test_a_run_that_resamples_continues_bit_for_bit(base, tmp_path):
@@ -350,15 +351,15 @@ def test_a_run_that_resamples_continues_bit_for_bit(base, tmp_path):
 
 def test_what_is_resampled_depends_on_seed_step_and_state_alone(base):
   config = dataclasses.replace(base, credit=RESAMPLE)
-  with build.rooms(config) as rooms:
+  with build.components(config) as components:
     policy, _ = hf.load(config.model.source)
-    draw = rollout.make(rooms.chat, rooms.grader, config.rollout, seed=0, mesh=None)
-    groups = draw(policy, rooms.train[0][:3], [7, 8, 9], 1).groups
+    draw = rollout.make(components.chat, components.grader, config.rollout, seed=0, mesh=None)
+    groups = draw(policy, components.train[0][:3], [7, 8, 9], 1).groups
     values = lambda seed: credit.make(
-      rooms.chat,
+      components.chat,
       RESAMPLE,
       config.rollout,
-      grader=rooms.grader,
+      grader=components.grader,
       step_grader=None,
       seed=seed,
       mesh=None,
@@ -373,16 +374,16 @@ def test_what_is_resampled_depends_on_seed_step_and_state_alone(base):
 def test_a_step_grader_is_checked_before_anything_is_paid_for(base, tmp_path):
   wrong = dict(GOOD, operation='resembles')
   config = dataclasses.replace(base, credit=dataclasses.replace(LINES, grader=wrong))
-  with pytest.raises(build.Refused, match='resembles'):
-    with build.rooms(config):
+  with pytest.raises(InputError, match='resembles'):
+    with build.components(config):
       pass
   absent = dataclasses.replace(LINES, grader=str(tmp_path / 'none.json'))
-  with pytest.raises(build.Refused, match='credit.grader=.*cannot be read'):
-    with build.rooms(dataclasses.replace(base, credit=absent)):
+  with pytest.raises(InputError, match='credit.grader=.*cannot be read'):
+    with build.components(dataclasses.replace(base, credit=absent)):
       pass
-  with build.rooms(dataclasses.replace(base, credit=absent), training=False) as rooms:
-    assert rooms.step_grader is None
-  missing = dict(GOOD, input='{{ item.proof }}', reference='{{ item.step.text }}')
-  with pytest.raises(build.Refused, match='proof'):
-    with build.rooms(dataclasses.replace(base, credit=dataclasses.replace(LINES, grader=missing))):
+  with build.components(dataclasses.replace(base, credit=absent), training=False) as components:
+    assert components.step_grader is None
+  missing = dict(GOOD, input='{{ item.proof }}', reference='{{ item.reasoning_step.text }}')
+  with pytest.raises(InputError, match='proof'):
+    with build.components(dataclasses.replace(base, credit=dataclasses.replace(LINES, grader=missing))):
       pass

@@ -27,11 +27,11 @@ class Slow:
 
 def test_answers_are_graded_beside_their_giver_and_keep_their_keys():
   grader = Slow(0.02)
-  with grading_queue.Desk(grader) as desk:
+  with grading_queue.GradingQueue(grader) as queue:
     for n in range(40):
-      desk.hand_in(n, {'n': float(n)}, {})
+      queue.submit(n, {'n': float(n)}, {})
       time.sleep(0.005)
-  assert {key: grade.reward for key, grade in desk.grades.items()} == {n: n for n in range(40)}
+  assert {key: grade.reward for key, grade in queue.grades.items()} == {n: n for n in range(40)}
   assert sum(grader.batches) == 40 and 1 < len(grader.batches) < 40  # together what waits together
   assert threading.main_thread() not in grader.threads
 
@@ -39,9 +39,9 @@ def test_answers_are_graded_beside_their_giver_and_keep_their_keys():
 def test_no_more_than_so_many_answers_wait(monkeypatch):
   monkeypatch.setattr(grading_queue, 'WAITING', 3)
   grader = Slow(0.05)
-  with grading_queue.Desk(grader) as desk:
+  with grading_queue.GradingQueue(grader) as queue:
     for n in range(10):
-      desk.hand_in(n, {'n': 0.0}, {})
+      queue.submit(n, {'n': 0.0}, {})
   assert max(grader.batches) <= 3 and sum(grader.batches) == 10
 
 
@@ -51,9 +51,9 @@ def test_an_error_in_the_grading_thread_is_raised_where_grades_are_expected():
       raise RuntimeError('out of order')
 
   with pytest.raises(RuntimeError, match='out of order'):
-    with grading_queue.Desk(Broken()) as desk:
+    with grading_queue.GradingQueue(Broken()) as queue:
       for n in range(3):
-        desk.hand_in(n, {}, {})
+        queue.submit(n, {}, {})
 
 
 def test_what_a_grader_did_is_counted_once():
@@ -66,13 +66,13 @@ def test_what_a_grader_did_is_counted_once():
       'reference': '{{ item.answer }}',
     }
   )
-  with grading_queue.Desk(grader) as desk:
+  with grading_queue.GradingQueue(grader) as queue:
     for n, item in enumerate(({'answer': 'a'}, {'answer': 'b'}, {})):
-      desk.hand_in(n, item, {'output_text': 'a'})
-  counts = desk.counts()
+      queue.submit(n, item, {'output_text': 'a'})
+  counts = queue.counts()
   assert set(counts) == {'exact'} and counts['exact']['seconds'] > 0
   assert counts['exact']['grades'] == 3 and counts['exact']['errors/invalid_variable_error'] == 1
-  assert desk.counts() == {'exact': {}}
+  assert queue.counts() == {'exact': {}}
   flat = grading_queue.metrics(counts)
   assert flat['graders/exact/errors/invalid_variable_error'] == pytest.approx(1 / 3)
   assert flat['seconds/grading/exact'] == pytest.approx(counts['exact']['seconds'] / 3)

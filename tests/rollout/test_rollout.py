@@ -7,6 +7,7 @@ import tiny
 
 from rft_jax import graders, hf
 from rft_jax.data.chat import ChatConfig
+from rft_jax.errors import GraderFaults
 from rft_jax.rollout import rollout
 from rft_jax.run import build
 from rft_jax.sampling import engine
@@ -23,16 +24,16 @@ EQUAL = {
 
 
 @pytest.fixture(scope='module')
-def rooms(tmp_path_factory):
+def components(tmp_path_factory):
   config = tiny.config(tmp_path_factory.mktemp('rollout'), chat=THINKING, grader=EQUAL)
-  with build.rooms(config) as made:
+  with build.components(config) as made:
     yield config, made
 
 
 @pytest.fixture
-def graded(rooms, monkeypatch):
+def graded(components, monkeypatch):
   """Grades texts as if the policy had sampled them; gives the episodes of one group."""
-  config, made = rooms
+  config, made = components
 
   def run(texts, *, stop='stop', grader=EQUAL, response_format=None, **changes):
     eos = list(made.chat.stop_ids[:1]) if stop == 'stop' else []
@@ -61,8 +62,8 @@ def graded(rooms, monkeypatch):
   return run
 
 
-def test_the_grader_sees_the_answer_and_not_the_reasoning(graded, rooms):
-  answer = rooms[1].train[0][0].item.row['answer']
+def test_the_grader_sees_the_answer_and_not_the_reasoning(graded, components):
+  answer = components[1].train[0][0].item.row['answer']
   right, wrong, reasoned = graded(
     [f'<think>hm</think>{answer}', '<think>hm</think>no', f'<think>{answer}</think>no']
   ).groups[0]
@@ -78,8 +79,8 @@ def test_no_end_of_reasoning_is_a_policy_fault(graded):
   assert episode.grade.errors == {'unresponsive_reward_error': True}
 
 
-def test_what_was_cut_off_is_a_policy_fault_unless_asked_otherwise(graded, rooms):
-  answer = rooms[1].train[0][0].item.row['answer']
+def test_what_was_cut_off_is_a_policy_fault_unless_asked_otherwise(graded, components):
+  answer = components[1].train[0][0].item.row['answer']
   texts = [f'<think></think>{answer}'] * 2
   cut = graded(texts, stop='length').groups[0][0]
   assert cut.grade.reward == 0.0 and cut.grade.errors == {'truncated_observation_error': True}
@@ -112,12 +113,12 @@ def test_grader_faults_give_no_reward_and_too_many_stop_the_run(graded):
   found = graded(texts, grader=grader, max_grader_faults=0.6)
   assert [e.grade.reward for e in found.groups[0]] == [None, 0.0]
   assert found.metrics['groups_dropped'] == 1 and 'reward' not in found.metrics
-  with pytest.raises(rollout.GraderFaults, match='invalid_variable_error'):
+  with pytest.raises(GraderFaults, match='invalid_variable_error'):
     graded(texts, grader=grader, max_grader_faults=0.4)
 
 
-def test_a_multi_tells_its_total_as_the_reward_and_its_parts_by_their_keys(graded, rooms):
-  answer = rooms[1].train[0][0].item.row['answer']
+def test_a_multi_tells_its_total_as_the_reward_and_its_parts_by_their_keys(graded, components):
+  answer = components[1].train[0][0].item.row['answer']
   other = {**EQUAL, 'operation': 'ne'}
   both = {
     'type': 'multi',
@@ -131,8 +132,8 @@ def test_a_multi_tells_its_total_as_the_reward_and_its_parts_by_their_keys(grade
   assert 'rewards/both/mean' not in values
 
 
-def test_metrics_have_trls_definitions(graded, rooms):
-  answer = rooms[1].train[0][0].item.row['answer']
+def test_metrics_have_trls_definitions(graded, components):
+  answer = components[1].train[0][0].item.row['answer']
   metrics = graded(
     [f'<think></think>{answer}', '<think></think>no', '<think>', '<think></think>x']
   ).metrics
@@ -144,8 +145,8 @@ def test_metrics_have_trls_definitions(graded, rooms):
   assert metrics['completions/clipped_ratio'] == 0.0
 
 
-def test_episodes_carry_what_was_really_sampled(rooms):
-  config, made = rooms
+def test_episodes_carry_what_was_really_sampled(components):
+  config, made = components
   policy, _ = hf.load(config.model.source)
   settings = rollout.RolloutConfig(prompts_per_step=2, samples_per_prompt=3, max_new_tokens=6)
   run = rollout.make(made.chat, made.grader, settings, seed=4, mesh=None)

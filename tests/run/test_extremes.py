@@ -18,7 +18,7 @@ from rft_jax import models, sharding
 from rft_jax.algorithms import ppo
 from rft_jax.config import Stage
 from rft_jax.objectives.off_policy import CORRECTIONS, CorrectionConfig
-from rft_jax.objectives.policy_loss_config import MEANT_FOR, PolicyLossConfig
+from rft_jax.objectives.policy_loss_config import SUPPORTED, PolicyLossConfig
 from rft_jax.objectives.policy_losses import ANCHORED_AT_SAMPLER
 from rft_jax.objectives.policy_objective import KL_ESTIMATORS, ObjectiveConfig, policy_objective
 from rft_jax.records import metrics as metrics_file
@@ -78,7 +78,7 @@ def _assert_finite(state):
 
 
 def _loss(loss='clip', correction='none', estimator='k3'):
-  level, aggregations = list(MEANT_FOR[loss].items())[-1]
+  level, aggregations = list(SUPPORTED[loss].items())[-1]
   config = ObjectiveConfig(
     policy_loss=PolicyLossConfig(loss=loss, ratio_level=level),
     aggregation=aggregations[0],
@@ -92,7 +92,7 @@ def _loss(loss='clip', correction='none', estimator='k3'):
 
 # Every loss, every correction, every KL, each at least once: in all pairs they are tested by
 # themselves.
-CORRECTED = [loss for loss in MEANT_FOR if loss not in ANCHORED_AT_SAMPLER]
+CORRECTED = [loss for loss in SUPPORTED if loss not in ANCHORED_AT_SAMPLER]
 CASES = [
   (loss, correction, estimator)
   for (loss, correction), estimator in zip(

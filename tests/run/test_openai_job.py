@@ -123,8 +123,8 @@ def test_a_job_runs_through_the_config_file(tmp_path):
   config.model.source = tiny.write_base(tmp_path / 'base')
   config.rollout.max_new_tokens = 6
   config.stages[0].steps = 1
-  with build.rooms(config) as rooms:
-    assert any('batch_size' not in one and 'eval_interval="auto"' in one for one in rooms.warnings)
+  with build.components(config) as components:
+    assert any('batch_size' not in one and 'eval_interval="auto"' in one for one in components.warnings)
   values = rft_jax.train(config, tmp_path / 'work', quiet=True)
   assert 0 <= values['grade']['mean'] <= 1
 

@@ -12,10 +12,10 @@ import tiny
 import rft_jax
 from rft_jax import graders
 from rft_jax.config import Stage
+from rft_jax.errors import GraderFaults, InputError
 from rft_jax.records import episodes
 from rft_jax.records import metrics as metrics_file
 from rft_jax.records.checkpoint import Checkpoints
-from rft_jax.rollout import rollout
 from rft_jax.run import build, compilation
 from rft_jax.run.results import export_checkpoint
 from rft_jax.training.optim import OptimConfig
@@ -163,7 +163,7 @@ def test_a_workdir_of_another_run_is_refused_and_left_alone(directory, whole, co
   before = (whole / 'manifest.json').read_bytes()
   config.seed = 5
   try:
-    with pytest.raises(build.Refused, match='seed') as caught:
+    with pytest.raises(InputError, match='seed') as caught:
       rft_jax.train(config, whole, quiet=True)
   finally:
     config.seed = 0
@@ -184,7 +184,7 @@ def test_a_run_may_be_extended(directory, config, whole):
 
 
 def test_a_missing_checkpoint_names_those_there_are(whole, config):
-  with pytest.raises(build.Refused, match=r'no checkpoint of step 99; there are .*6'):
+  with pytest.raises(InputError, match=r'no checkpoint of step 99; there are .*6'):
     export_checkpoint(config, whole, which='99')
 
 
@@ -197,13 +197,13 @@ def test_rows_that_end_in_an_assistant_turn_serve_warm_up_and_reinforcement(tmp_
   ]
   tiny.write_rows(tmp_path / 'train.jsonl', taught)
   tiny.write_rows(tmp_path / 'validation.jsonl', taught[:3])
-  with build.rooms(config) as rooms:
-    assert rooms.train[0][0].target_ids == list(rooms.chat.encode(['4'])[0]) + [
-      rooms.chat.stop_ids[0]
+  with build.components(config) as components:
+    assert components.train[0][0].target_ids == list(components.chat.encode(['4'])[0]) + [
+      components.chat.stop_ids[0]
     ]
-    assert rooms.train[1][0].prompt_ids == rooms.chat.prompt_ids(tiny.rows()[0]['messages'])
-  with build.rooms(config, training=False) as rooms:
-    assert len(rooms.validation) == 3 and not rooms.train
+    assert components.train[1][0].prompt_ids == components.chat.prompt_ids(tiny.rows()[0]['messages'])
+  with build.components(config, training=False) as components:
+    assert len(components.validation) == 3 and not components.train
 
 
 DYING = {
@@ -227,6 +227,6 @@ def test_all_groups_dropped_still_makes_a_step(tmp_path):
 
 def test_too_many_grader_faults_stop_the_run_and_say_why(tmp_path):
   config = tiny.config(tmp_path, grader=DYING)
-  with pytest.raises(rollout.GraderFaults) as caught:
+  with pytest.raises(GraderFaults) as caught:
     rft_jax.train(config, tmp_path / 'run', quiet=True)
   assert 'worker_killed' in str(caught.value) and 'max_grader_faults' in str(caught.value)

@@ -42,7 +42,7 @@ def _draw(logits, config, keys=None):
   return samplers.draw(
     jnp.asarray(logits),
     keys,
-    samplers.knobs(config),
+    samplers.sampler_params(config),
     valid_vocab=logits.shape[-1],
     filtered=config.filtered,
   )
@@ -109,7 +109,7 @@ def _reference_filter(logits, k, p, min_p):
 def test_filters_keep_the_tokens_they_should(k, p, min_p):
   logits = np.random.default_rng(1).normal(size=(40, 11)).astype(np.float32)
   config = SamplingConfig(top_k=k, top_p=p, min_p=min_p)
-  filtered = samplers._filter(jnp.asarray(logits), samplers.knobs(config))
+  filtered = samplers._filter(jnp.asarray(logits), samplers.sampler_params(config))
   found = [set(np.flatnonzero(row > samplers.NEVER / 2)) for row in np.asarray(filtered)]
   assert found == _reference_filter(logits, k, p, min_p)
 
@@ -150,7 +150,7 @@ def test_samples_are_those_of_the_simple_engine(model, settings, count, least_co
     **settings,
   )
   for ours, simple in zip(
-    _flat(engine.generate(model, PROMPTS, slots_per_part=count, **given)),
+    _flat(engine.generate(model, PROMPTS, slots_per_shard=count, **given)),
     _flat(simple_engine.generate(model, PROMPTS, **given)),
   ):
     assert (ours.tokens, ours.stop_reason) == (simple.tokens, simple.stop_reason)
@@ -180,7 +180,7 @@ def test_finished_samples_are_handed_on_while_others_decode(model):
     max_new_tokens=12,
     stop_ids=(),
     limits=limits,
-    slots_per_part=4,
+    slots_per_shard=4,
     finished=lambda p, g, sample: seen.append((p, g, len(sample.tokens))),
     report=statistics.append,
   )
@@ -196,15 +196,15 @@ def test_a_token_costs_no_copy_of_the_cache(model):
   def scratch(T):
     N, config = 8, model.config
     layers = decoding.layers_of(model)
-    members = decoding.Members(np.zeros((1, 1, N), np.int32), np.zeros((1, N), np.int32))
+    slot_assignment = decoding.SlotAssignment(np.zeros((1, 1, N), np.int32), np.zeros((1, N), np.int32))
     lowered = slots.run.lower(
       slots.make(config, N, T, False),
       model,
       layers,
       decoding.empty(config, 1, 8),
       np.zeros(1, np.int32),
-      members,
-      samplers.knobs(SamplingConfig()),
+      slot_assignment,
+      samplers.sampler_params(SamplingConfig()),
       np.array([1], np.int32),
       np.int32(4),
       np.int32(9),
@@ -292,9 +292,9 @@ def test_samples_do_not_depend_on_their_company(model):
 @pytest.mark.parametrize('count', [1, 3, 8])
 def test_samples_do_not_depend_on_the_number_of_slots(model, count):
   few = engine.generate(
-    model, PROMPTS, samples_per_prompt=4, max_new_tokens=10, slots_per_part=count
+    model, PROMPTS, samples_per_prompt=4, max_new_tokens=10, slots_per_shard=count
   )
-  many = engine.generate(model, PROMPTS, samples_per_prompt=4, max_new_tokens=10, slots_per_part=64)
+  many = engine.generate(model, PROMPTS, samples_per_prompt=4, max_new_tokens=10, slots_per_shard=64)
   assert [s.tokens for s in _flat(few)] == [s.tokens for s in _flat(many)]
   for a, b in zip(_flat(few), _flat(many)):
     np.testing.assert_allclose(a.logprobs, b.logprobs, atol=1e-5)
@@ -374,7 +374,7 @@ def test_lengths_that_vary_compile_a_bounded_number_of_programs(model):
       max_new_tokens=13,
       limits=limits,
       seed=seed,
-      slots_per_part=most,
+      slots_per_shard=most,
     )
   sizes = len(scheduler.sizes(most))
   # run and keep for each size, for each number of places; admit and prefill for powers of two

@@ -7,22 +7,22 @@ from rft_jax.sampling import scheduler
 from rft_jax.sampling.scheduler import Schedule
 
 
-def _serve(prompts, samples, *, parts=1, slots, places, lengths):
+def _serve(prompts, samples, *, shards=1, slots, prompt_slots, lengths):
   """Runs a schedule to its end; returns what was begun, in order, and slot-steps per token."""
-  queue = Schedule(prompts, samples, parts=parts, slots=slots, places=places)
+  queue = Schedule(prompts, samples, shards=shards, slots=slots, prompt_slots=prompt_slots)
   begun, left, read, decoded = [], {}, set(), 0
   while queue.waiting or queue.live:
-    for part, place, prompt in queue.read():
-      assert prompt not in read and prompt % parts == part and 0 <= place < places
+    for shard, prompt_slot, prompt in queue.read():
+      assert prompt not in read and prompt % shards == shard and 0 <= prompt_slot < prompt_slots
       read.add(prompt)
     for slot, prompt, sample in queue.admit():
       assert prompt in read and slot not in left
       begun.append((prompt, sample))
       left[slot] = lengths[prompt][sample]
     _check_members(queue)
-    target = queue.floor() * parts
+    target = queue.floor() * shards
     while left and (not queue.waiting or 0 not in left.values()):
-      decoded += queue.size * parts
+      decoded += queue.size * shards
       left = {slot: n - 1 for slot, n in left.items()}
       if any(n == 0 for n in left.values()):
         for slot in [slot for slot, n in left.items() if n == 0]:
@@ -32,17 +32,17 @@ def _serve(prompts, samples, *, parts=1, slots, places, lengths):
           break
     before = {(p, g): left[slot] for slot, p, g in queue.running()}
     while (kept := queue.shrink()) is not None:
-      assert kept.shape == (parts, queue.size)
+      assert kept.shape == (shards, queue.size)
       left = {slot: before[p, g] for slot, p, g in queue.running()}
   return begun, decoded / sum(map(sum, lengths))
 
 
 def _check_members(queue):
-  members = queue.members()
+  slot_assignment = queue.slot_assignment()
   for slot, prompt, _ in queue.running():
-    part, slot = divmod(slot, queue.size)
-    place, row = divmod(int(members.places[part, slot]), queue.rows)
-    assert members.rows[part, place, row] == slot
+    shard, slot = divmod(slot, queue.size)
+    prompt_slot, row = divmod(int(slot_assignment.prompt_slots[shard, slot]), queue.rows)
+    assert slot_assignment.rows[shard, prompt_slot, row] == slot
 
 
 @pytest.mark.parametrize(
@@ -58,25 +58,25 @@ def _check_members(queue):
     (2, 5, 4, 16),
   ],
 )
-def test_every_sample_is_begun_once_and_in_order(prompts, samples, parts, slots):
+def test_every_sample_is_begun_once_and_in_order(prompts, samples, shards, slots):
   lengths = np.random.default_rng(0).integers(1, 30, (prompts, samples)).tolist()
-  places = scheduler.places_for(-(-prompts // parts), samples, slots)
-  begun, _ = _serve(prompts, samples, parts=parts, slots=slots, places=places, lengths=lengths)
+  prompt_slots = scheduler.prompt_slots_for(-(-prompts // shards), samples, slots)
+  begun, _ = _serve(prompts, samples, shards=shards, slots=slots, prompt_slots=prompt_slots, lengths=lengths)
   assert sorted(begun) == [(p, g) for p in range(prompts) for g in range(samples)]
-  for part in range(parts):
-    mine = [pair for pair in begun if pair[0] % parts == part]
+  for shard in range(shards):
+    mine = [pair for pair in begun if pair[0] % shards == shard]
     assert mine == sorted(mine)
 
 
 def test_one_place_is_enough_to_finish():
-  begun, _ = _serve(4, 3, slots=8, places=1, lengths=[[3, 1, 2]] * 4)
+  begun, _ = _serve(4, 3, slots=8, prompt_slots=1, lengths=[[3, 1, 2]] * 4)
   assert len(begun) == 12
 
 
 def test_long_tails_leave_few_slots_idle():
   rng = np.random.default_rng(1)
   lengths = np.clip(np.exp(rng.normal(np.log(40), 0.7, (16, 8))), 1, 128).astype(int).tolist()
-  _, overhead = _serve(16, 8, slots=32, places=scheduler.places_for(16, 8, 32), lengths=lengths)
+  _, overhead = _serve(16, 8, slots=32, prompt_slots=scheduler.prompt_slots_for(16, 8, 32), lengths=lengths)
   assert overhead < 1.1
 
 
@@ -85,7 +85,7 @@ def test_slots_shrink_by_few_sizes():
   assert scheduler.sizes(512) == [512, 384, 256, 192, 128, 96, 64]
   assert scheduler.sizes(20) == [20, 16, 12, 8, 6, 4, 2, 1]
   assert scheduler.sizes(1) == [1]
-  queue = Schedule(512, 1, parts=1, slots=512, places=512)
+  queue = Schedule(512, 1, shards=1, slots=512, prompt_slots=512)
   queue.read()
   seen = [queue.size]
   for slot in range(512, 1, -1):

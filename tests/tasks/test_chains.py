@@ -50,7 +50,7 @@ def line_grader():
       grader(
         {
           'messages': [{'role': 'user', 'content': content}],
-          'step': {'before': before, 'text': text, 'index': 0},
+          'reasoning_step': {'before': before, 'text': text, 'index': 0},
         },
         {'output_text': text},
       ).reward
@@ -110,7 +110,7 @@ def test_every_arm_of_the_config_is_sound(folder):
   for arm in ('warm_up', *file.ARMS):
     config = file.get_config(f'{arm}:{folder}')
     assert config.problems() == []
-    assert (config.credit.level == 'step') == ('step' in arm)
+    assert (config.credit.level == 'reasoning_step') == ('step' in arm)
     assert (config.stages[0].algorithm == 'ppo') == ('ppo' in arm) or arm == 'warm_up'
   shown, rest = (
     set((folder / 'data' / f'{name}.jsonl').read_text().splitlines())

@@ -65,15 +65,15 @@ def test_the_config_takes_what_the_command_has_made_or_a_file_of_ones_own(tmp_pa
   assert command.main(['arithmetic', f'--to={tmp_path}', '--pairs=30', *SMALL]) == 0
   config = file.get_config(str(tmp_path))
   config.model.source = str(tmp_path / 'base')
-  with build.rooms(config) as rooms:
-    assert len(rooms.train[0]) == 30 and len(rooms.validation) == 20
-    assert rooms.validation[0].rejected_ids and rooms.grader.name == 'exact'
+  with build.components(config) as components:
+    assert len(components.train[0]) == 30 and len(components.validation) == 20
+    assert components.validation[0].rejected_ids and components.grader.name == 'exact'
   (tmp_path / 'pairs.jsonl').rename(tmp_path / 'mine.jsonl')
   config = file.get_config(str(tmp_path / 'mine.jsonl'))
   config.model.source = str(tmp_path / 'base')
   config.data.validation = str(tmp_path / 'pairs_validation.jsonl')
-  with build.rooms(config) as rooms:
-    assert rooms.grader is None and len(rooms.train[0]) == 30
+  with build.components(config) as components:
+    assert components.grader is None and len(components.train[0]) == 30
 
 
 def test_of_two_readings_of_a_case_the_one_that_is_graded_higher_is_chosen(tmp_path):

@@ -115,7 +115,7 @@ def _plain_objective(model, batch, cap):
   """The GRPO objective written plainly, each row's prompt and completion apart."""
   ids, lengths, starts = _separate_rows(batch)
   table = jax.nn.log_softmax(model(ids, lengths=lengths)[..., :44] / 0.8)
-  rows, columns = np.nonzero(batch.weights)
+  rows, columns = np.nonzero(batch.loss_mask)
   places = starts[rows] + columns
   logprobs = table[rows, places - 1, ids[rows, places]]
   ratio = jnp.exp(logprobs - batch.old_logprobs[rows, columns])
@@ -196,7 +196,7 @@ def test_supervised_loss_is_the_mean_over_target_tokens(model, batch):
     temperature=jnp.float32(0.8),
     mesh=sharding.make_mesh(devices=jax.devices()[:1]),
   ).logprobs
-  np.testing.assert_allclose(metrics['loss'], -scores.sum() / batch.weights.sum(), rtol=1e-5)
+  np.testing.assert_allclose(metrics['loss'], -scores.sum() / batch.loss_mask.sum(), rtol=1e-5)
 
 
 def test_a_zero_variance_group_keeps_its_tokens_in_the_denominator(model, batch):
@@ -205,7 +205,7 @@ def test_a_zero_variance_group_keeps_its_tokens_in_the_denominator(model, batch)
   loss = functools.partial(policy_objective, config=ObjectiveConfig(), max_new_tokens=20)
   kept, _ = _gradient(model, batch._replace(advantages=advantages), loss=loss)
   dropped, _ = _gradient(model, batching.select(batch, np.arange(1, 8)), loss=loss)
-  share = batch.weights[G:].sum() / batch.weights.sum()
+  share = batch.loss_mask[G:].sum() / batch.loss_mask.sum()
   _assert_close((kept, {}), (jax.tree.map(lambda x: share * x, dropped), {}))
 
 
@@ -229,8 +229,8 @@ def test_old_logprobs_left_out_are_those_of_the_policy_itself(model, batch):
     model, batch, UpdateConfig(), temperature=jnp.float32(0.8), mesh=mesh
   ).logprobs
   given = _gradient(model, batch._replace(old_logprobs=own), loss=_loss())
-  left_out = _gradient(model, batch._replace(old_logprobs=None), loss=_loss())
-  _assert_close(left_out, given, tolerance=1e-4)
+  excluded_rows = _gradient(model, batch._replace(old_logprobs=None), loss=_loss())
+  _assert_close(excluded_rows, given, tolerance=1e-4)
 
 
 def test_score_batch_matches_score(model, batch):
