@@ -1,15 +1,15 @@
-r"""Sums with one product, such as 7 - 14 * 6: warm-up on short rationales, then GRPO on answers.
+r"""Arithmetic sums with one product, such as 7 - 14 * 6: SFT warm-up on solutions, then GRPO.
 
   python -m rft_jax.tasks arithmetic --largest_term=9 --largest_factor=19 --train_rows=2700 \
     --to=runs/arithmetic/data
   python -m rft_jax.main --config=configs/arithmetic_grpo.py --workdir=runs/arithmetic/run
 
-The warm-up shows 1600 problems with their one intermediate step; GRPO gets 1100 others, of which
-it learns nothing but whether the answer was right. 300 are held out; 4 samples each at temperature
-1 and one greedy; 95 % intervals. 0.46 M parameters, trained from scratch.
+The warm-up trains on 1600 problems with their one intermediate step; GRPO trains on 1100 others,
+from the grade of the final answer alone. 300 are held out; 4 samples each at temperature 1 and one
+greedy; 95 % intervals. 0.46 M parameters, trained from scratch.
 
-Hardware and time: one core of an AMD EPYC, 3.5 min of processor time, of which the warm-up is half;
-4.5 min by the clock, as the core was shared with other work.
+Hardware and time: one core of an AMD EPYC, 3.5 min of CPU time, half of it for the warm-up; 4.5 min
+of wall-clock time, as the core was shared with other work.
 
   step              0      800 (warmed up)           880 (reinforced)
   grade, sampled    0      0.422 [0.377, 0.465]      0.492 [0.443, 0.541]
@@ -18,12 +18,12 @@ Hardware and time: one core of an AMD EPYC, 3.5 min of processor time, of which 
   tokens            37.6   20.0                      20.0
 
 Paired over the problems, step 880 - step 800: sampled +0.071 [0.038, 0.105], greedy +0.02
-[-0.03, 0.07]; training reward from 0.45 to 0.55. So in 80 steps the policy learns to trust what
-it half knows, rather than new sums: what four samples could find stays the same. Products are
-right in 97 % of the samples before and after, the sum behind them in 43 %, then 50 %.
-More warm-up in place of the reinforcement was not tried here; see rare_disease_demo.py for that.
+[-0.03, 0.07]; training reward from 0.45 to 0.55. So the 80 steps make right answers that the policy
+already finds more likely; they do not teach new ones: pass@4 does not change. Products are right in
+97 % of the samples before and after, the sum that follows in 43 %, then 50 %. More warm-up instead
+of GRPO was not tried here; rare_disease_demo.py has that comparison.
 
-What did not work: GRPO on the rows of the warm-up, since those are known by heart (training reward
+What did not work: GRPO on the rows of the warm-up, which the policy has memorized (training reward
 0.79, held-out 0.57 before and after); and learning rates from 3e-4 on after a short warm-up, where
 one sample in ten was right (0.11 to 0.03 in 100 steps at 5e-4; at 1e-4 0.11 to 0.16).
 """
@@ -40,29 +40,28 @@ from rft_jax.training.optim import OptimConfig
 
 DATA = 'runs/arithmetic/data'
 MAKE = 'python -m rft_jax.tasks arithmetic --largest_term=9 --largest_factor=19 --train_rows=2700'
-WARM_UP_ROWS = 1600  # with rationales; the rest is for reinforcement
+WARM_UP_ROWS = 1600  # rows for SFT; the others are for GRPO
 
 
 def get_config(directory: str = DATA) -> configs.Config:
-  """Returns the run on what `python -m rft_jax.tasks arithmetic --to=DIRECTORY` has made.
+  """Returns the run on the files that `python -m rft_jax.tasks arithmetic --to=DIRECTORY` writes.
 
   Raises:
-    ValueError: nothing has been made there yet, or too few rows.
+    ValueError: the files are missing, or have too few rows.
   """
-  made, warm_up = pathlib.Path(directory), f'{directory}/warm_up.jsonl'
-  if not (made / 'base').is_dir() or not (made / 'train.jsonl').is_file():
+  path, warm_up = pathlib.Path(directory), f'{directory}/warm_up.jsonl'
+  if not (path / 'base').is_dir() or not (path / 'train.jsonl').is_file():
     raise ValueError(
-      f'{directory} holds no task yet: make base checkpoint and rows once, with '
-      f'{MAKE} --to={directory}'
+      f'{directory}: no base checkpoint and train.jsonl; write them with {MAKE} --to={directory}'
     )
-  rows = (made / 'train.jsonl').read_text().splitlines(keepends=True)
+  rows = (path / 'train.jsonl').read_text().splitlines(keepends=True)
   if len(rows) <= WARM_UP_ROWS:
     raise ValueError(
       f'{directory}/train.jsonl has {len(rows)} rows, need more than the '
       f'{WARM_UP_ROWS} of the warm-up: {MAKE} --to={directory}'
     )
   for name, part in (('warm_up', rows[:WARM_UP_ROWS]), ('answers', rows[WARM_UP_ROWS:])):
-    (made / f'{name}.jsonl').write_text(''.join(part))
+    (path / f'{name}.jsonl').write_text(''.join(part))
   return configs.Config(
     model=configs.ModelConfig(source=f'{directory}/base'),
     data=DataConfig(train=f'{directory}/answers.jsonl', validation=f'{directory}/validation.jsonl'),

@@ -1,20 +1,20 @@
-r"""Sums of three operations, reinforced in many ways: which objective, and where should credit go?
+r"""Policy-gradient objectives and credit assignment compared on arithmetic chains of 3 operations.
 
   python scripts/compare_objectives.py --to=runs/objectives
 
-makes the rows and the one warmed-up model, and trains every arm with seeds 0, 1 and 2, each as
+writes the rows, trains the one warm-up model, and then every arm with seeds 0, 1 and 2, each as
 
   python -m rft_jax.main --config=configs/arithmetic_objectives.py:ARM --workdir=...
 
-All arms begin at the same policy, which was shown the lines of 2400 sums, and learn from 1000
-other sums of which they are told nothing but the grades. Sampling is the same in all of them: 64
-sums, 8 completions each; two updates of each batch, so that ratios and clips have something to do.
+All arms start from the same policy, an SFT warm-up on 2400 sums with their lines, and train on 1000
+other sums from the grades alone. Sampling is the same in all of them: 64 sums, 8 completions each;
+two updates per batch, so that importance ratios differ from 1 and clipping is active.
 A learning rate of 2e-4 for all, tuned on grpo alone; 80 steps lifted a little more than 60.
 
 Hardware: two cores of an AMD EPYC; programs compiled by an earlier arm are taken from the cache.
 Seconds are of the fastest seed, evaluations included. Grade: of 4 samples of each of 300 held-out
-sums, 0.352, 0.331 and 0.337 before, by seed; 95 % intervals draw seeds and rows; "- response" is
-paired by row and seed.
+sums, 0.352, 0.331 and 0.337 before, by seed; 95 % intervals resample seeds and rows; "- response"
+is paired by row and seed.
 
   arm             seconds  tokens  lift                     - response
   grpo                 64  0.78 M  +0.089 [+0.061, +0.118]  +0.010 [-0.018, +0.040]
@@ -32,11 +32,12 @@ paired by row and seed.
   step, prefix         96  0.78 M  +0.075 [+0.039, +0.108]  -0.004 [-0.029, +0.019]
   step, resample      139  1.17 M  +0.095 [+0.062, +0.131]  +0.016 [-0.010, +0.042]
 
-All of them learn. Losses and advantages of one grade cannot be told apart in 60 steps; what helps
-is to know more (a grade for each line) or to waste less: dapo samples a second batch of prompts,
-to fill the step with groups whose grades differ. Why credit from prefixes gives less than from the
-same lines graded one by one was not looked into. Samples in one state share what is resampled from
-it; before they did, that arm took 246 s and 2.52 M tokens.
+All arms improve. With one grade per completion, losses and advantage estimators cannot be told
+apart in 60 steps. What helps is more information (a grade for each line) or fewer zero-variance
+groups: dapo samples a second batch of prompts and fills the step with groups whose grades differ.
+Why credit from prefixes gives less than grades of the same single lines was not investigated. In
+the resample arm, samples in the same state share their resampled completions; before they did,
+that arm took 246 s and 2.52 M tokens.
 
 What did not work: learning rates of 3e-4 and 5e-4 for grpo, +0.061 and +0.009 in 60 steps (seed 0).
 """
@@ -59,73 +60,76 @@ from rft_jax.training.optim import OptimConfig
 
 FOLDER = 'runs/objectives'
 MAKE = 'python -m rft_jax.tasks chains --largest_term=5 --train_rows=3400'
-WARM_UP_ROWS = 2400  # with their lines; the rest is for reinforcement
+WARM_UP_ROWS = 2400  # rows for SFT; the others are for reinforcement
 WARM_UP_STEPS = 300
 STEPS = 60
 
-# What stands there so far is worth its share of right lines.
+# Grade of a partial solution: right lines so far / number of operations.
 PREFIX_GRADER = {
   'type': 'python',
   'name': 'right_lines',
-  'source': chains.STEP_GRADER['source'].replace('def grade(', 'def of_line(')
+  'source': chains.STEP_GRADER['source'].replace('def grade(', 'def line_grade(')
   + """
 
 def grade(sample, item):
   lines, before, right = sample['output_text'].split('\\n'), [], 0.0
   for line in lines:
-    right += of_line({'output_text': line},
-                     {'messages': item['messages'], 'reasoning_step': {'before': '\\n'.join(before)}})
+    step = {'before': '\\n'.join(before)}
+    right += line_grade({'output_text': line},
+                        {'messages': item['messages'], 'reasoning_step': step})
     before.append(line)
   return right / (len(item['messages'][-1]['content'].split()) // 2)
 """,
 }
 
 
-def _policy(loss, level='token', aggregation='token_mean'):
+def _objective(loss, level='token', aggregation='token_mean'):
   return ObjectiveConfig(
     policy_loss=PolicyLossConfig(loss=loss, ratio_level=level), aggregation=aggregation
   )
 
 
-def _by_lines(source, **more):
-  return CreditConfig(level='reasoning_step', step_boundary='line', source=source, **more)
+def _step_credit(source, **settings):
+  return CreditConfig(level='reasoning_step', step_boundary='line', source=source, **settings)
 
 
-_PROCESS = _by_lines('process', grader=chains.STEP_GRADER)
-# By whole answers without a division by the std, as credit by steps has none.
-_PLAIN = AdvantageConfig(scale='none')
+_PROCESS = _step_credit('process', grader=chains.STEP_GRADER)
+# Advantages are not divided by the std of the group, since step credit does not divide either.
+_UNSCALED = AdvantageConfig(scale='none')
 _PPO = dict(
   algorithm='ppo',
   critic=CriticConfig(warmup_steps=5, gae_lambda=1.0, optim=OptimConfig(learning_rate=1e-3)),
 )
 
-# What differs between the arms: groups of the config, or fields of one.
+# Arm -> what it changes: groups of the config, or fields of `rollout`.
 ARMS = {
   'grpo': {},
-  'dr_grpo': dict(advantage=_PLAIN, objective=_policy('clip', aggregation='constant')),
-  'dapo': dict(advantage=AdvantageConfig(overlong_buffer=8), rollout=dict(dynamic_sampling_rounds=1)),
-  'gspo': dict(objective=_policy('clip', 'sequence', 'sequence_mean')),
-  'cispo': dict(objective=_policy('cispo')),
+  'dr_grpo': dict(advantage=_UNSCALED, objective=_objective('clip', aggregation='constant')),
+  'dapo': dict(
+    advantage=AdvantageConfig(overlong_buffer=8), rollout=dict(dynamic_sampling_rounds=1)
+  ),
+  'gspo': dict(objective=_objective('clip', 'sequence', 'sequence_mean')),
+  'cispo': dict(objective=_objective('cispo')),
   'rloo': dict(
     advantage=AdvantageConfig(estimator='rloo'),
-    objective=_policy('unclipped', 'token', 'sequence_sum'),
+    objective=_objective('unclipped', 'token', 'sequence_sum'),
   ),
   'reinforce++': dict(advantage=AdvantageConfig(estimator='reinforce_plus_plus')),
   'ppo, token': dict(_PPO),
   'ppo, step': dict(_PPO, credit=_PROCESS),
   'ppo, response': dict(_PPO, credit=CreditConfig(level='response')),
-  'response': dict(advantage=_PLAIN),
-  'step, process': dict(advantage=_PLAIN, credit=_PROCESS),
-  'step, prefix': dict(advantage=_PLAIN, credit=_by_lines('prefix', grader=PREFIX_GRADER)),
-  'step, resample': dict(advantage=_PLAIN, credit=_by_lines('resample', resamples=2)),
+  'response': dict(advantage=_UNSCALED),
+  'step, process': dict(advantage=_UNSCALED, credit=_PROCESS),
+  'step, prefix': dict(advantage=_UNSCALED, credit=_step_credit('prefix', grader=PREFIX_GRADER)),
+  'step, resample': dict(advantage=_UNSCALED, credit=_step_credit('resample', resamples=2)),
 }
 
 
 def get_config(argument: str = 'grpo') -> configs.Config:
-  """Returns the run of one arm, 'ARM' or 'ARM:FOLDER'; 'warm_up' is what all of them begin with.
+  """Returns the run of one arm, 'ARM' or 'ARM:FOLDER'; 'warm_up' trains the initial model.
 
   Raises:
-    ValueError: no such arm, or what it begins with has not been made yet.
+    ValueError: there is no such arm, or the rows or the warm-up model are missing.
   """
   arm, _, folder = argument.partition(':')
   folder = folder or FOLDER
@@ -133,12 +137,12 @@ def get_config(argument: str = 'grpo') -> configs.Config:
     raise ValueError(f'arm {arm!r}, need one of {("warm_up", *ARMS)}')
   data = pathlib.Path(folder, 'data')
   if not (data / 'train.jsonl').is_file():
-    raise ValueError(f'{data} holds no task yet: {MAKE} --to={data}')
+    raise ValueError(f'{data}/train.jsonl is missing; write it with {MAKE} --to={data}')
   if arm == 'warm_up':
     return _run(
       folder,
       f'{data}/base',
-      _part(data, 'shown', slice(WARM_UP_ROWS)),
+      _write_rows(data, 'shown', slice(WARM_UP_ROWS)),
       configs.Stage(
         algorithm='sft',
         steps=WARM_UP_STEPS,
@@ -150,8 +154,8 @@ def get_config(argument: str = 'grpo') -> configs.Config:
   policy = pathlib.Path(folder, 'warm_up', 'export')
   if not policy.is_dir():
     raise ValueError(
-      f'{policy} is not there yet: run --config=configs/arithmetic_objectives.py:'
-      f'warm_up --workdir={folder}/warm_up'
+      f'{policy} is missing; run --config=configs/arithmetic_objectives.py:warm_up '
+      f'--workdir={folder}/warm_up'
     )
   changes = dict(ARMS[arm])
   stage = configs.Stage(
@@ -159,10 +163,12 @@ def get_config(argument: str = 'grpo') -> configs.Config:
     steps=STEPS,
     optim=OptimConfig(learning_rate=2e-4, warmup_steps=3),
   )
-  return _run(folder, policy, _part(data, 'answers', slice(WARM_UP_ROWS, None)), stage, **changes)
+  rows = _write_rows(data, 'answers', slice(WARM_UP_ROWS, None))
+  return _run(folder, policy, rows, stage, **changes)
 
 
-def _part(data, name, some):
+def _write_rows(data, name, selection):
+  """Writes the selected rows of train.jsonl to NAME.jsonl, if it is missing; returns its path."""
   rows = (data / 'train.jsonl').read_text(encoding='utf-8').splitlines(keepends=True)
   if len(rows) <= WARM_UP_ROWS:
     raise ValueError(
@@ -171,7 +177,7 @@ def _part(data, name, some):
     )
   path = data / f'{name}.jsonl'
   if not path.is_file():
-    path.write_text(''.join(rows[some]), encoding='utf-8')
+    path.write_text(''.join(rows[selection]), encoding='utf-8')
   return path
 
 

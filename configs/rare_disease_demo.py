@@ -1,4 +1,4 @@
-"""Rare-disease cases from a simulator: a warm-up on rationales, then reinforcement on grades.
+"""Simulated rare-disease cases: SFT warm-up on rationales, then GRPO on grades (`make demo`).
 
   make demo
 
@@ -9,11 +9,10 @@ which is, after installation:
       --workdir=runs/rare_disease_demo/continued
   python -m rft_jax.main --config=configs/rare_disease_demo.py --workdir=runs/rare_disease_demo
 
-The cases: 12 invented genes, 4000 cases to learn from, 400 held out; see
-rft_jax/tasks/rare_disease.py. The warm-up imitates a reader with a rule of thumb, who reads two or
-three findings and counts votes; he never knows the gene. Reinforcement sees the grade of the
-ranked list alone, 0.7 ** (rank - 1). The model: a Llama of two layers of 128, 0.47 M parameters,
-untrained.
+The cases: 12 invented genes, 4000 training cases, 400 held out; see rft_jax/tasks/rare_disease/.
+The warm-up imitates a rule of thumb that reads two or three findings and counts votes, without
+access to the gene. GRPO trains on the grade of the ranked list alone, 0.7 ** (rank - 1). The model:
+an untrained Llama of two layers of width 128, 0.47 M parameters.
 
 Hardware and time: two cores of an AMD EPYC, 6 min 44 s for all three commands, compilation and
 evaluations included.
@@ -31,13 +30,13 @@ Held-out grade, 95 % intervals over the 400 cases; sampled: mean of 4 at tempera
   greedy       .472   .666   .667
   unreadable   .037   .011   .008
 
-  The same with three earlier engines, which round or draw otherwise: continued .484 to .513 and
-  .545 to .563, reinforced .634 to .698 and .646 to .713. So runs differ by some .05.
+  The same with three earlier engines, which round or sample differently: continued .484 to .513
+  and .545 to .563, reinforced .634 to .698 and .646 to .713. So runs differ by some .05.
 
-Equal tokens here are tokens trained on; the sampling of the reinforced arm comes on top (36 s of
-its 161 s of steps). One seed. What the grade does not ask for, it does not get: after
-reinforcement the rationales read one telling finding several times over, and name genes that the
-textbook does not list under it. The ranking became better, the written reasons less faithful.
+"Same tokens" counts tokens trained on; the sampling of the reinforced arm takes additional time (36
+s of its 161 s of steps). One seed. The rationale is not graded, and became worse: after GRPO the
+rationales list one informative finding several times, with genes that the textbook does not list
+under it. The ranking improved, while the written reasons became less faithful.
 """
 
 from rft_jax.algorithms.sft import SftConfig
@@ -49,14 +48,14 @@ from rft_jax.report.report import ReportConfig
 from rft_jax.rollout.rollout import RolloutConfig
 from rft_jax.training.optim import OptimConfig
 
-DEMO = 'runs/rare_disease_demo'  # `make demo` writes its cases to data/ in it
+DEMO = 'runs/rare_disease_demo'  # `make demo` writes the cases to its folder data/
 
 
 def get_config(arm: str = 'reinforced') -> Config:
   """Returns the run of one arm.
 
   Args:
-    arm: 'reinforced', or 'continued': the same warm-up going on for at least as many tokens.
+    arm: 'reinforced', or 'continued': the same warm-up continued for at least as many tokens.
   """
   warm_up = Stage(
     algorithm='sft',

@@ -1,4 +1,4 @@
-"""Real rare-disease cases: rank the causal gene. Warm-up alone against warm-up, then GRPO.
+"""Real rare-disease cases, rank the causal gene: SFT warm-up alone against warm-up, then GRPO.
 
   python scripts/fetch_rare_disease.py CLONE --to=CASES     # CLONE: of phenopacket-store
   python scripts/prepare_rare_disease.py CASES --to=runs/rare_disease
@@ -6,24 +6,25 @@
   python scripts/compare_rare_disease.py runs/rare_disease runs/rare_disease_warm_up \\
       runs/rare_disease_rft
 
-ARM is warm_up, then rft. Outcome: GRPO lifts the mean grade of a sampled list by 0.093 [0.060,
-0.127] over as many more steps of warm-up on more tokens; the greedy list's by 0.017, which is not
-significant, and neither arm's greedy list is significantly better than naive Bayes.
+ARM is warm_up, then rft. Result: GRPO improves the mean grade of a sampled list by 0.093 [0.060,
+0.127] over the same number of further warm-up steps on more tokens; that of the greedy list by
+0.017, which is not significant, and neither arm's greedy list is significantly better than naive
+Bayes.
 
-The task. pmid_split of the cases, narrowed to the 143 genes with 12 or more train cases: 4,727
+The task. pmid_split of the cases, restricted to the 143 genes with 12 or more train cases: 4,727
 train cases (not capped), and the 205 rows of valid.jsonl with these genes, of 67 publications
-and 40 genes. A prompt is the coded findings, one a line, with a short request; age and sex are
-left out (no help to a logistic regression). The answer is {"explanation": ..., "genes": [ten]};
-the explanation is a fixed phrase, since so small a model has nothing to say.
+and 40 genes. A prompt is the coded findings, one per line, with a short request; age and sex are
+left out (they did not improve a logistic regression). The answer is {"explanation": ..., "genes":
+[ten]}; the explanation is a fixed phrase, since the model is too small to write a useful one.
 
-The model. One layer of 128, 669,440 parameters, each finding and each gene one token. The
-base checkpoint holds the factors of the train cases' log frequency ratios as embeddings, and a
-multiple of the identity in the value and output projections.
+The model. One layer of width 128, 669,440 parameters, each finding and each gene one token. In the
+base checkpoint the embeddings are the factors of the train cases' log frequency ratios, and the
+value and output projections contain a multiple of the identity.
 
 The arms. 150 steps of warm-up in both (2.33 million tokens), then 300 of either: 6,980,311 tokens
-for warm_up in all, 5,124,778 for rft, 450 optimizer steps each. Naive Bayes, fitted on the same
-4,727 cases, is given all findings. One seed. The batch of 64 x 16 lists was chosen after it had
-done well on valid in a shorter trial (below); the last step is what is compared, not the best.
+for warm_up in total, 5,124,778 for rft, 450 optimizer steps each. Naive Bayes, fitted on the same
+4,727 cases, uses all findings. One seed. The batch of 64 x 16 lists was chosen after it had
+done well on valid in a shorter trial (below); the last step is compared, not the best one.
 
 Measured 2026-11 on valid; 95 % intervals, bootstrap over rows; sampled: mean of 4 at temperature 1.
 
@@ -49,34 +50,34 @@ Measured 2026-11 on valid; 95 % intervals, bootstrap over rows; sampled: mean of
   rft     reward, mean of the 50 steps: .633 .721 .768 .836 .854 .849
 
 In top-1, greedy, rft beats naive Bayes (+0.098 [0.034, 0.161]); at ranks 2 to 10 naive Bayes is
-the better one (top-5 -0.068 [-0.137, 0.000]).
+better (top-5 -0.068 [-0.137, 0.000]).
 
 A warm-up of smaller batches is a better greedy baseline: 500 steps of 128 rows (1,938,934 tokens)
-gave .813 greedy, .658 sampled. Against it rft is +.08 sampled, and -.03 greedy.
+gave .813 greedy, .658 sampled. Compared with it rft is +.08 sampled, and -.03 greedy.
 
-Time on two CPU cores that other jobs shared: warm_up 12 minutes of steps, rft 31.
+Time on two CPU cores shared with other jobs: warm_up 12 minutes of steps, rft 31.
 
-What holds it back, as far as seen:
-- The policy knows its train cases by heart: sampled reward .91 on copies of the warm-up's kind,
-  when held-out rows give .66. Hence the copies of two to six findings (reward .50 at first), and
+What limits the result, as far as observed:
+- The policy has memorized its train cases: sampled reward .91 on copies like those of the warm-up,
+  while held-out rows give .66. Hence the copies of two to six findings (reward .50 at first), and
   still .85 in the end against .74 held out.
-- The greedy list: a list has one advantage for all its tokens, so what follows the right gene is
-  pushed at random. With 288 lists a step (32 x 9, learning rate 6e-4, KL 0.05, 300 steps from a
-  warm-up of 200 x 128 rows) that cost .030 [.002, .058] greedy and gave nothing sampled (+0.017
-  [-0.008, 0.041]); with 1,024 it costs nothing. Credit that ends at the right gene is not tried.
+- The greedy list: all tokens of a list have the same advantage, so the genes after the right one
+  are updated at random. With 288 lists a step (32 x 9, learning rate 6e-4, KL 0.05, 300 steps from
+  a warm-up of 200 x 128 rows) that cost .030 [.002, .058] greedy and gained nothing sampled (+0.017
+  [-0.008, 0.041]); with 1,024 it costs nothing. Credit that ends at the right gene was not tried.
 - Held-out publications of the train part (prepare --fold=0, 518 rows; naive Bayes .685) are
   harder, and there 100 steps of GRPO (4e-4) from a warm-up of 150 gave .538 sampled, .649 greedy;
-  100 more of warm-up .540 and .680. If the warm-up sees one half of the publications (sampled .324,
+  100 more of warm-up .540 and .680. If the warm-up uses one half of the publications (sampled .324,
   greedy .578), 100 steps of GRPO on the other half (1e-3, full copies) reach .542 sampled and .573
-  greedy, warm-up on both halves .476 and .654: reinforcement makes the samples sure, labels make
-  the best guess better.
-Tried on the fold, greedy grade unless said:
-- two layers, random start: .371 at step 150; one layer, embeddings from the factors: .602 at
-  200 (260 of the rows); identity projections too: .676 at 150. Dropping more findings: .668 at
+  greedy, warm-up on both halves .476 and .654: GRPO makes the samples more consistent, labels
+  improve the greedy answer.
+Tried on the fold, greedy grade unless stated otherwise:
+- two layers, random initialization: .371 at step 150; one layer, embeddings from the factors: .602
+  at 200 (260 of the rows); identity projections too: .676 at 150. Dropping more findings: .668 at
   150, no difference.
-- GRPO of 288 lists from .668 (sampled .434 or .446) on copies as the warm-up's, no KL: .587 after
-  15 steps at 2e-3, .621 after 20 at 4e-4, sampled .413 and .444. On two to six findings, 40 steps:
-  .646 at 3e-4 (sampled .479); .680 at 6e-4 with KL 0.05 (sampled .481).
+- GRPO of 288 lists from .668 (sampled .434 or .446) on copies like the warm-up's, no KL: .587
+  after 15 steps at 2e-3, .621 after 20 at 4e-4, sampled .413 and .444. On two to six findings, 40
+  steps: .646 at 3e-4 (sampled .479); .680 at 6e-4 with KL 0.05 (sampled .481).
 Tried on valid: from the 500 steps of 128 rows, 80 steps of GRPO with 64 x 16 lists at 1e-3 against
   80 of warm-up with 512 rows: sampled .717 against .676, +0.040 [0.016, 0.063]; greedy .795, .809.
 Bags of findings, two other folds (1,080 rows): logistic regression .722 with the present ones
@@ -96,8 +97,8 @@ from rft_jax.rollout.rollout import RolloutConfig
 from rft_jax.training.optim import OptimConfig
 
 DATA = 'runs/rare_disease'
-WHERE_FROM = (
-  f'need what scripts/prepare_rare_disease.py writes to {DATA}: clone the public repository '
+HOW_TO_GET = (
+  f'need the files that scripts/prepare_rare_disease.py writes to {DATA}: clone the repository '
   'monarch-initiative/phenopacket-store, run scripts/fetch_rare_disease.py CLONE --to=CASES, '
   f'then scripts/prepare_rare_disease.py CASES --to={DATA}; for another directory override '
   'config.model.source, config.data.train, config.data.validation and config.stages[1].data'
@@ -120,19 +121,19 @@ GRADER = {'type': 'python', 'name': 'gene_rank', 'source': GRADER_SOURCE}
 
 @dataclasses.dataclass(slots=True, kw_only=True)
 class PreparedModel(configs.ModelConfig):
-  """A checkpoint that is made together with the rows, and tells how."""
+  """The checkpoint that prepare_rare_disease.py writes; the error says how to get it."""
 
   def validate(self) -> list[str]:
     if not (pathlib.Path(self.source) / 'config.json').is_file():
-      return [f'source={self.source!r}, {WHERE_FROM}']
+      return [f'source={self.source!r}, {HOW_TO_GET}']
     return configs.ModelConfig.validate(self)
 
 
 def get_config(arm: str = 'rft') -> configs.Config:
-  """Returns the run of one arm. Both begin with the same warm-up.
+  """Returns the run of one arm. Both start with the same warm-up.
 
   Args:
-    arm: 'rft', or 'warm_up', as many steps and tokens without reinforcement.
+    arm: 'rft' (GRPO after the warm-up), or 'warm_up' (as many steps, SFT only).
   """
   sft = functools.partial(OptimConfig, b2=0.97, weight_decay=0.3)
   arms = {

@@ -1,9 +1,9 @@
-r"""A reward model from pairs of answers to rare-disease cases, and PPO against it: truth rises too.
+r"""Reward model for rare-disease answers, and PPO against it that also raises the true grade.
 
   python -m rft_jax.tasks rare_disease --pairs=4000 --to=runs/rare_disease_preferences/data
   python -m rft_jax.main --config=configs/rare_disease_preferences.py:reward_model \
     --workdir=runs/rare_disease_preferences/reward_model
-  make demo    # its warmed-up policy is the one that is reinforced here
+  make demo    # its warm-up policy is the one that PPO starts from
   python -m rft_jax.main --config=configs/rare_disease_demo.py --workdir=runs/rare_disease_demo \
     --mode=export --checkpoint=360 --to=runs/rare_disease_preferences/policy
   python -m rft_jax.main --config=configs/rare_disease_preferences.py:ppo \
@@ -13,23 +13,23 @@ r"""A reward model from pairs of answers to rare-disease cases, and PPO against 
     --config.grader=runs/rare_disease_preferences/data/grader.json \
     --config.rollout.ungradable_reward=0
 
-A pair is two readings of one case, of which the one that ranks the true gene higher is chosen;
-nobody tells the reward model the gene, nor by how much the one is better. It is a Llama of two
-layers of 128 that first learns the chosen answers by heart (300 steps), then the preferences (600
-steps of 32 of 3847 pairs; exported is the best, that of step 500). PPO then sees its score of the
-answer alone, 32 cases with 8 samples a step, with a KL in the reward and a critic that starts as
-the policy. One seed; 95 % intervals.
+A pair is two answers to one case; the one that ranks the true gene higher is chosen. The reward
+model gets neither the gene nor the size of the difference. It is a Llama of two layers of width
+128, first trained on the chosen answers (SFT, 300 steps), then on the preferences (600 steps of 32
+of 3847 pairs; the best step, 500, is exported). The reward of PPO is its score of the answer
+without the reasoning, with a KL penalty in the reward; 32 cases with 8 samples per step; the
+critic is initialized from the policy. One seed; 95 % intervals.
 
-Hardware and time: two cores of an AMD EPYC shared with much other work, 4 min by the clock for
-each of the two runs.
+Hardware and time: two cores of an AMD EPYC shared with much other work, 4 min of wall-clock time
+for each of the two runs.
 
-Held-out pairs (387) ranked rightly:
+Accuracy on held-out pairs (387):
 
-  step of it   100                  300                  500                  600
+  stage step   100                  300                  500                  600
   accuracy     .589 [.540, .638]    .661 [.612, .708]    .724 [.682, .767]    .708 [.664, .755]
 
-Held-out cases (400), 4 samples each at temperature 1, and the grade of the true gene's rank, which
-nothing here was trained on:
+Held-out cases (400), 4 samples each at temperature 1; the true grade is that of the true gene's
+rank, which neither the reward model nor PPO was trained on:
 
   step      score of the reward model    true grade, sampled    true grade, greedy    KL
    0         .034 [-.038, .107]          .456 [.430, .481]      .472 [.435, .509]     0
@@ -37,13 +37,13 @@ nothing here was trained on:
   40        1.031 [.973, 1.085]          .542 [.512, .571]      .599 [.561, .637]      4.7
   60        1.123 [1.066, 1.175]         .535 [.504, .565]      .574 [.538, .612]      4.8
 
-Paired over the cases, step 60 less step 0: +.078 [.044, .113] sampled, +.102 [.055, .150] greedy.
+Paired over the cases, step 60 - step 0: +.078 [.044, .113] sampled, +.102 [.055, .150] greedy.
 
-What did not work: a KL that holds less. With kl_coef=0.02 the score rises further (1.129 at step
-40, with a KL of 8 nats a completion) and the truth falls: sampled .488 [.454, .521] at step 40, and
-.286 [.258, .316] at step 80, far below the start. Grades (configs/rare_disease_demo.py) take the
-same policy to .664 in 120 steps; a model of preferences is a poorer teacher than the truth. Sums,
-where the reward model had to find a slip: see configs/preferences_ppo.py.
+What did not work: a weaker KL penalty. With kl_coef=0.02 the score rises further (1.129 at step
+40, with a KL of 8 nats per completion) and the true grade falls: sampled .488 [.454, .521] at step
+40, and .286 [.258, .316] at step 80, far below the start. GRPO on true grades
+(configs/rare_disease_demo.py) takes the same policy to .664 in 120 steps. For a case where PPO
+against a reward model lowers the true grade see configs/preferences_ppo.py.
 """
 
 import pathlib
@@ -66,21 +66,21 @@ def get_config(argument: str = 'reward_model') -> configs.Config:
   """Returns the run of one arm, 'ARM' or 'ARM:FOLDER'.
 
   Raises:
-    ValueError: no such arm, or what it needs has not been made yet.
+    ValueError: there is no such arm, or its input files are missing.
   """
   arm, _, folder = argument.partition(':')
   folder = folder or FOLDER
   if arm not in ARMS:
     raise ValueError(f'arm {arm!r}, need one of {tuple(ARMS)}')
-  needed = {
+  required = {
     'reward_model': ('data/pairs.jsonl',),
     'ppo': ('data/train.jsonl', 'policy', 'reward_model/export'),
   }[arm]
-  missing = [name for name in needed if not pathlib.Path(folder, name).exists()]
+  missing = [name for name in required if not pathlib.Path(folder, name).exists()]
   if missing:
     raise ValueError(
-      f'{folder} lacks {", ".join(missing)}; the commands that make it stand at the '
-      'top of configs/rare_disease_preferences.py'
+      f'{folder}: missing {", ".join(missing)}; run the commands in the docstring of '
+      'configs/rare_disease_preferences.py'
     )
   return _reward_model(folder) if arm == 'reward_model' else _ppo(folder)
 

@@ -1,18 +1,18 @@
-"""A story stays with its cast: GRPO on a real trained model of 260,032 parameters.
+"""Stories that keep their characters: GRPO on a pretrained model of 260,032 parameters.
 
   python -m rft_jax.main --config=configs/stories260k_grpo.py:DIR --workdir=runs/stories260k/run
 
 DIR is stories260K, a Llama trained on TinyStories (karpathy/tinyllamas), as a Hugging Face
-directory. It writes English, but forgets whom it writes about: after "a boy named Jack had a dog
-named Max" there come Lily, Nemo and Tom. The grader `cast_kept` below asks for the two friends of
-the opening and for no strangers. It cuts the story into stretches of equal length and takes their
-mean, so that a longer story scores no higher, and repeating words or stopping early costs.
+directory. It writes English, but changes the characters: after "a boy named Jack had a dog named
+Max" it goes on with Lily, Nemo and Tom. The grader `cast_kept` below rewards stories that name the
+two characters of the opening and no others. It cuts the story into segments of equal length and
+takes their mean, so that a longer story scores no higher; repetition and early stopping lower it.
 
-Hardware and time: one core of an AMD EPYC, 2 min 05 s of processor time with what is compiled the
-first time; 3.5 to 5 min by the clock, as the core was shared with other work.
+Hardware and time: one core of an AMD EPYC, 2 min 05 s of CPU time including the first compilation;
+3.5 to 5 min of wall-clock time, as the core was shared with other work.
 
-Held-out: 64 openings with names, animals and places that training never sees; 4 samples each at
-temperature 0.7 and one greedy, 96 tokens; 95 % intervals.
+Held-out: 64 openings with names, animals and places that do not occur in training; 4 samples each
+at temperature 0.7 and one greedy, 96 tokens; 95 % intervals.
 
   step                          0       8      16      24      32
   grade, sampled              0.225   0.321   0.344   0.356   0.340  [0.306, 0.372]
@@ -21,37 +21,38 @@ temperature 0.7 and one greedy, 96 tokens; 95 % intervals.
   words                        38.7    40.0    38.9    39.0    39.2
 
 Paired over the openings, step 32 - step 0: +0.115 [0.077, 0.153] sampled, +0.14 [0.08, 0.20]
-greedy. Length did not drive it: tokens are the same, and a word more is worth +0.01 by the slope
-of grade on words within an evaluation (0.007 before, 0.012 after). Stories with a stranger in them:
-61 % before, 42 % after; with both friends: 15 % before, 23 % after.
+greedy. Length does not explain it: the number of tokens is the same, and one more word is worth
++0.01 by the slope of grade on words within an evaluation (0.007 before, 0.012 after). Stories with
+another character: 61 % before, 42 % after; with both characters: 15 % before, 23 % after.
 
-The settings were chosen with an eye on these 64 openings. On 192 others from the same held-out
-words, drawn afterwards, with other random numbers: 0.230 before, 0.317 after, paired +0.087
-[0.064, 0.109]; greedy 0.254 before, 0.364 after, +0.109 [0.074, 0.143].
+The settings were chosen on these 64 openings. On 192 others from the same held-out words, drawn
+afterwards with another seed: 0.230 before, 0.317 after, paired +0.087 [0.064, 0.109]; greedy 0.254
+before, 0.364 after, +0.109 [0.074, 0.143].
 
-The KL term (k3, to the base model). Readable: log-prob a token of the sampled stories under the
-base model, -0.89 before.
+The KL term (k3, to the base model). Readable: mean log-prob per token of the sampled stories under
+the base model, -0.89 before.
 
   kl_coef   sampled   paired gain              greedy   words   readable
   0.0        0.328    +0.103 [0.062, 0.142]    0.339    40.8     -1.00
   0.02       0.344    +0.119 [0.078, 0.160]    0.337    40.8     -1.01
   0.05       0.340    +0.115 [0.077, 0.153]    0.417    39.2     -1.00   <- kept
 
-With all three the text reads as before. An earlier grader showed why the term is here: it saw
-names inside sentences only. Without KL its grade rose from 0.25 to 0.49 in the same 32 steps, at
--1.23 readable: "Sue started to cry. Sue wanted to", and strangers had moved to the beginning of
-sentences (41 % of the stories before, 58 % after; 42 % with kl_coef 0.05). The grader now looks
-there too. At temperature 1 and a learning rate of 5e-4 the spelling fell apart (-1.3 to -1.7).
+With all three the text reads as before. An earlier grader, which found names inside sentences
+only, showed why the term is needed. Without KL its grade rose from 0.25 to 0.49 in the same 32
+steps, at -1.23 readable: "Sue started to cry. Sue wanted to", and other characters appeared at the
+beginning of sentences instead (41 % of the stories before, 58 % after; 42 % with kl_coef 0.05).
+The grader now checks that position too. At temperature 1 and a learning rate of 5e-4 the spelling
+broke down (-1.3 to -1.7).
 
 Before, 0.0: (Molly had a frog named Teddy. One day, they went to the hill.) Teddy saw a big ball
   and wanted to see what happened. She asked her friend, a dog named Max, "What are you doing?"
   Max said, "I have a frog and I am too excited to play with you." ...
-After, 0.73, the same draw: Teddy saw a big ball and wanted to see what happened. She put it on
-  her toys and jumped on the ball. Suddenly, Molly ran back to the ball. Molly saw a big tree. She
-  got an idea.
+After, 0.73, the same random numbers: Teddy saw a big ball and wanted to see what happened. She
+  put it on her toys and jumped on the ball. Suddenly, Molly ran back to the ball. Molly saw a big
+  tree. She got an idea.
 
-Export (best step, 24) in transformers 5.23: logits of 64 stories differ by 3.9e-5 at most, where
-they reach 23; tests/oracles/test_live_stories260k.py does the same after two steps.
+Export (best step, 24) in transformers 5.23: logits of 64 stories differ by 3.9e-5 at most, the
+largest logit is 23; tests/oracles/test_live_stories260k.py tests the same after two steps.
 """
 
 import dataclasses
@@ -69,7 +70,7 @@ from rft_jax.tasks import files
 from rft_jax.training.optim import OptimConfig
 
 DATA = pathlib.Path('runs/stories260k/data')
-WHERE_FROM = (
+HOW_TO_GET = (
   'need the directory of stories260K as a Hugging Face checkpoint (config.json, '
   'model.safetensors, tokenizer.json): public as karpathy/tinyllamas, folder stories260K, on the '
   'Hugging Face hub, to be converted to LlamaForCausalLM; then '
@@ -81,35 +82,35 @@ WHERE_FROM = (
 GRADER_SOURCE = r'''
 import re
 
-STRETCH = 20  # words; a reader who hears a name this often does not lose track
-NOBODY = set("I He She It They We You That This There What Who One Everyone Someone Then Mom Mommy "
-             "Mum Mama Dad Daddy Papa Grandma Grandpa".split())
+SEGMENT = 20  # words
+NOT_NAMES = set("I He She It They We You That This There What Who One Everyone Someone Then Mom "
+                "Mommy Mum Mama Dad Daddy Papa Grandma Grandpa".split())
 INSIDE = r"(?<=[a-z,;] )[A-Z][a-z]+"  # a capital where no sentence or speech begins
 ACTING = (r"\b[A-Z][a-z]+(?= (?:was|is|had|saw|said|asked|replied|went|ran|felt|wanted|liked|loved|"
           r"looked|smiled|found|thought|started|decided|did|could|took|came|told|knew)\b)")
 
 
 def grade(sample, item):
-  """Share of the story in which its two friends are there, and no stranger has taken over.
+  """Fraction of the story that names its two characters and no others.
 
-  The story is cut into stretches of 20 words. A stretch counts half for each of the two that it
-  names, once or often, and nothing if it names anybody else. The mean over the stretches is
-  multiplied by the share of distinct trigrams of words, so that repeating oneself does not pay.
-  Less than two stretches are counted as two, so that stopping early does not pay either.
+  The story is cut into segments of 20 words. A segment scores 0.5 for each of the two characters
+  that it names, and 0 if it names anybody else. The mean over the segments is multiplied by the
+  fraction of distinct word trigrams, so that repetition does not pay. The mean is over at least two
+  segments, so that stopping early does not pay either.
   """
   text, cast = re.sub(r"'[a-z]+", "", sample["output_text"]), set(item["cast"])
   words = re.findall(r"[A-Za-z]+", text)
-  stretches = [set(words[i:i + STRETCH]) for i in range(0, len(words) - STRETCH // 2, STRETCH)]
-  strangers = set(re.findall(INSIDE, text) + re.findall(ACTING, text)) - NOBODY - cast
-  kept = sum(len(cast & stretch) / 2 for stretch in stretches if not strangers & stretch)
+  segments = [set(words[i:i + SEGMENT]) for i in range(0, len(words) - SEGMENT // 2, SEGMENT)]
+  others = set(re.findall(INSIDE, text) + re.findall(ACTING, text)) - NOT_NAMES - cast
+  total = sum(len(cast & segment) / 2 for segment in segments if not others & segment)
   trigrams = list(zip(words, words[1:], words[2:]))
-  return kept / max(2, len(stretches)) * len(set(trigrams)) / max(1, len(trigrams))
+  return total / max(2, len(segments)) * len(set(trigrams)) / max(1, len(trigrams))
 '''
 GRADER = {'type': 'python', 'name': 'cast_kept', 'source': GRADER_SOURCE}
 
 # ------------------------------------------------------------------ the openings
 
-# No name, animal or place of a held-out opening occurs in one to train on.
+# No name, animal or place of a held-out opening occurs in a training opening.
 TRAIN = {
   'girls': ('Lily', 'Anna', 'Lucy', 'Sara', 'Amy', 'Jane', 'Daisy', 'Sally', 'Kate', 'Ruby'),
   'boys': ('Tim', 'Tom', 'Sam', 'Bob', 'Billy', 'Dan', 'Finn', 'John', 'Jim', 'Nick'),
@@ -127,7 +128,7 @@ HELD_OUT = {
 
 
 def openings(words: dict[str, tuple[str, ...]], count: int, seed: int) -> list[dict]:
-  """Returns count different rows: two friends, a place, and the names that a grader looks for."""
+  """Returns `count` different rows: an opening, and the names of its two characters in `cast`."""
   rng = np.random.default_rng(seed)
   heroes = [(name, 'girl', 'She', 'her') for name in words['girls']]
   heroes += [(name, 'boy', 'He', 'his') for name in words['boys']]
@@ -152,11 +153,11 @@ def openings(words: dict[str, tuple[str, ...]], count: int, seed: int) -> list[d
 
 @dataclasses.dataclass(slots=True, kw_only=True)
 class Stories(configs.ModelConfig):
-  """The base checkpoint; where it is not, the error says where it comes from."""
+  """The base checkpoint; if it is missing, the error says how to get it."""
 
   def validate(self) -> list[str]:
     if not (pathlib.Path(self.source) / 'config.json').is_file():
-      return [f'source={self.source!r}, {WHERE_FROM}']
+      return [f'source={self.source!r}, {HOW_TO_GET}']
     return configs.ModelConfig.validate(self)
 
 
@@ -164,7 +165,7 @@ def get_config(source: str = '') -> configs.Config:
   """Writes the openings and returns the run.
 
   Args:
-    source: directory of stories260K; '' if --config.model.source names it.
+    source: directory of stories260K; '' if it is set by --config.model.source.
   """
   files.write(
     files.Files(

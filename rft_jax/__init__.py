@@ -6,15 +6,15 @@ The public names below load on first use; `import rft_jax` itself imports nothin
 import importlib
 import os
 
-__version__ = '0.1.0'
+__version__ = '0.2.0'
 
-# transformers gives tokenizers and chat templates here; that torch is absent is no news.
+# Only tokenizers and chat templates of transformers are used: no advice to install torch.
 os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')
 
 _HOMES = {
   'load': 'rft_jax.hf.load',
   'export': 'rft_jax.hf.export',
-  'score': 'rft_jax.training.update',
+  'score': 'rft_jax.training.scoring',
   'generate': 'rft_jax.sampling.engine',
   'grade': 'rft_jax.graders',
   'train': 'rft_jax.run.train',

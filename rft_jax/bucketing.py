@@ -1,4 +1,4 @@
-"""Array sizes from a short list, so that a run compiles few programs."""
+"""Bucketing: array sizes rounded up to a few values, so that a run compiles few programs."""
 
 
 def round_up(size: int, multiple: int) -> int:
@@ -16,10 +16,10 @@ def bucket(length: int) -> int:
   return round_up(max(length, 1), max(8, 2**octave // 8))
 
 
-def few(size: int) -> int:
+def coarse_bucket(size: int) -> int:
   """Returns the smallest of 1 2 3 4 6 8 12 16 24 32 48 64 ... that is at least `size`."""
-  whole = power_of_two(max(size, 1))
-  return whole * 3 // 4 if whole >= 4 and whole * 3 // 4 >= size else whole
+  power = power_of_two(max(size, 1))
+  return power * 3 // 4 if power >= 4 and power * 3 // 4 >= size else power
 
 
 def power_of_two(count: int) -> int:

@@ -1,7 +1,7 @@
-"""Flags to values; everything wrong with them in one line each, and exit code 2.
+"""Parses the command line; each problem becomes one line on stderr, and exit code 2.
 
-ml_collections serves the overrides (--config.a.b=value) but answers a misspelt field with a
-KeyError and a missing file with an object that fails later; both become sentences here.
+ml_collections handles the overrides (--config.a.b=value) but answers a misspelt field with a
+KeyError and a missing file with an object that fails later; both become clear messages here.
 """
 
 import dataclasses
@@ -15,11 +15,19 @@ from absl import flags
 from ml_collections.config_flags import config_flags
 
 _OVERRIDE = re.compile(r'--?(?:no)?config\.([^=]+)(?:=(.*))?', re.DOTALL)
+# Config fields of version 0.1 and their names since 0.2.
+RENAMED_FIELDS = {
+  'config.robust': 'config.noisy_grades',
+  'config.rollout.refill_rounds': 'config.rollout.dynamic_sampling_rounds',
+  'config.doctor.max_still_rows': 'config.doctor.max_zero_variance_rows',
+  'config.credit.steps': 'config.credit.step_boundary',
+  'config.credit.max_steps': 'config.credit.max_reasoning_steps',
+}
 _HELP = {'--help', '-h', '-help', '--helpfull', '--helpshort', '-?'}
 
 
 def refuse(message) -> None:
-  """Says what is wrong and leaves with exit code 2."""
+  """Prints what is wrong and exits with code 2."""
   print(f'rft_jax: {message}', file=sys.stderr)
   sys.exit(2)
 
@@ -46,9 +54,9 @@ def parser(doc: str, *, without_config=()):
     except (flags.Error, ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
       refuse(' '.join(str(error.args[0] if error.args else error).split()))
     if len(rest) > 1:
-      refuse(f'what is {rest[1]!r}? Options are spelt --name=value; see --help')
+      refuse(f'unknown argument {rest[1]!r}: options are written --name=value; see --help')
     if flags.FLAGS['verbosity'].using_default_value:
-      flags.FLAGS.verbosity = -1  # warnings; absl would go on to INFO, Orbax's page a checkpoint
+      flags.FLAGS.verbosity = -1  # warnings only; INFO has a page of Orbax's for each checkpoint
     return rest
 
   return parse
@@ -70,13 +78,13 @@ def overrides(argv) -> list[str]:
 
 
 def _quoted(arg):
-  """Makes --config.grader=PATH a literal, since ml_collections parses fields of any type as one."""
+  """Quotes --config.grader=PATH: ml_collections reads a field of any type as a literal."""
   match = re.fullmatch(r'(--?config\.(?:grader|response_format))=(.*)', arg, re.DOTALL)
   return f'{match[1]}={match[2]!r}' if match and not match[2].startswith('{') else arg
 
 
 def _problems(path, argv) -> list[str]:
-  """Returns what is wrong with the config file and the names of overridden fields."""
+  """Returns the problems of the config file and of the names of overridden fields."""
   file = path.partition(':')[0]
   if not os.path.isfile(file):
     return [f'--config={path}: there is no file {file}']
@@ -87,48 +95,52 @@ def _problems(path, argv) -> list[str]:
   except BaseException as error:  # a config file is the user's own code: it may raise anything
     return [f'--config={path}: {_where(error, file)}']
   if not dataclasses.is_dataclass(config):
-    return [f'--config={path}: get_config() gave {type(config).__name__}, need rft_jax.Config']
-  found = []
+    return [
+      f'--config={path}: get_config() returned {type(config).__name__}, need a rft_jax.config.Config'
+    ]
+  problems = []
   for arg in argv:
     if match := _OVERRIDE.fullmatch(arg):
-      problem = _unknown(config, match[1])
+      problem = _unknown_field(config, match[1])
       if problem:
-        found.append(f'{arg}: {problem}')
-  return found
+        problems.append(f'{arg}: {problem}')
+  return problems
 
 
-def _unknown(config, dotted):
-  """Walks a.b[1].c through nested dataclasses; returns what it stumbles over."""
-  value, walked = config, 'config'
+def _unknown_field(config, dotted):
+  """Returns why a field such as a.b[1].c does not exist; None if it does."""
+  value, path = config, 'config'
   for part in dotted.split('.'):
     name, *indices = re.split(r'[\[\]]+', part.rstrip(']'))
     if isinstance(value, dict):
       return None  # free keys: the grader's JSON, template variables
-    fields = (
-      [field.name for field in dataclasses.fields(value)] if dataclasses.is_dataclass(value) else []
-    )
+    fields = []
+    if dataclasses.is_dataclass(value):
+      fields = [field.name for field in dataclasses.fields(value)]
     if name not in fields:
-      if name.isdecimal() and isinstance(value, (tuple, list)):
-        return f'{walked} is a list: write {walked}[{name}]'
-      near = difflib.get_close_matches(name, fields, 1)
-      return f'{walked} has no field {name!r}' + (
-        f', did you mean {near[0]!r}?'
-        if near
-        else f'; it has {", ".join(fields)}'
-        if fields
-        else '; it is a single value'
-      )
-    value, walked = getattr(value, name), f'{walked}.{name}'
+      return _no_such_field(value, path, name, fields)
+    value, path = getattr(value, name), f'{path}.{name}'
     for index in indices:
       if not index.isdecimal() or not isinstance(value, (tuple, list)) or int(index) >= len(value):
         size = len(value) if isinstance(value, (tuple, list)) else 0
-        return f'{walked}[{index}]: {walked} has {size} element{"" if size == 1 else "s"}'
-      value, walked = value[int(index)], f'{walked}[{index}]'
+        return f'{path}[{index}]: {path} has {size} element{"" if size == 1 else "s"}'
+      value, path = value[int(index)], f'{path}[{index}]'
   return None
 
 
+def _no_such_field(value, path, name, fields):
+  if name.isdecimal() and isinstance(value, (tuple, list)):
+    return f'{path} is a list: write {path}[{name}]'
+  message = f'{path} has no field {name!r}'
+  if renamed := RENAMED_FIELDS.get(f'{path}.{name}'):
+    return f'{message}: since version 0.2 it is {renamed}'
+  if close := difflib.get_close_matches(name, fields, 1):
+    return f'{message}, did you mean {close[0]!r}?'
+  return message + (f'; it has {", ".join(fields)}' if fields else '; it is a single value')
+
+
 def _where(error, file):
-  """Returns an exception of a config file in one line, with the line of that file."""
+  """Returns an exception of a config file in one line, with its line number in that file."""
   if isinstance(error, SyntaxError):
     return f'line {error.lineno}: {error.msg}'
   lines = [
@@ -136,7 +148,7 @@ def _where(error, file):
     for frame in traceback.extract_tb(error.__traceback__)
     if os.path.basename(frame.filename) == os.path.basename(file)
   ]
-  # ml_collections wraps some errors in a text that holds a whole traceback.
+  # ml_collections wraps some errors in a text that contains a whole traceback.
   text = str(error).strip().split('\n')[-1].removeprefix(f'{type(error).__name__}: ')
   inside = re.findall(rf'{re.escape(os.path.basename(file))}", line (\d+)', str(error))
   line = lines[-1] if lines else inside[-1] if inside else None

@@ -1,8 +1,8 @@
-"""Where every array lives: a mesh with named axes, and one table of (leaf path, axes).
+"""Sharding: a device mesh with named axes, and a table from parameter names to PartitionSpecs.
 
 The table covers the policy, the reference, the rollout copy and, because Adam's moments carry
 the names of the leaves they belong to, the optimizer state. A leaf that no rule matches is an
-error: a forgotten matrix would otherwise be replicated in silence.
+error: otherwise a forgotten matrix would be replicated without notice.
 """
 
 import dataclasses
@@ -15,10 +15,10 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 AXES = ('data', 'fsdp', 'tensor')
-BATCH = ('data', 'fsdp')  # the axes over which rows of a batch are split
+BATCH = ('data', 'fsdp')  # the axes over which the rows of a batch are split
 
-# First match wins. Stacked leaves have the layer axis first, and it is never split. Matrices are
-# split over fsdp on the axis that a product does not share between devices of one tensor group.
+# First match wins. Stacked leaves have the layer axis first, and it is never split. Of a matrix,
+# 'tensor' splits one of the two axes and 'fsdp' the other.
 RULES = (
   (r'embed$', P('tensor', 'fsdp')),  # [V, D]
   (r'head/kernel$', P('fsdp', 'tensor')),  # [D, V]
@@ -35,13 +35,14 @@ RULES = (
 
 @dataclasses.dataclass(slots=True, kw_only=True)
 class MeshConfig:
-  """Sizes of the mesh axes; their product is the number of devices. One may be -1: the rest."""
+  """Sizes of the mesh axes; their product is the number of devices. One may be -1: inferred."""
 
-  data: int = -1  # copies of the weights, rows split
-  fsdp: int = 1  # weights and rows split
-  tensor: int = 1  # heads and feed-forward split
+  data: int = -1  # data parallel: weights replicated, rows split
+  fsdp: int = 1  # fully sharded data parallel: weights and rows split
+  tensor: int = 1  # tensor parallel: heads and feed-forward split
 
   def validate(self) -> list[str]:
+    """Returns every problem as 'field=value, need ...'; [] if there is none."""
     sizes = {axis: getattr(self, axis) for axis in AXES}
     problems = [
       f'{axis}={size}, need a size >= 1, or -1 for the remaining devices'
@@ -62,8 +63,8 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, *, devices=None) -
   devices = jax.devices() if devices is None else devices
   sizes = [data, fsdp, tensor]
   if -1 in sizes:
-    known = math.prod(size for size in sizes if size != -1)
-    sizes[sizes.index(-1)] = max(len(devices) // known, 1)
+    fixed = math.prod(size for size in sizes if size != -1)
+    sizes[sizes.index(-1)] = max(len(devices) // fixed, 1)
   if math.prod(sizes) != len(devices):
     raise ValueError(
       f'mesh: data={sizes[0]} x fsdp={sizes[1]} x tensor={sizes[2]} is '
@@ -74,7 +75,7 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, *, devices=None) -
 
 
 def batch_shards(mesh: Mesh) -> int:
-  """Returns into how many parts the rows of a batch are split."""
+  """Returns the number of parts into which the rows of a batch are split."""
   return math.prod(mesh.shape[axis] for axis in BATCH)
 
 
@@ -89,23 +90,37 @@ def shardings_for(tree, mesh: Mesh, rules=RULES):
   Raises:
     ValueError: leaves that no rule matches, or that their axes do not divide; all are named.
   """
+  return _shardings_by_rule(tree, mesh, rules, lambda shape, spec: spec, check=_indivisible)
+
+
+def _shardings_by_rule(tree, mesh, rules, spec_for, check=None):
+  """Returns the NamedSharding of every leaf by the first rule that matches its name.
+
+  Args:
+    spec_for: (shape, spec of the rule) -> the spec to use.
+    check: (name, shape, spec of the rule, mesh) -> problems; None: nothing is checked.
+
+  Raises:
+    ValueError: problems, or leaves that no rule matches; all are named.
+  """
   problems = []
 
-  def one(path, leaf):
+  def sharding_of(path, leaf):
     name = name_of(path)
     for pattern, spec in rules:
       if re.search(pattern, name):
-        problems.extend(_indivisible(name, leaf.shape, spec, mesh))
-        return NamedSharding(mesh, spec)
+        problems.extend(check(name, leaf.shape, spec, mesh) if check else ())
+        return NamedSharding(mesh, spec_for(leaf.shape, spec))
     problems.append(f'no sharding rule for {name} {leaf.shape}')
 
-  shardings = jax.tree_util.tree_map_with_path(one, tree)
+  shardings = jax.tree_util.tree_map_with_path(sharding_of, tree)
   if problems:
     raise ValueError('\n'.join(['sharding:', *problems]))
   return shardings
 
 
 def _indivisible(name, shape, spec, mesh):
+  """Yields a problem for each size that the mesh axis it is split over does not divide."""
   for size, axis in zip(shape, spec):
     if axis is not None and size % mesh.shape[axis]:
       yield (
@@ -115,9 +130,9 @@ def _indivisible(name, shape, spec, mesh):
 
 
 def place(function, mesh: Mesh, *args):
-  """Returns function(*args), each leaf born on the shards that the rules give it.
+  """Returns function(*args), with each leaf created directly in the sharding of its rule.
 
-  Needed for optax's init too: its zeros do not depend on the input, so a bare jit puts them all
+  Needed for optax's init too: its zeros do not depend on the input, so a plain jit puts them all
   on one device.
   """
   shardings = shardings_for(jax.eval_shape(function, *args), mesh)
@@ -125,23 +140,23 @@ def place(function, mesh: Mesh, *args):
 
 
 def abstract(tree, mesh: Mesh):
-  """Returns tree as ShapeDtypeStructs that carry their shardings: the form of a restore."""
+  """Returns tree as ShapeDtypeStructs with their shardings, as restoring a checkpoint needs it."""
   return jax.tree.map(
     lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, shardings_for(tree, mesh)
   )
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-  """Rows over data and fsdp, everything else whole."""
+  """Returns the sharding of a batch: the first axis over data and fsdp, the others not split."""
   return NamedSharding(mesh, P(BATCH))
 
 
 def rows_sharding(mesh: Mesh, dimensions: int) -> NamedSharding:
-  """The first axis over data and fsdp; numbers and keys that all rows share are replicated."""
+  """Returns the batch sharding; for scalars (dimensions == 0), which all rows share, replicated."""
   return NamedSharding(mesh, P(BATCH) if dimensions else P())
 
 
-DECODING_RULES = (  # of models.decoding.Layer: split over tensor alone
+DECODING_RULES = (  # for models.decoding_layers.Layer: split over tensor alone
   (r'qkv/weight$', P(None, 'tensor')),  # [D, K, M + 2, H]
   (r'qkv/(bias|scale)$', P('tensor')),
   (r'gate_up/weight$', P(None, None, 'tensor')),  # [D, 2, F]
@@ -153,42 +168,18 @@ DECODING_RULES = (  # of models.decoding.Layer: split over tensor alone
 
 
 def decoding_shardings(layers, mesh: Mesh):
-  """Returns where the layers of a decoding loop live, which reads every weight for every token.
+  """Returns the NamedSharding of every leaf of the layers of a decoding loop.
 
-  What RULES split over fsdp would be gathered each time, so it is gathered once, and whole. Where
-  tensor does not divide the key-value heads, each device has them all.
+  Decoding reads every weight for every token. Weights that RULES splits over fsdp would be gathered
+  each time, so they are gathered once instead and kept whole. A leaf whose size 'tensor' does not
+  divide, such as too few key-value heads, is replicated.
+
+  Raises:
+    ValueError: leaves that no rule matches; all are named.
   """
 
-  def split(leaf, spec):
-    return all(axis is None or size % mesh.shape[axis] == 0 for size, axis in zip(leaf.shape, spec))
+  def spec_for(shape, spec):
+    divides = all(axis is None or size % mesh.shape[axis] == 0 for size, axis in zip(shape, spec))
+    return spec if divides else P()
 
-  def one(path, leaf):
-    spec = next(spec for pattern, spec in DECODING_RULES if re.search(pattern, name_of(path)))
-    return NamedSharding(mesh, spec if split(leaf, spec) else P())
-
-  return jax.tree_util.tree_map_with_path(one, layers)
-
-
-def replicated(mesh: Mesh) -> NamedSharding:
-  return NamedSharding(mesh, P())
-
-
-def partition(tree, pattern: str):
-  """Splits tree in two of the same structure: leaves whose name matches, and the others.
-
-  Absent leaves are None. combine() is the inverse.
-  """
-
-  def pick(wanted):
-    return jax.tree_util.tree_map_with_path(
-      lambda path, x: x if bool(re.search(pattern, name_of(path))) == wanted else None, tree
-    )
-
-  return pick(True), pick(False)
-
-
-def combine(first, second):
-  """Joins what partition() split."""
-  return jax.tree.map(
-    lambda x, y: y if x is None else x, first, second, is_leaf=lambda x: x is None
-  )
+  return _shardings_by_rule(layers, mesh, DECODING_RULES, spec_for)

@@ -1,9 +1,9 @@
-"""What grading adds to a step: a grader that takes its time, beside the rollout that feeds it.
+"""Benchmark: time that a slow grader adds to a GRPO step when grading overlaps with the rollout.
 
   python scripts/bench_grading.py                      # 32 x 8 samples, 50 ms a grade, 16 workers
 
-A whole GRPO step (rollout, reference, update) without and with grades, in turn. The grader sleeps,
-as one does that waits for a judge or a server, in as many processes as there are workers.
+Alternates GRPO steps (rollout, reference, update) without and with grading. The grader sleeps, like
+one that waits for a judge or a server, in one process per worker.
 """
 
 import statistics
@@ -16,24 +16,21 @@ from rft_jax.sampling import engine
 
 
 def main():
-  parser = benchmarks.parser(__doc__)
-  parser.add_argument('--seconds', type=float, default=0.05, help='of one grade')
-  parser.add_argument('--workers', type=int, default=16, help='processes of the grader')
+  parser = benchmarks.make_parser(__doc__)
+  parser.add_argument('--seconds', type=float, default=0.05, help='time of one grade')
+  parser.add_argument('--workers', type=int, default=16, help='grader processes')
   parser.set_defaults(prompts=32, lengths='ragged')
   args = parser.parse_args()
   trainer = benchmarks.Trainer(args)
+  source = f'import time\ndef grade(sample, item):\n  time.sleep({args.seconds})\n  return 1.0\n'
   grader = graders.make(
-    {
-      'type': 'python',
-      'name': 'slow',
-      'source': f'import time\ndef grade(sample, item):\n  time.sleep({args.seconds})\n  return 1.0\n',
-    },
+    {'type': 'python', 'name': 'slow', 'source': source},
     sandbox=graders.SandboxConfig(workers=args.workers),
   )
-  numbers = iter(range(1000))
+  step_numbers = iter(range(1000))
 
   def step(graded):
-    number = next(numbers)
+    number = next(step_numbers)
     with grading_queue.GradingQueue(grader) as queue:
 
       def finished(p, g, sample):
@@ -49,17 +46,17 @@ def main():
         seed=number,
         limits=benchmarks.limits(args, number),
         slots_per_shard=args.slots,
-        finished=finished,
+        on_finished=finished,
       )
     assert len(queue.grades) == graded * args.prompts * args.samples
-    trainer.learn(trainer.score(benchmarks.batch_of(args, samples, number)))
+    trainer.learn(trainer.score(benchmarks.make_batch(args, samples, number)))
 
   without, with_grades = [], []
   for turn in range(args.warmup + args.steps):
     for graded, seconds in ((False, without), (True, with_grades)):
-      one, _ = benchmarks.clocked(lambda: step(graded), 1, warmup=0)
+      times, _ = benchmarks.timed(lambda: step(graded), 1, warmup=0)
       if turn >= args.warmup:
-        seconds += one
+        seconds += times
   plain, graded = statistics.median(without), statistics.median(with_grades)
   count = args.prompts * args.samples
   benchmarks.report(

@@ -1,16 +1,16 @@
-"""What wrong training answers cost: held-out truth against their share, plain and robust GRPO.
+"""Trains the grid of configs/noise_grpo.py: held-out grade against the fraction of wrong answers.
 
-  python scripts/bench_noise.py --to=runs/noise --prepare    # rows, and the warmed-up models
+  python scripts/bench_noise.py --to=runs/noise --prepare    # rows, and the warm-up models
   python scripts/bench_noise.py --to=runs/noise --cells=1/2  # half of the grid; 2/2 elsewhere
-  python scripts/bench_noise.py --to=runs/noise --report     # table and picture so far
+  python scripts/bench_noise.py --to=runs/noise --report     # table and plot so far
 
-Without --prepare, --cells or --report it does all of it. A cell that is done is not run again, and
-one that was stopped goes on. configs/noise_grpo.py says what a cell is. Written are noise.md (the
-table), noise.png and noise.json into --to.
+Without --prepare, --cells or --report it does all three. A finished cell is not trained again, an
+interrupted one continues. configs/noise_grpo.py defines a cell. noise.md (the table), noise.png and
+noise.json are written into --to.
 
-A figure is the mean true grade of 4 samples at temperature 1 of each held-out row, over the seeds
-that are done; its interval is a 95 % bootstrap that draws seeds and rows. Differences are paired by
-row and seed.
+A figure is the mean grade by the right answers, of 4 samples at temperature 1 of each held-out row,
+over the finished seeds; its interval is a 95 % bootstrap over seeds and rows. Differences are
+paired by row and seed.
 """
 
 import argparse
@@ -22,51 +22,53 @@ import sys
 import grid
 import numpy as np
 
+from rft_jax.bootstrap import interval_over_seeds_and_rows
 from rft_jax.records import atomic
 from rft_jax.tasks import TASKS, base_checkpoint, files
 
-COLOURS = dict(zip(('plain', 'robust', 'told', 'before'), grid.COLOURS))
+COLORS = dict(zip(('plain', 'robust', 'oracle', 'before'), grid.COLORS))
 noise = grid.config_file('noise_grpo')
 
 
-# --- making ---------------------------------------------------------------------------------------
-def write_rows(task: str, place: pathlib.Path) -> None:
-  """Writes the files of a task: base checkpoint, warm_up.jsonl, and answers_SHARE.jsonl of each."""
-  settings, first = noise.TASKS[task]['made'], noise.TASKS[task]['warm_up_rows']
+# --- cells ----------------------------------------------------------------------------------------
+def write_rows(task: str, path: pathlib.Path) -> None:
+  """Writes the base checkpoint of a task, warm_up.jsonl, and answers_SHARE.jsonl for each share."""
+  settings, warm_up_rows = noise.TASKS[task]['task_config'], noise.TASKS[task]['warm_up_rows']
   lines = lambda rows: ''.join(json.dumps(row) + '\n' for row in rows)
   for share in noise.SHARES:
-    made = TASKS[task].make(TASKS[task].Config(**settings, corrupt=share))
+    task_files = TASKS[task].make(TASKS[task].Config(**settings, corrupt=share))
     if share == 0:
-      files.write(made, place)
-      atomic.write_text(place / 'warm_up.jsonl', lines(made.train[:first]))
+      files.write(task_files, path)
+      atomic.write_text(path / 'warm_up.jsonl', lines(task_files.train[:warm_up_rows]))
       size = dataclasses.asdict(base_checkpoint.Config())
-      base_checkpoint.make(place / 'base', files.texts(made), seed=0, **size)
-    answers = made.train[first:]
-    right = [row for row in answers if not row.get('corrupted')]
-    for arm, rows in (('plain', answers), ('told', right)):
-      atomic.write_text(place / noise.rows_file(str(share), arm), lines(rows))
+      texts = files.tokenizer_texts(task_files)
+      base_checkpoint.make(path / 'base', texts, seed=0, **size)
+    rows = task_files.train[warm_up_rows:]
+    right_rows = [row for row in rows if not row.get('corrupted')]
+    for arm, arm_rows in (('plain', rows), ('oracle', right_rows)):
+      atomic.write_text(path / noise.rows_file(str(share), arm), lines(arm_rows))
 
 
 def prepare(task: str, to: pathlib.Path) -> None:
-  """Makes rows and warmed-up model of a task, unless they are there."""
-  place = to / task
-  if (place / 'warm_up' / 'export' / 'config.json').is_file():
+  """Writes the rows of a task and trains its warm-up model, unless they exist."""
+  path = to / task
+  if (path / 'warm_up' / 'export' / 'config.json').is_file():
     return
-  if not (place / 'base' / 'config.json').is_file():
-    write_rows(task, place)
-  grid.train(noise.get_config(f'{task},warm_up', str(to)), place / 'warm_up')
+  if not (path / 'base' / 'config.json').is_file():
+    write_rows(task, path)
+  grid.train(noise.get_config(f'{task},warm_up', str(to)), path / 'warm_up')
 
 
 def cells(args) -> list[tuple[str, float, str, int]]:
-  """Returns (task, share, arm, seed) of every cell; one seed of all of them before the next."""
+  """Returns (task, share, arm, seed) of every cell, ordered by seed."""
   return [
     (task, share, arm, seed)
     for seed in args.seeds
     for share in args.shares
     for task in args.tasks
     for arm in args.arms
-    if share or arm != 'told'
-  ]  # without wrong rows it is the plain arm
+    if share or arm != 'oracle'  # without wrong rows it equals the plain arm
+  ]
 
 
 def workdir(to: pathlib.Path, task, share, arm, seed) -> pathlib.Path:
@@ -74,26 +76,26 @@ def workdir(to: pathlib.Path, task, share, arm, seed) -> pathlib.Path:
 
 
 def run(to: pathlib.Path, cell) -> None:
-  """Trains a cell, or goes on with it; a finished one is left as it is."""
+  """Trains a cell, or continues it; a finished cell is not changed."""
   config = noise.get_config(','.join(map(str, cell)), str(to))
   grid.train(config, workdir(to, *cell))
 
 
 # --- figures --------------------------------------------------------------------------------------
 def evaluations(to: pathlib.Path, cell):
-  """Returns f64[rows, 2], each held-out row's grade before and after; None: not finished."""
+  """Returns f64[rows, 2], the grade of each held-out row before and after; None if not finished."""
   return grid.grades(workdir(to, *cell), noise.STEPS[cell[0]])
 
 
 def wrong_rows(to: pathlib.Path, task, share) -> tuple[int, int]:
-  """Returns how many rows that are reinforced have a wrong answer, and how many there are."""
+  """Returns the number of GRPO rows with a wrong answer, and the number of GRPO rows."""
   text = (to / task / noise.rows_file(str(share), 'plain')).read_text(encoding='utf-8')
   rows = [json.loads(line) for line in text.splitlines()]
   return sum(bool(row.get('corrupted')) for row in rows), len(rows)
 
 
 def collect(args) -> list[dict]:
-  """Returns a record for each (task, share) with finished cells."""
+  """Returns a record for each (task, share) that has finished cells."""
   records = []
   for task in args.tasks:
     for share in args.shares:
@@ -109,67 +111,69 @@ def collect(args) -> list[dict]:
         'share': share,
         'wrong': wrong,
         'rows': rows,
-        'seeds': {arm: sorted(given) for arm, given in columns.items()},
+        'seeds': {arm: sorted(by_seed) for arm, by_seed in columns.items()},
         'grade': {
-          arm: grid.interval(np.stack([g[:, 1] for g in given.values()]))
-          for arm, given in columns.items()
+          arm: interval_over_seeds_and_rows(np.stack([g[:, 1] for g in by_seed.values()]))
+          for arm, by_seed in columns.items()
         },
-        'more': {},
+        'more': {},  # arm - plain
       }
       record['start'] = float(next(iter(next(iter(columns.values())).values()))[:, 0].mean())
-      for arm in columns.keys() - {'plain'}:
-        both = sorted(columns[arm].keys() & columns.get('plain', {}).keys())
-        if both:
-          record['more'][arm] = grid.interval(
-            np.stack([columns[arm][seed][:, 1] - columns['plain'][seed][:, 1] for seed in both])
+      for arm in [arm for arm in columns if arm != 'plain']:
+        seeds = sorted(columns[arm].keys() & columns.get('plain', {}).keys())
+        if seeds:
+          record['more'][arm] = interval_over_seeds_and_rows(
+            np.stack([columns[arm][seed][:, 1] - columns['plain'][seed][:, 1] for seed in seeds])
           )
       records.append(record)
   return records
 
 
-# --- table and picture ----------------------------------------------------------------------------
+# --- table and plot -------------------------------------------------------------------------------
 def table(records, arms) -> str:
   """Returns the table in Markdown."""
   others = [arm for arm in arms if arm != 'plain']
-  head = ['task', 'wrong answers', 'start', *arms, *(f'{arm} - plain' for arm in others), 'seeds']
+  header = ['task', 'wrong answers', 'start', *arms, *(f'{arm} - plain' for arm in others), 'seeds']
   rows = []
-  for one in records:
+  for record in records:
     rows.append(
       [
-        one['task'],
-        f'{one["wrong"]} of {one["rows"]}',
-        f'{one["start"]:.3f}',
-        *(grid.shown(one['grade'].get(arm)) for arm in arms),
-        *(grid.signed(one['more'].get(arm)) for arm in others),
-        str(max(len(seeds) for seeds in one['seeds'].values())),
+        record['task'],
+        f'{record["wrong"]} of {record["rows"]}',
+        f'{record["start"]:.3f}',
+        *(grid.interval_text(record['grade'].get(arm)) for arm in arms),
+        *(grid.signed_interval_text(record['more'].get(arm)) for arm in others),
+        str(max(len(seeds) for seeds in record['seeds'].values())),
       ]
     )
-  return grid.markdown(head, rows)
+  return grid.markdown(header, rows)
 
 
-def picture(records, arms, path) -> None:
-  """Draws, a column for each task, held-out grade by share of wrong answers, and less plain."""
+def plot(records, arms, path) -> None:
+  """Plots grade and difference to plain against the share of wrong answers, a column per task."""
   import matplotlib
   from matplotlib.figure import Figure
 
-  tasks = list(dict.fromkeys(one['task'] for one in records))
+  tasks = list(dict.fromkeys(record['task'] for record in records))
   with matplotlib.rc_context(grid.STYLE | {'axes.grid.axis': 'y'}):
     figure = Figure(figsize=(4.2 * len(tasks), 4.6), layout='constrained', dpi=160)
     rows = figure.subplots(2, len(tasks), sharex='col', squeeze=False, height_ratios=(3, 2))
-    for task, (grade, more) in zip(tasks, rows.T):
-      mine = [one for one in records if one['task'] == task]
+    for task, (grade, difference) in zip(tasks, rows.T):
+      task_records = [record for record in records if record['task'] == task]
       grade.axhline(
-        mine[0]['start'],
-        color=COLOURS['before'],
+        task_records[0]['start'],
+        color=COLORS['before'],
         linewidth=0.9,
         linestyle=(0, (4, 3)),
         label='warmed up, before',
       )
-      more.axhline(0, color=COLOURS['plain'], linewidth=1.6)
-      for axes, name in ((grade, 'grade'), (more, 'more')):
+      difference.axhline(0, color=COLORS['plain'], linewidth=1.6)
+      for axes, name in ((grade, 'grade'), (difference, 'more')):
         for shift, arm in enumerate(arms):
           points = [
-            (100 * one['share'] + shift - 1, *one[name][arm]) for one in mine if arm in one[name]
+            (100 * record['share'] + shift - 1, *record[name][arm])
+            for record in task_records
+            if arm in record[name]
           ]
           if points:
             x, mean, low, high = map(np.array, zip(*points))
@@ -177,7 +181,7 @@ def picture(records, arms, path) -> None:
               x,
               mean,
               (mean - low, high - mean),
-              color=COLOURS[arm],
+              color=COLORS[arm],
               marker='o',
               markersize=4,
               linewidth=1.6,
@@ -185,7 +189,10 @@ def picture(records, arms, path) -> None:
               label=arm,
             )
       grade.set_title(task.replace('_', ' '))
-      more.set(xlabel='% of training answers wrong', xticks=[100 * one['share'] for one in mine])
+      difference.set(
+        xlabel='% of training answers wrong',
+        xticks=[100 * record['share'] for record in task_records],
+      )
     rows[0, 0].set_ylabel('held-out true grade')
     rows[1, 0].set_ylabel('difference to plain')
     figure.legend(
@@ -199,45 +206,47 @@ def picture(records, arms, path) -> None:
 
 
 def report(args) -> None:
-  """Writes noise.md, noise.json and noise.png of the cells that are done, and prints the table."""
+  """Writes noise.md, noise.json and noise.png of the finished cells, and prints the table."""
   records = collect(args)
   grid.report(
     args.to,
     'noise',
     records,
     table(records, args.arms),
-    lambda path: picture(records, args.arms, path),
+    lambda path: plot(records, args.arms, path),
   )
 
 
 # --- the command ----------------------------------------------------------------------------------
-def parser() -> argparse.ArgumentParser:
-  made = argparse.ArgumentParser(
+def make_parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
-  made.add_argument('--to', type=pathlib.Path, default=pathlib.Path(noise.HERE))
-  made.add_argument('--tasks', nargs='+', choices=tuple(noise.TASKS), default=list(noise.TASKS))
-  made.add_argument(
+  parser.add_argument('--to', type=pathlib.Path, default=pathlib.Path(noise.FOLDER))
+  parser.add_argument('--tasks', nargs='+', choices=tuple(noise.TASKS), default=list(noise.TASKS))
+  parser.add_argument(
     '--shares', nargs='+', type=float, choices=noise.SHARES, default=list(noise.SHARES)
   )
-  made.add_argument('--arms', nargs='+', choices=noise.ARMS, default=list(noise.ARMS))
-  made.add_argument('--prepare', action='store_true', help='rows and warmed-up models alone')
-  grid.add_arguments(made)
-  return made
+  parser.add_argument('--arms', nargs='+', choices=noise.ARMS, default=list(noise.ARMS))
+  parser.add_argument(
+    '--prepare', action='store_true', help='only write rows and train warm-up models'
+  )
+  grid.add_arguments(parser)
+  return parser
 
 
 def main(arguments=None) -> int:
-  args = parser().parse_args(arguments)
-  whole = not (args.prepare or args.cells or args.report)
+  args = make_parser().parse_args(arguments)
+  run_all = not (args.prepare or args.cells or args.report)
   try:
-    if args.prepare or whole:
+    if args.prepare or run_all:
       for task in args.tasks:
         prepare(task, args.to)
-    if args.cells or whole:
+    if args.cells or run_all:
       for cell in grid.part(cells(args), args.cells):
         run(args.to, cell)
         print('done:', *cell, flush=True)
-    if args.report or whole:
+    if args.report or run_all:
       report(args)
   except (OSError, ValueError) as error:
     print(error, file=sys.stderr)

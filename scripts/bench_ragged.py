@@ -1,9 +1,9 @@
-"""What long-tailed lengths cost: a GRPO step of ragged lengths beside one of fixed lengths.
+"""Benchmark: a GRPO step with long-tailed completion lengths against one with fixed lengths.
 
   python scripts/bench_ragged.py
 
-The ragged step has 38 % of the fixed one's tokens; where finished rows stay in the batch and
-training pads to the longest, it takes as long.
+The ragged step has 38 % of the tokens of the fixed one. A stack that keeps finished rows in the
+decoding batch and pads to the longest row takes the same time for both.
 """
 
 import argparse
@@ -13,7 +13,7 @@ import benchmarks
 
 
 def main():
-  args = benchmarks.parser(__doc__).parse_args()
+  args = benchmarks.make_parser(__doc__).parse_args()
   for lengths in ('fixed', 'ragged'):
     bench_step.run(argparse.Namespace(**{**vars(args), 'lengths': lengths}), f'step, {lengths}')
 

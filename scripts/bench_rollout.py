@@ -1,4 +1,4 @@
-"""Rollout speed: completion tokens a second, beside what reading the weights alone would take.
+"""Benchmark of the rollout: completion tokens per second, and fraction of the peak bandwidth.
 
 python scripts/bench_rollout.py --prompts 32 --samples 1            # 32 x (64 + 128)
 python scripts/bench_rollout.py --lengths ragged
@@ -8,31 +8,30 @@ import statistics
 import time
 
 import benchmarks
-import jax
 
-from rft_jax import models
-from rft_jax.sampling import engine
+from rft_jax import models, platform
+from rft_jax.sampling import decode_session
 
 
 def main():
-  args = benchmarks.parser(__doc__).parse_args()
+  args = benchmarks.make_parser(__doc__).parse_args()
   config = benchmarks.MODELS[args.model]
   model = models.make(config, seed=0)
-  began = time.perf_counter()
-  benchmarks.sampled(args, model, 0)
-  first = time.perf_counter() - began
+  start = time.perf_counter()
+  benchmarks.sample(args, model, 0)
+  first = time.perf_counter() - start
 
   counts, step = [], iter(range(1, 1000))
-  seconds, cpu = benchmarks.clocked(
-    lambda: benchmarks.sampled(args, model, next(step), counts), args.steps, args.warmup
+  seconds, cpu = benchmarks.timed(
+    lambda: benchmarks.sample(args, model, next(step), counts), args.steps, args.warmup
   )
   median = statistics.median(seconds)
   count = counts[-1]
-  rows = count.decoded / max(count.tokens, 1)  # slots computed for each token wanted
+  rows = count.decoded / max(count.tokens, 1)  # slots computed per token of a completion
   flops = benchmarks.forward_flops(config, [args.prompt] * args.prompts, benchmarks.limits(args, 1))
   bandwidth, peak = benchmarks.peak_bandwidth(), benchmarks.peak_flops(config.dtype)
-  slots = args.slots or engine.slots_for(
-    config, args.new, args.prompts * args.samples, jax.default_backend()
+  slots = args.slots or decode_session.slots_for(
+    config, args.new, args.prompts * args.samples, platform.backend()
   )
   bytes_read = benchmarks.decode_bytes(config, slots, args.prompt + args.new / 2) * (
     count.decoded / slots
@@ -51,7 +50,7 @@ def main():
       'share of peak FLOP/s': flops / median / peak,
       'share of peak bandwidth': bytes_read / median / bandwidth,
       'first call, seconds': first,
-      'programs compiled': engine.compilations(),
+      'programs compiled': decode_session.compilations(),
     },
     seconds=seconds,
     cpu_seconds=cpu,

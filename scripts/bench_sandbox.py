@@ -1,10 +1,11 @@
-"""Grades a second of the `python` and the `code` grader, at the full isolation of this machine.
+"""Benchmark: grades per second of the `python` and `code` graders in their sandbox.
 
   python scripts/bench_sandbox.py
   python scripts/bench_sandbox.py --workers 2 --repeats 9
 
-python: a warm worker, the same source for every call; and the same with a fresh process for each
-call (calls_per_worker=1), or an exception in each. code: two fresh processes for each answer.
+Uses the strongest isolation that this machine has. python: a warm worker, the same source in every
+call; the same with a fresh process per call (calls_per_worker=1); or an exception in each call.
+code: two fresh processes per answer.
 """
 
 import argparse
@@ -24,9 +25,9 @@ ITEM = {'answer': '7', 'tests': TESTS}
 
 
 def cases(workers: int):
-  """Yields (name, grader, answer, the score it has, how many are graded in a repeat)."""
+  """Yields (name, grader, answer, expected score, number of grades per repeat)."""
   config = dict(workers=workers, time_limit_seconds=10)
-  for name, source, answer, score, count, more in (
+  for name, source, answer, score, count, options in (
     ('python, warm', COMPARE, '7', 1.0, 4000, {}),
     ('python, a process a call', COMPARE, '7', 1.0, 400, {'calls_per_worker': 1}),
     ('python, an error a call', RAISE, '7', 0.0, 400, {}),
@@ -35,7 +36,7 @@ def cases(workers: int):
       name,
       graders.make(
         {'type': 'python', 'name': 'x', 'source': source},
-        sandbox=graders.SandboxConfig(**config, **more),
+        sandbox=graders.SandboxConfig(**config, **options),
       ),
       answer,
       score,
@@ -54,13 +55,13 @@ def cases(workers: int):
 
 
 def measure(grader, answer: str, score: float, count: int, repeats: int) -> list[float]:
-  """Returns the grades a second of each repeat, after one that does not count."""
+  """Returns the grades per second of each repeat, after one warm-up repeat."""
   sample, _ = graders.make_sample(answer)
   rates = []
   for _ in range(repeats + 1):
-    began = time.perf_counter()
+    start = time.perf_counter()
     grades = grader.many([(ITEM, sample)] * count)
-    rates.append(count / (time.perf_counter() - began))
+    rates.append(count / (time.perf_counter() - start))
     assert all(grade.reward == score for grade in grades), grades[0]
   return rates[1:]
 
@@ -69,7 +70,7 @@ def main():
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
-  parser.add_argument('--workers', type=int, default=1, help='for each grader')
+  parser.add_argument('--workers', type=int, default=1, help='sandbox processes per grader')
   parser.add_argument('--repeats', type=int, default=5)
   args = parser.parse_args()
   level = graders.isolation_level()

@@ -1,8 +1,9 @@
-"""Cost against sequence length, batch and model size: one row of a table for each.
+"""Benchmark: how the time of a GRPO step scales with sequence length, samples and model size.
 
   python scripts/bench_scaling.py --steps 2
 
-Each row is a GRPO step; the last columns tell whether cost grows as the work does.
+Each row is a GRPO step. If the last column (fraction of the peak FLOP/s) is constant, time grows in
+proportion to FLOPs.
 """
 
 import argparse
@@ -24,33 +25,34 @@ SIZES = {
 
 
 def measure(args):
-  """Returns (seconds of rollout, score, update; medians) and the FLOPs of a forward pass."""
+  """Returns the median seconds of (rollout, score, update), and the FLOPs of a forward pass."""
   trainer = benchmarks.Trainer(args)
-  found = []
+  seconds = []
   for step in range(args.warmup + args.steps):
     times = [time.perf_counter()]
-    batch = benchmarks.batch_of(args, benchmarks.sampled(args, trainer.state.policy, step), step)
+    samples = benchmarks.sample(args, trainer.state.policy, step)
+    batch = benchmarks.make_batch(args, samples, step)
     times.append(time.perf_counter())
     batch = trainer.score(batch)
     times.append(time.perf_counter())
     trainer.learn(batch)
     times.append(time.perf_counter())
-    found.append([after - before for before, after in zip(times, times[1:])])
-  medians = [statistics.median(column) for column in zip(*found[-args.steps :])]
+    seconds.append([after - before for before, after in zip(times, times[1:])])
+  medians = [statistics.median(column) for column in zip(*seconds[-args.steps :])]
   return medians, benchmarks.forward_flops(
     benchmarks.MODELS[args.model], [args.prompt] * args.prompts, benchmarks.limits(args, 0)
   )
 
 
 def main():
-  args = benchmarks.parser(__doc__).parse_args()
+  args = benchmarks.make_parser(__doc__).parse_args()
   peak = benchmarks.peak_flops()
-  given = vars(args)
-  runs = [(f'{prompt} + {new}', given | dict(prompt=prompt, new=new)) for prompt, new in LENGTHS]
-  runs += [(f'{count} samples', given | dict(samples=count)) for count in SAMPLES]
+  defaults = vars(args)
+  runs = [(f'{prompt} + {new}', defaults | dict(prompt=prompt, new=new)) for prompt, new in LENGTHS]
+  runs += [(f'{count} samples', defaults | dict(samples=count)) for count in SAMPLES]
   for name, changes in SIZES.items():
     benchmarks.MODELS[name] = dataclasses.replace(benchmarks.SMALL, **changes)
-    runs.append((name, given | dict(model=name)))
+    runs.append((name, defaults | dict(model=name)))
   print(
     f'{"":<12}{"rollout":>9}{"score":>9}{"update":>9}{"step":>9}  s {"GFLOP":>8} {"of peak":>8}'
   )

@@ -1,4 +1,4 @@
-"""A whole GRPO step: rollout, reference scoring, update; and how long the first one takes.
+"""Benchmark of a whole GRPO step: rollout, reference scoring, update; and of the first step.
 
 python scripts/bench_step.py
 python scripts/bench_step.py --lengths ragged
@@ -13,17 +13,16 @@ import benchmarks
 
 def run(args, title='step'):
   config = benchmarks.MODELS[args.model]
-  began = time.perf_counter()
+  start = time.perf_counter()
   trainer = benchmarks.Trainer(args)
   parts = {'rollout': [], 'score': [], 'update': []}
   counts, step = [], iter(range(1000))
 
-  def one():
+  def run_step():
     number = next(step)
     times = [time.perf_counter()]
-    batch = benchmarks.batch_of(
-      args, benchmarks.sampled(args, trainer.state.policy, number, counts), number
-    )
+    samples = benchmarks.sample(args, trainer.state.policy, number, counts)
+    batch = benchmarks.make_batch(args, samples, number)
     times.append(time.perf_counter())
     batch = trainer.score(batch)
     times.append(time.perf_counter())
@@ -32,16 +31,16 @@ def run(args, title='step'):
     for name, before, after in zip(parts, times, times[1:]):
       parts[name].append(after - before)
 
-  one()
-  first = time.perf_counter() - began
-  seconds, cpu = benchmarks.clocked(one, args.steps, args.warmup)
-  rss = benchmarks.peak_rss_mb()  # before the ceilings are measured, which need memory too
+  run_step()
+  first = time.perf_counter() - start
+  seconds, cpu = benchmarks.timed(run_step, args.steps, args.warmup)
+  rss = benchmarks.peak_rss_mb()  # before measuring the peak FLOP/s, which allocates memory too
   forward = benchmarks.forward_flops(
     config, [args.prompt] * args.prompts, benchmarks.limits(args, 0)
   )
   peak = benchmarks.peak_flops(config.dtype)
   median = statistics.median
-  of_part = {f'{name}, seconds': median(times[-args.steps :]) for name, times in parts.items()}
+  part_seconds = {f'{name}, seconds': median(times[-args.steps :]) for name, times in parts.items()}
   benchmarks.report(
     title,
     args,
@@ -49,7 +48,7 @@ def run(args, title='step'):
       'tokens': counts[-1].tokens,
       'seconds, median': median(seconds),
       'CPU seconds, median': median(cpu),
-      **of_part,
+      **part_seconds,
       'tokens/s': counts[-1].tokens / median(seconds),
       'tokens decoded / wanted': counts[-1].decoded / counts[-1].tokens,
       'share of peak FLOP/s': 5 * forward / median(seconds) / peak,
@@ -63,4 +62,4 @@ def run(args, title='step'):
 
 
 if __name__ == '__main__':
-  run(benchmarks.parser(__doc__).parse_args())
+  run(benchmarks.make_parser(__doc__).parse_args())

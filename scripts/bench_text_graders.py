@@ -1,9 +1,9 @@
-"""Grades a second of the graders of text and format, on one core.
+"""Benchmark: grades per second of the text and format graders, on one core.
 
   python scripts/bench_text_graders.py
 
-Each figure is the best of a few turns of graders.grade_many over answers of six words: template,
-score and Grade; the samples are made beforehand. math has one process of its own, on the same
+Each figure is the best of several runs of graders.grade_many over answers of six words, including
+template rendering; the samples are built beforehand. math has one process of its own, on the same
 core. Prints a table, and then the figures as one line of JSON.
 """
 
@@ -17,7 +17,23 @@ from rft_jax import graders
 
 TEXTS = {'input': '{{ sample.output_text }}', 'reference': '{{ item.answer }}'}
 METRICS = ('fuzzy_match', 'bleu', 'gleu', 'meteor', 'rouge_1', 'rouge_2', 'rouge_l')
-WORDS = ['the', 'gene', 'variant', 'causes', 'a', 'rare', 'disease', 'of', 'heart', 'bone', 'and', 'eye', 'in', 'most', 'families']
+WORDS = [
+  'the',
+  'gene',
+  'variant',
+  'causes',
+  'a',
+  'rare',
+  'disease',
+  'of',
+  'heart',
+  'bone',
+  'and',
+  'eye',
+  'in',
+  'most',
+  'families',
+]
 SCHEMA = {
   'type': 'object',
   'required': ['genes'],
@@ -54,48 +70,48 @@ def main():
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
-  parser.add_argument('--grades', type=int, default=5000, help='in one turn')
+  parser.add_argument('--grades', type=int, default=5000, help='grades per turn')
   parser.add_argument('--turns', type=int, default=5)
   args = parser.parse_args()
   os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
   figures = {name: rate(name, grader, args) for name, grader in GRADERS.items()}
   print(f'{"grader":30}{"grades/s":>12}{"µs each":>12}')
   for name, figure in figures.items():
-    print(f'{name:30}' + (f'{figure:12,.0f}{1e6 / figure:12.1f}' if figure else '     not here'))
+    print(f'{name:30}' + (f'{figure:12,.0f}{1e6 / figure:12.1f}' if figure else '  not available'))
   print(json.dumps({name: figure and round(figure) for name, figure in figures.items()}))
 
 
-def rate(name: str, given: dict, args) -> float | None:
-  """Returns grades a second; None where the data of a metric is not on this machine."""
+def rate(name: str, grader_json: dict, args) -> float | None:
+  """Returns grades per second; None if the data of a metric is not on this machine."""
   try:
-    grader = graders.make(given)
+    grader = graders.make(grader_json)
   except ValueError:
     return None
   try:
-    made = pairs(given['type'], args.grades)
-    return max(len(made) / timed(grader, made) for _ in range(args.turns))
+    pairs = random_pairs(grader_json['type'], args.grades)
+    return max(len(pairs) / seconds(grader, pairs) for _ in range(args.turns))
   finally:
     grader.close()
 
 
-def timed(grader, made) -> float:
+def seconds(grader, pairs) -> float:
   start = time.perf_counter()
-  graders.grade_many(grader, made)
+  graders.grade_many(grader, pairs)
   return time.perf_counter() - start
 
 
-def pairs(kind: str, count: int) -> list[tuple[dict, dict]]:
-  """Returns (item, sample) for so many answers, those that this type of grader reads."""
+def random_pairs(kind: str, count: int) -> list[tuple[dict, dict]]:
+  """Returns `count` random (item, sample) in the format of this grader type; a tenth for math."""
   rng = random.Random(0)
-  made = []
+  pairs = []
   for _ in range(count if kind != 'math' else count // 10):
     answer, reference = (' '.join(rng.choices(WORDS, k=6)) for _ in range(2))
     if kind in ('json_schema', 'rank'):
       answer, reference = json.dumps({'genes': answer.split()}), rng.choice(WORDS)
     if kind == 'math':
       answer, reference = f'so it is \\boxed{{{rng.randrange(99)}}}', str(rng.randrange(99))
-    made.append(({'answer': reference}, graders.make_sample(answer)[0]))
-  return made
+    pairs.append(({'answer': reference}, graders.make_sample(answer)[0]))
+  return pairs
 
 
 if __name__ == '__main__':

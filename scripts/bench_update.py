@@ -1,10 +1,10 @@
-"""Scoring and update speed, beside the peak of a matrix product measured in the same run.
+"""Benchmark of scoring and update, as a fraction of the matrix-product peak of the same machine.
 
   python scripts/bench_update.py
   python scripts/bench_update.py --prompt 512 --new 32
 
-Model FLOPs are those of the forward pass three times, each prompt once a group; what is computed
-again in the backward pass is not counted, and neither is padding.
+Model FLOPs are three times those of the forward pass, each prompt once per group; recomputation in
+the backward pass and padding are not counted.
 """
 
 import statistics
@@ -14,18 +14,18 @@ import benchmarks
 
 
 def main():
-  args = benchmarks.parser(__doc__).parse_args()
+  args = benchmarks.make_parser(__doc__).parse_args()
   config = benchmarks.MODELS[args.model]
   trainer = benchmarks.Trainer(args)
-  samples = benchmarks.sampled(args, trainer.state.policy, 0)
-  batch = benchmarks.batch_of(args, samples, 0)
-  began = time.perf_counter()
+  samples = benchmarks.sample(args, trainer.state.policy, 0)
+  batch = benchmarks.make_batch(args, samples, 0)
+  start = time.perf_counter()
   scored = trainer.score(batch)
   metrics = trainer.learn(scored)
-  first = time.perf_counter() - began
+  first = time.perf_counter() - start
 
-  score, score_cpu = benchmarks.clocked(lambda: trainer.score(batch), args.steps, args.warmup)
-  learn, learn_cpu = benchmarks.clocked(lambda: trainer.learn(scored), args.steps, args.warmup)
+  score, score_cpu = benchmarks.timed(lambda: trainer.score(batch), args.steps, args.warmup)
+  learn, learn_cpu = benchmarks.timed(lambda: trainer.learn(scored), args.steps, args.warmup)
   flops = benchmarks.forward_flops(config, [args.prompt] * args.prompts, benchmarks.limits(args, 0))
   peak = benchmarks.peak_flops(config.dtype)
   median = statistics.median

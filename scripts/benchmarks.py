@@ -1,8 +1,8 @@
-"""What the bench_*.py scripts share: the small model, lengths, clocks, ceilings, the report.
+"""Shared parts of the bench_*.py scripts: models, completion lengths, timing, peak FLOP/s, report.
 
-The workload is that of published comparisons of small-scale GRPO: a random Qwen3 of 4.2 million
-parameters, 8 prompts of 64 tokens, 8 samples each of up to 128, a reference model with KL 0.04,
-AdamW, one update a rollout. With --model=1.5b it is shaped like Qwen2.5-1.5B, in bfloat16.
+The workload is that of published comparisons of small-scale GRPO: a Qwen3 of 4.2 million parameters
+with random weights, 8 prompts of 64 tokens, 8 samples each of up to 128, a reference model with KL
+0.04, AdamW, one update per rollout. --model=1.5b has the shape of Qwen2.5-1.5B, in bfloat16.
 """
 
 import argparse
@@ -21,12 +21,13 @@ import numpy as np
 
 from rft_jax import models, sharding
 from rft_jax.data import batching
-from rft_jax.models import decoding
+from rft_jax.models.decoding_layers import QUANTIZATIONS
 from rft_jax.objectives.advantages import AdvantageConfig, group_advantages
 from rft_jax.objectives.policy_objective import ObjectiveConfig, policy_objective
 from rft_jax.sampling import engine
 from rft_jax.training import optim
-from rft_jax.training.update import UpdateConfig, make_update, score_batch
+from rft_jax.training.scoring import score_batch
+from rft_jax.training.update import UpdateConfig, make_update
 from rft_jax.types import Batch, Episode, Grade, Item, TrainState
 
 SMALL = models.DecoderConfig(
@@ -62,37 +63,37 @@ MODELS = {
     dtype='bfloat16',
   ),
 }
-MEDIAN, SIGMA = 39.5, 0.7  # of the long-tailed lengths: lognormal, clipped; 48 in the mean of 128
+MEDIAN, SIGMA = 39.5, 0.7  # ragged lengths: lognormal, clipped; their mean is 48 if clipped at 128
 
 
 # --- the command line -----------------------------------------------------------------------------
-def parser(doc: str) -> argparse.ArgumentParser:
-  made = argparse.ArgumentParser(
+def make_parser(doc: str) -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
     description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
   )
-  made.add_argument('--model', choices=sorted(MODELS), default='small')
-  made.add_argument('--prompts', type=int, default=8)
-  made.add_argument('--samples', type=int, default=8, help='of each prompt')
-  made.add_argument('--prompt', type=int, default=64, help='tokens of a prompt')
-  made.add_argument('--new', type=int, default=128, help='tokens of a completion, at most')
-  made.add_argument('--lengths', choices=('fixed', 'ragged'), default='fixed')
-  made.add_argument('--steps', type=int, default=6, help='that count')
-  made.add_argument('--warmup', type=int, default=2, help='that do not')
-  made.add_argument('--slots', type=int, default=0, help='completions side by side; 0: chosen')
-  made.add_argument(
+  parser.add_argument('--model', choices=sorted(MODELS), default='small')
+  parser.add_argument('--prompts', type=int, default=8)
+  parser.add_argument('--samples', type=int, default=8, help='samples per prompt')
+  parser.add_argument('--prompt', type=int, default=64, help='tokens per prompt')
+  parser.add_argument('--new', type=int, default=128, help='maximum tokens of a completion')
+  parser.add_argument('--lengths', choices=('fixed', 'ragged'), default='fixed')
+  parser.add_argument('--steps', type=int, default=6, help='timed steps')
+  parser.add_argument('--warmup', type=int, default=2, help='untimed steps before them')
+  parser.add_argument('--slots', type=int, default=0, help='slots of the engine; 0: automatic')
+  parser.add_argument(
     '--quantization',
-    choices=decoding.QUANTIZATIONS,
+    choices=QUANTIZATIONS,
     default='none',
-    help='of the kernels in the rollout',
+    help='quantization of the weights in the rollout',
   )
-  made.add_argument('--microbatch_tokens', type=int, default=0, help='0: chosen')
-  made.add_argument('--remat', choices=tuple(models.REMAT), default=UpdateConfig().remat)
-  return made
+  parser.add_argument('--microbatch_tokens', type=int, default=0, help='0: automatic')
+  parser.add_argument('--remat', choices=tuple(models.REMAT), default=UpdateConfig().remat)
+  return parser
 
 
-# --- the work -------------------------------------------------------------------------------------
+# --- workload -------------------------------------------------------------------------------------
 def ragged_lengths(count: int, most: int, step: int) -> list[int]:
-  """Returns the mid-quantiles of the lognormal, clipped to 1..most, in an order that step gives."""
+  """Returns the mid-quantiles of the lognormal, clipped to 1..most, shuffled by step."""
   normal = statistics.NormalDist()
   lengths = [
     min(most, max(1, round(MEDIAN * math.exp(SIGMA * normal.inv_cdf((i + 0.5) / count)))))
@@ -103,7 +104,7 @@ def ragged_lengths(count: int, most: int, step: int) -> list[int]:
 
 
 def limits(args, step: int):
-  """Returns the length that each sample shall have, P lists of G: where its end is forced."""
+  """Returns the forced length of each sample, P lists of G."""
   P, G = args.prompts, args.samples
   flat = ragged_lengths(P * G, args.new, step) if args.lengths == 'ragged' else [args.new] * P * G
   return [flat[p * G : (p + 1) * G] for p in range(P)]
@@ -114,9 +115,12 @@ def prompts(args, step: int) -> list[list[int]]:
   return rng.integers(4, 4096, (args.prompts, args.prompt)).tolist()
 
 
-def sampled(args, model, step: int, statistics=None):
-  """Returns the samples of one rollout. The engine is told each one's end as it comes, as by EOS:
-  it decides nothing by it beforehand."""
+def sample(args, model, step: int, statistics=None):
+  """Returns the samples of one rollout.
+
+  The engine checks the forced length of a sample after each token, as it checks for EOS: it does
+  not use the length for scheduling.
+  """
   return engine.generate(
     model,
     prompts(args, step),
@@ -127,13 +131,13 @@ def sampled(args, model, step: int, statistics=None):
     seed=step,
     slots_per_shard=args.slots,
     quantization=args.quantization,
-    report=None if statistics is None else statistics.append,
+    on_statistics=None if statistics is None else statistics.append,
   )
 
 
-def batch_of(args, samples, step: int) -> Batch:
-  """Returns the batch of a rollout, with made-up rewards: the share of odd tokens."""
-  item = Item({'messages': []}, 'made')
+def make_batch(args, samples, step: int) -> Batch:
+  """Returns the batch of a rollout, with artificial rewards: the fraction of odd token ids."""
+  item = Item({'messages': []}, 'synthetic')
   groups = [
     [
       Episode(item, p, g, prompt, sample, '', '', 0, Grade(None, {}, {}), step)
@@ -148,16 +152,16 @@ def batch_of(args, samples, step: int) -> Batch:
 
 
 class Trainer:
-  """Policy, reference and the two programs of a GRPO step after its rollout."""
+  """Policy, reference, and the scoring and update of a GRPO step after its rollout."""
 
   def __init__(self, args):
     self.args, self.mesh = args, sharding.make_mesh()
     config = MODELS[args.model]
-    place = lambda seed: sharding.place(
+    init = lambda seed: sharding.place(
       functools.partial(models.init, config), self.mesh, jax.random.key(seed)
     )
-    self.reference = place(0)
-    policy = place(0)
+    self.reference = init(0)
+    policy = init(0)
     tx = optim.make(optim.OptimConfig(learning_rate=1e-5), 1000)
     optimizer = {'policy': sharding.place(tx.init, self.mesh, policy)}
     self.state = TrainState(0, policy, optimizer)
@@ -183,9 +187,9 @@ class Trainer:
     return metrics
 
 
-# --- counting -------------------------------------------------------------------------------------
+# --- FLOPs and bytes ------------------------------------------------------------------------------
 def forward_flops(config, prompt_lengths, completion_lengths, head=True) -> float:
-  """Returns the FLOPs of one forward pass: each prompt once, each completion behind its own.
+  """Returns the FLOPs of one forward pass: each prompt once, each completion after its prompt.
 
   Args:
     prompt_lengths: of the P prompts.
@@ -193,7 +197,7 @@ def forward_flops(config, prompt_lengths, completion_lengths, head=True) -> floa
   """
   head_flops = 2 * config.dim * config.vocab_size
   token = 2 * config.matrix_parameters - head_flops
-  pair = 4 * config.layers * config.heads * config.head_dim  # a query with a key that it may see
+  pair = 4 * config.layers * config.heads * config.head_dim  # one attended (query, key) pair
   total = 0.0
   for m, lengths in zip(prompt_lengths, completion_lengths):
     total += m * token + pair * m * m / 2
@@ -203,7 +207,7 @@ def forward_flops(config, prompt_lengths, completion_lengths, head=True) -> floa
 
 
 def decode_bytes(config, rows: int, positions: float) -> float:
-  """Returns what a decoding step must read: kernels, head, and the keys and values of its rows."""
+  """Returns the bytes that a decoding step must read: kernels, head, KV cache of its rows."""
   size = 2 if config.dtype == 'bfloat16' else 4
   head = 4 * config.dim * config.vocab_size  # logits are float32
   kernels = size * (config.matrix_parameters - config.dim * config.vocab_size)
@@ -215,34 +219,34 @@ def decode_bytes(config, rows: int, positions: float) -> float:
 
 
 def peak_flops(dtype='float32', size: int = 2048) -> float:
-  """Returns the FLOP/s of a size-cubed matrix product, the best of several: the ceiling here."""
+  """Returns the peak FLOP/s of this machine: a size-cubed matrix product, best of several."""
   x = jnp.ones((size, size), dtype)
   exact = jax.lax.Precision.HIGHEST if dtype == 'float32' else jax.lax.Precision.DEFAULT
   product = jax.jit(lambda x: jnp.matmul(x, x, precision=exact))
-  return 2 * size**3 / min(clocked(lambda: jax.block_until_ready(product(x)), 8)[0])
+  return 2 * size**3 / min(timed(lambda: jax.block_until_ready(product(x)), 8)[0])
 
 
 def peak_bandwidth(megabytes: int = 256) -> float:
   """Returns the bytes/s of reading and writing a large array, the best of several."""
-  kept = [jnp.ones(megabytes * 2**18, jnp.float32)]
-  add = jax.jit(lambda x: x + 1.0, donate_argnums=0)  # in place: fresh memory costs page faults
+  arrays = [jnp.ones(megabytes * 2**18, jnp.float32)]
+  add = jax.jit(lambda x: x + 1.0, donate_argnums=0)  # in place: new memory causes page faults
 
   def once():
-    kept[0] = jax.block_until_ready(add(kept[0]))
+    arrays[0] = jax.block_until_ready(add(arrays[0]))
 
-  return 2 * megabytes * 2**20 / min(clocked(once, 8)[0])
+  return 2 * megabytes * 2**20 / min(timed(once, 8)[0])
 
 
-# --- clocks and the report ------------------------------------------------------------------------
-def clocked(function, times: int, warmup: int = 1) -> tuple[list[float], list[float]]:
-  """Returns the seconds and CPU-seconds of each counted call."""
+# --- timing and report ----------------------------------------------------------------------------
+def timed(function, times: int, warmup: int = 1) -> tuple[list[float], list[float]]:
+  """Returns the seconds and CPU seconds of each call after the warm-up calls."""
   seconds, cpu = [], []
   for turn in range(warmup + times):
-    began, began_cpu = time.perf_counter(), time.process_time()
+    start, cpu_start = time.perf_counter(), time.process_time()
     function()
     if turn >= warmup:
-      seconds.append(time.perf_counter() - began)
-      cpu.append(time.process_time() - began_cpu)
+      seconds.append(time.perf_counter() - start)
+      cpu.append(time.process_time() - cpu_start)
   return seconds, cpu
 
 
@@ -251,11 +255,11 @@ def peak_rss_mb() -> int:
 
 
 def peak_device_mb() -> int | None:
-  found = jax.devices()[0].memory_stats() or {}
-  return found['peak_bytes_in_use'] // 2**20 if 'peak_bytes_in_use' in found else None
+  stats = jax.devices()[0].memory_stats() or {}
+  return stats['peak_bytes_in_use'] // 2**20 if 'peak_bytes_in_use' in stats else None
 
 
-def report(title: str, args, rows: dict, **more) -> None:
+def report(title: str, args, rows: dict, **details) -> None:
   """Prints a table of rows and, as the last line, everything as one JSON object."""
   width = max(map(len, rows))
   print(
@@ -263,19 +267,19 @@ def report(title: str, args, rows: dict, **more) -> None:
     f'{args.new}, {args.lengths} lengths, {args.model} model, {jax.devices()[0].device_kind}'
   )
   for name, value in rows.items():
-    shown = (
+    text = (
       f'{value:,.3f}'
       if isinstance(value, float) and abs(value) < 100
       else (f'{value:,.0f}' if isinstance(value, (int, float)) else str(value))
     )
-    print(f'  {name:<{width}}  {shown}')
+    print(f'  {name:<{width}}  {text}')
   print(
     json.dumps(
       {
         'benchmark': title,
         **vars(args),
         **rows,
-        **more,
+        **details,
         'jax': jax.__version__,
         'device': jax.devices()[0].device_kind,
         'peak_rss_mb': peak_rss_mb(),

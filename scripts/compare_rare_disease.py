@@ -1,15 +1,15 @@
-"""The two arms of configs/rare_disease_grpo.py beside naive Bayes, on the same held-out rows.
+"""Compares both arms of configs/rare_disease_grpo.py with naive Bayes on the same held-out rows.
 
   python scripts/compare_rare_disease.py runs/rare_disease runs/rare_disease_warm_up \
       runs/rare_disease_rft
 
-The first argument is what scripts/prepare_rare_disease.py wrote, the others are workdirs. Prints
+The first argument is the output of scripts/prepare_rare_disease.py, the others are workdirs. Prints
 mean grade (0.7 ** (rank - 1) among the first ten, else 0), top-1, top-5 and mean reciprocal rank
-(0 beyond the tenth) with 95 % intervals, and the paired differences from the first workdir and
-from naive Bayes. Greedy: one list a row. Sampled: the mean over the k sampled lists of a row.
+(0 beyond the tenth) with 95 % intervals, and the paired differences to the first workdir and to
+naive Bayes. Greedy: one list per row. Sampled: the mean over the k sampled lists of a row.
 
-Intervals are percentile bootstraps over rows. Rows of one publication are alike, so for the
-differences of the grade a second one is given that draws whole publications.
+Intervals are percentile bootstraps over rows. Rows of one publication are correlated, so the
+differences of the grade have a second interval from a bootstrap over publications.
 """
 
 import argparse
@@ -20,11 +20,11 @@ import sys
 
 import numpy as np
 
+from rft_jax.bootstrap import interval_over_groups
 from rft_jax.records import episodes as episode_files
 from rft_jax.records import metrics
 
 RANKS = 10
-RESAMPLES = 10_000
 MEASURES = {
   'grade': lambda rank: 0.7 ** (rank - 1) if rank <= RANKS else 0.0,
   'top-1': lambda rank: float(rank == 1),
@@ -35,13 +35,13 @@ MEASURES = {
 
 # --- ranks ----------------------------------------------------------------------------------------
 def rank_of(gene: str, genes: list[str]) -> int:
-  """Returns the place of the gene in the list, repeats not counted; RANKS + 1 if it has none."""
+  """Returns the rank of the gene in the list without duplicates; RANKS + 1 if it is not in it."""
   ranking = list(dict.fromkeys(name.strip().upper() for name in genes))[:RANKS]
   return ranking.index(gene) + 1 if gene in ranking else RANKS + 1
 
 
 def genes_of(answer: str) -> list[str]:
-  """Returns the list in an answer, [] if it is not of the form asked for."""
+  """Returns the list of genes in an answer, [] if the answer has not the required format."""
   try:
     genes = json.loads(answer)['genes']
   except (ValueError, KeyError, TypeError):
@@ -49,22 +49,22 @@ def genes_of(answer: str) -> list[str]:
   return genes if isinstance(genes, list) and all(isinstance(g, str) for g in genes) else []
 
 
-def answers(workdir: pathlib.Path, step: int | None) -> tuple[int, dict, dict]:
+def ranks_of(workdir: pathlib.Path, step: int | None) -> tuple[int, dict, dict]:
   """Returns (step, greedy, sampled) of an evaluation, the last one if step is None.
 
   greedy and sampled are {case id: [rank, ...]}.
   """
-  kept = episode_files.steps(workdir / 'evaluations')
-  if not kept:
+  evaluated_steps = episode_files.steps(workdir / 'evaluations')
+  if not evaluated_steps:
     raise FileNotFoundError(
       f'{workdir}: no evaluations; train it first: python -m rft_jax.main '
       f'--config=configs/rare_disease_grpo.py:ARM --workdir={workdir}'
     )
-  step = kept[-1] if step is None else step
+  step = evaluated_steps[-1] if step is None else step
   episodes = episode_files.read(workdir / 'evaluations', step, ['occurrence', 'row', 'output_text'])
   rows = len({episode['occurrence'] for episode in episodes})
   greedy, sampled = collections.defaultdict(list), collections.defaultdict(list)
-  for number, episode in enumerate(episodes):  # evaluate.py: the greedy ones stand first
+  for number, episode in enumerate(episodes):  # evaluate.py writes the greedy ones first
     row = episode['row']
     rank = rank_of(row['gene'], genes_of(episode['output_text']))
     (greedy if number < rows else sampled)[row['case_id']].append(rank)
@@ -85,18 +85,7 @@ def columns(ranks: dict[str, list[int]], cases: list[str]) -> dict[str, np.ndarr
   }
 
 
-def interval(values: np.ndarray, groups=None) -> tuple[float, float, float]:
-  """Returns mean, low, high: 95 %, resampling the values, or the groups that they belong to."""
-  groups = np.arange(len(values)) if groups is None else np.unique(groups, return_inverse=True)[1]
-  sums, sizes = np.bincount(groups, values), np.bincount(groups)
-  draws = np.random.default_rng(0).multinomial(
-    len(sums), np.full(len(sums), 1 / len(sums)), size=RESAMPLES
-  )
-  low, high = np.quantile((draws @ sums) / (draws @ sizes), [0.025, 0.975])
-  return float(values.mean()), float(low), float(high)
-
-
-def shown(values) -> str:
+def interval_text(values) -> str:
   return '{:.3f} [{:.3f}, {:.3f}]'.format(*values)
 
 
@@ -105,7 +94,7 @@ def report(systems: dict[str, dict], pairs, publications: dict[str, str]) -> str
 
   Args:
     systems: {name: {case id: ranks}}, all over the same cases.
-    pairs: (name, name) of which the first minus the second is shown.
+    pairs: (name, name), compared as the first minus the second.
     publications: {case id: publication}.
   """
   cases = sorted(publications)
@@ -118,18 +107,22 @@ def report(systems: dict[str, dict], pairs, publications: dict[str, str]) -> str
     '|---' * (len(MEASURES) + 1) + '|',
   ]
   for name, values in table.items():
-    lines.append(f'| {name} | ' + ' | '.join(shown(interval(values[m])) for m in MEASURES) + ' |')
+    lines.append(
+      f'| {name} | '
+      + ' | '.join(interval_text(interval_over_groups(values[m])) for m in MEASURES)
+      + ' |'
+    )
   lines += [
     '',
     '| paired difference | ' + ' | '.join(MEASURES) + ' | grade, by publication |',
     '|---' * (len(MEASURES) + 2) + '|',
   ]
-  for one, other in pairs:
-    differences = {m: table[one][m] - table[other][m] for m in MEASURES}
+  for first, second in pairs:
+    differences = {m: table[first][m] - table[second][m] for m in MEASURES}
     lines.append(
-      f'| {one} - {other} | '
-      + ' | '.join(shown(interval(differences[m])) for m in MEASURES)
-      + f' | {shown(interval(differences["grade"], groups))} |'
+      f'| {first} - {second} | '
+      + ' | '.join(interval_text(interval_over_groups(differences[m])) for m in MEASURES)
+      + f' | {interval_text(interval_over_groups(differences["grade"], groups))} |'
     )
   return '\n'.join(lines)
 
@@ -145,10 +138,10 @@ def main():
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
-  parser.add_argument('data', type=pathlib.Path, help='what prepare_rare_disease.py wrote')
-  parser.add_argument('workdirs', type=pathlib.Path, nargs='+', help='the baseline first')
+  parser.add_argument('data', type=pathlib.Path, help='output directory of prepare_rare_disease.py')
+  parser.add_argument('workdirs', type=pathlib.Path, nargs='+', help='workdirs, the baseline first')
   parser.add_argument(
-    '--steps', type=int, nargs='+', help='the evaluation of each workdir; default its last'
+    '--steps', type=int, nargs='+', help='step of the evaluation of each workdir; default its last'
   )
   args = parser.parse_args()
   steps = args.steps or [None] * len(args.workdirs)
@@ -162,19 +155,21 @@ def main():
     lines = (args.data / 'valid.jsonl').read_text(encoding='utf-8').splitlines()
     publications = {row['case_id']: row['pmid'] for row in map(json.loads, lines)}
     names = []
-    for workdir, wanted in zip(args.workdirs, steps):
-      step, greedy, sampled = answers(workdir, wanted)
+    for workdir, requested_step in zip(args.workdirs, steps):
+      step, greedy, sampled = ranks_of(workdir, requested_step)
       name = f'{workdir.name}@{step}'
       names.append(name)
       systems[f'{name} greedy'], systems[f'{name} sampled'] = greedy, sampled
       if greedy.keys() != publications.keys():
-        raise ValueError(f'{workdir}: evaluated on other rows than {args.data / "valid.jsonl"}')
+        raise ValueError(
+          f'{workdir}: its evaluation has other rows than {args.data / "valid.jsonl"}'
+        )
       print(f'{name}: {tokens(workdir, step):,} tokens')
   except (OSError, ValueError) as error:
     print(error, file=sys.stderr)
     sys.exit(2)
   pairs = [
-    (f'{name} {how}', f'{names[0]} {how}') for name in names[1:] for how in ('greedy', 'sampled')
+    (f'{name} {mode}', f'{names[0]} {mode}') for name in names[1:] for mode in ('greedy', 'sampled')
   ]
   pairs += [
     (f'{name} greedy', bayes)

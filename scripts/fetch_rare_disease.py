@@ -1,25 +1,25 @@
 #!/usr/bin/env python3
-"""Real rare-disease cases as RFT rows, from a clone of monarch-initiative/phenopacket-store.
+"""Converts a clone of monarch-initiative/phenopacket-store to rows of real rare-disease cases.
 
     git clone --depth 1 <phenopacket-store on GitHub> phenopacket-store
     python scripts/fetch_rare_disease.py phenopacket-store --to=data/rare_disease
 
-Each phenopacket there is one published case, curated: age, sex, findings that are there and that
-are not, and the gene that caused them. This script reads the clone (it downloads nothing, and
-needs the standard library alone) and writes, under --to,
+Each phenopacket is one curated published case: age, sex, present and absent findings, and the
+causal gene. This script reads the clone (it downloads nothing, and needs only the standard library)
+and writes, under --to,
 
     pmid_split/{train,valid,test}.jsonl  no publication in two parts; genes recur: can be learned
     gene_split/{train,valid,test}.jsonl  no gene, disease or publication in two parts
-    cases.jsonl.gz                       pmid_split's train and valid cases, all of each gene, with
-                                         their findings listed: for scripts/prepare_rare_disease.py
-    stats.json                           counts, and what was dropped for which reason
+    cases.jsonl.gz                       all train and valid cases of pmid_split (without --cap),
+                                         with findings, for scripts/prepare_rare_disease.py
+    stats.json                           counts, and the number of dropped cases by reason
 
-A prompt shows sex, ages and findings only: no disease, variant, gene, publication or cohort, and
-a case with its gene's symbol in a finding is dropped. All choices (part, cap, order) are made
-by hashing identifiers, so that the same clone gives the same files, and a case does not
-change its part when others are added to the store. (In gene_split it can: two groups that
-a new case links become one.) Licence of the store: BSD 3-Clause, keep its notice with
-copies of the rows; findings are terms of the Human Phenotype Ontology.
+A prompt has sex, ages and findings only: no disease, variant, gene, publication or cohort; a case
+with its gene's symbol in a finding is dropped. All choices (part, cap, order) are hashes of
+identifiers, so that the same clone gives the same files, and a case stays in its part when others
+are added to the store. (In gene_split it can move: a new case may link two groups into one.)
+Licence of the store: BSD 3-Clause, keep its notice with copies of the rows; findings are terms of
+the Human Phenotype Ontology.
 """
 
 import argparse
@@ -33,7 +33,7 @@ import sys
 from typing import NamedTuple
 
 PARTS = (('train', 0.8), ('valid', 0.9), ('test', 1.0))  # upper ends of the hash
-SHOWN_ABSENT = 30  # at most; long lists of what was not found drown the case
+MAX_ABSENT = 30  # absent findings in a prompt; longer lists would hide the present ones
 QUESTION = (
   'Which gene causes this monogenic disease? Rank up to 10 human genes by HGNC symbol, '
   'the most likely first. Reply with JSON alone: {"explanation": "<why, in short>", '
@@ -42,7 +42,7 @@ QUESTION = (
 
 
 class Case(NamedTuple):
-  """One usable phenopacket. Only sex, age, onset, deceased, present and absent reach a prompt."""
+  """One usable phenopacket. A prompt uses only sex, age, onset, deceased, present and absent."""
 
   name: str
   gene: str
@@ -63,7 +63,7 @@ def fraction(*parts: str) -> float:
   return int.from_bytes(digest[:6], 'big') / 2**48
 
 
-# --- reading -------------------------------------------------------------------------------------
+# --- reading --------------------------------------------------------------------------------------
 def time_in_words(element: dict | None) -> str:
   """Returns a phenopacket TimeElement in words, such as '3 years 2 months', or ''."""
   element = element or {}
@@ -81,7 +81,7 @@ def time_in_words(element: dict | None) -> str:
 
 
 def read_case(packet: dict, minimum: int) -> Case | str:
-  """Returns the case, or in one phrase why it cannot be used."""
+  """Returns the case, or the reason why it cannot be used."""
   try:
     diagnosis = packet['interpretations'][0]['diagnosis']
     disease_id, disease = diagnosis['disease']['id'], diagnosis['disease']['label'].strip()
@@ -90,22 +90,22 @@ def read_case(packet: dict, minimum: int) -> Case | str:
   except (KeyError, IndexError, TypeError):
     return 'no diagnosis, disease, publication or id'
   symbols = {
-    found.get('variantInterpretation', {})
+    interpretation.get('variantInterpretation', {})
     .get('variationDescriptor', {})
     .get('geneContext', {})
     .get('symbol')
-    for found in diagnosis.get('genomicInterpretations', [])
+    for interpretation in diagnosis.get('genomicInterpretations', [])
   } - {None, ''}
   pmids = [r for r in references if r.upper().startswith('PMID:')]
   if len(symbols) != 1:
     return 'not exactly one causal gene'
   if not pmids:
     return 'no PMID'
-  noted = {True: {}, False: {}}
+  present, excluded = {}, {}
   for feature in packet.get('phenotypicFeatures', []):
-    noted[bool(feature.get('excluded'))][feature['type']['id']] = feature['type']['label'].strip()
-  present = noted[False]
-  absent = {term: label for term, label in noted[True].items() if term not in present}
+    labels = excluded if feature.get('excluded') else present
+    labels[feature['type']['id']] = feature['type']['label'].strip()
+  absent = {term: label for term, label in excluded.items() if term not in present}
   if len(present) < minimum:
     return f'fewer than {minimum} findings present'
   gene = symbols.pop()
@@ -131,37 +131,37 @@ def read_case(packet: dict, minimum: int) -> Case | str:
 
 
 def read_store(store: pathlib.Path, minimum: int) -> tuple[list[Case], collections.Counter]:
-  """Returns the usable cases without repeats, and a count of what was dropped, by reason."""
+  """Returns the usable cases without duplicates, and the number of dropped ones by reason."""
   paths = sorted(store.glob('notebooks/*/phenopackets/*.json'))
   if not paths:
     raise SystemExit(
-      f'{store}: no notebooks/*/phenopackets/*.json here. Expected a clone of the '
+      f'{store}: no files notebooks/*/phenopackets/*.json. Expected a clone of the '
       'GitHub repository monarch-initiative/phenopacket-store'
     )
-  cases, dropped, seen = [], collections.Counter(), set()
+  cases, dropped, keys = [], collections.Counter(), set()
   for path in paths:
     try:
       packet = json.loads(path.read_text(encoding='utf-8'))
     except ValueError as error:
-      raise SystemExit(f'{path}: not JSON ({error}). Check that the clone is complete')
+      raise SystemExit(f'{path}: not JSON ({error}). Check that the clone is complete') from error
     case = read_case(packet, minimum)
     if isinstance(case, str):
       dropped[case] += 1
       continue
     key = (case.gene, case.sex, case.age, frozenset(case.present))
-    if key in seen:
+    if key in keys:
       dropped['same gene, sex, age and findings as another'] += 1
       continue
-    seen.add(key)
+    keys.add(key)
     cases.append(case)
   return cases, dropped
 
 
-# --- splitting -----------------------------------------------------------------------------------
+# --- splitting ------------------------------------------------------------------------------------
 def linked_groups(cases: list[Case], fields: tuple[str, ...]) -> dict[str, list[Case]]:
-  """Returns groups such that two cases that agree in any of the fields are in one group.
+  """Returns groups of cases; two cases with the same value in any of the fields share a group.
 
-  A group is named by the smallest value of its first field.
+  The name of a group is the smallest value of its first field.
   """
   parent = {}
 
@@ -181,39 +181,39 @@ def linked_groups(cases: list[Case], fields: tuple[str, ...]) -> dict[str, list[
 
 
 def split(cases: list[Case], name: str, fields: tuple[str, ...]) -> dict[str, list[Case]]:
-  """Returns part -> cases; a group of linked cases falls into one part as a whole."""
+  """Returns part -> cases; all cases of a linked group are in the same part."""
   parts = {part: [] for part, _ in PARTS}
   for group_name, group in linked_groups(cases, fields).items():
-    at = fraction(name, group_name)
-    parts[next(part for part, end in PARTS if at < end)] += group
-  # The same patient may be in two papers: no case with the gene and findings of a trained one.
-  trained = {(case.gene, frozenset(case.present)) for case in parts['train']}
+    position = fraction(name, group_name)
+    parts[next(part for part, end in PARTS if position < end)] += group
+  # One patient may be in two papers: drop cases with the gene and findings of a training case.
+  train_keys = {(case.gene, frozenset(case.present)) for case in parts['train']}
   for part in ('valid', 'test'):
-    parts[part] = [c for c in parts[part] if (c.gene, frozenset(c.present)) not in trained]
+    parts[part] = [c for c in parts[part] if (c.gene, frozenset(c.present)) not in train_keys]
   return parts
 
 
 def capped(cases: list[Case], name: str, cap: int) -> list[Case]:
-  """Returns at most cap cases a gene, in an order without meaning."""
-  taken, kept = collections.Counter(), []
+  """Returns at most `cap` cases per gene, in pseudo-random order."""
+  counts, selected = collections.Counter(), []
   for case in sorted(cases, key=lambda c: fraction(name, 'order', c.name)):
-    if taken[case.gene] < cap:
-      taken[case.gene] += 1
-      kept.append(case)
-  return kept
+    if counts[case.gene] < cap:
+      counts[case.gene] += 1
+      selected.append(case)
+  return selected
 
 
-# --- writing -------------------------------------------------------------------------------------
+# --- writing --------------------------------------------------------------------------------------
 def prompt(case: Case) -> str:
-  """Returns the case as a question. Of the absent findings at most SHOWN_ABSENT are told."""
-  absent = sorted(case.absent, key=lambda term: fraction('absent', case.name, term))[:SHOWN_ABSENT]
-  shown = [label for term, label in case.absent.items() if term in absent]
+  """Returns the case as a question, with at most MAX_ABSENT of the absent findings."""
+  absent = sorted(case.absent, key=lambda term: fraction('absent', case.name, term))[:MAX_ABSENT]
+  absent_labels = [label for term, label in case.absent.items() if term in absent]
   lines = [
     f'Patient: {case.sex or "sex not given"}, {case.age or "age not given"}'
     f'{", deceased" if case.deceased else ""}.',
     f'Onset: {case.onset or "not given"}.',
     f'Findings: {"; ".join(case.present.values())}.',
-    f'Not found: {"; ".join(shown) or "nothing reported"}.',
+    f'Not found: {"; ".join(absent_labels) or "nothing reported"}.',
     '',
     QUESTION,
   ]
@@ -232,7 +232,7 @@ def row(case: Case) -> dict:
 
 
 def write_cases(path: pathlib.Path, parts: dict[str, list[Case]]) -> None:
-  """Writes the cases of train and valid with their findings, none left out, none of test."""
+  """Writes all cases of train and valid with their findings, without the cap; none of test."""
   lines = [
     json.dumps(
       {
@@ -258,26 +258,28 @@ def main(arguments=None) -> int:
   )
   parser.add_argument('store', type=pathlib.Path, help='the clone of phenopacket-store')
   parser.add_argument('--to', type=pathlib.Path, required=True, help='directory to write into')
-  parser.add_argument('--cap', type=int, default=12, help='cases a gene and part (%(default)s)')
-  parser.add_argument('--minimum', type=int, default=3, help='findings present (%(default)s)')
-  given = parser.parse_args(arguments)
-  cases, dropped = read_store(given.store, given.minimum)
-  stats = {'cases': len(cases), 'dropped': dict(dropped), 'cap': given.cap}
+  parser.add_argument('--cap', type=int, default=12, help='cases per gene and part (%(default)s)')
+  parser.add_argument(
+    '--minimum', type=int, default=3, help='present findings of a case (%(default)s)'
+  )
+  args = parser.parse_args(arguments)
+  cases, dropped = read_store(args.store, args.minimum)
+  stats = {'cases': len(cases), 'dropped': dict(dropped), 'cap': args.cap}
   for name, fields in (('pmid_split', ('pmid',)), ('gene_split', ('gene', 'disease_id', 'pmid'))):
-    (given.to / name).mkdir(parents=True, exist_ok=True)
+    (args.to / name).mkdir(parents=True, exist_ok=True)
     parts = split(cases, name, fields)
     if name == 'pmid_split':
-      write_cases(given.to / 'cases.jsonl.gz', parts)
-    for part, slot_assignment in parts.items():
-      kept = capped(slot_assignment, name, given.cap)
-      text = ''.join(json.dumps(row(case), ensure_ascii=False) + '\n' for case in kept)
-      (given.to / name / f'{part}.jsonl').write_text(text, encoding='utf-8')
+      write_cases(args.to / 'cases.jsonl.gz', parts)
+    for part, part_cases in parts.items():
+      selected = capped(part_cases, name, args.cap)
+      text = ''.join(json.dumps(row(case), ensure_ascii=False) + '\n' for case in selected)
+      (args.to / name / f'{part}.jsonl').write_text(text, encoding='utf-8')
       stats[f'{name}/{part}'] = {
-        'rows': len(kept),
-        'genes': len({c.gene for c in kept}),
-        'publications': len({c.pmid for c in kept}),
+        'rows': len(selected),
+        'genes': len({c.gene for c in selected}),
+        'publications': len({c.pmid for c in selected}),
       }
-  (given.to / 'stats.json').write_text(json.dumps(stats, indent=2) + '\n', encoding='utf-8')
+  (args.to / 'stats.json').write_text(json.dumps(stats, indent=2) + '\n', encoding='utf-8')
   print(json.dumps(stats, indent=2))
   return 0
 

@@ -1,4 +1,4 @@
-"""What scripts share that train many small runs: a config file as a module, cells, intervals."""
+"""Shared parts of the scripts that train a grid of small runs: configs, training, tables, plots."""
 
 import importlib.util
 import pathlib
@@ -10,9 +10,8 @@ from rft_jax.records import atomic, metrics
 from rft_jax.report import held_out
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-RESAMPLES = 4000
-SECONDS = 'seconds.json'  # in a workdir: how long its training took, evaluations included
-COLOURS = ('#6b7380', '#0b766b', '#5652c9', '#b0500a')  # those of the report
+SECONDS = 'seconds.json'  # in a workdir: seconds of its training, evaluations included
+COLORS = ('#6b7380', '#0b766b', '#5652c9', '#b0500a')  # the colors of report.html
 STYLE = {
   'font.size': 9,
   'axes.edgecolor': '#dcdad4',
@@ -37,43 +36,32 @@ def config_file(name: str):
   return module
 
 
-def train(config, place: pathlib.Path) -> None:
-  """Trains a run, or goes on with it; one that is done is left as it is."""
+def train(config, workdir: pathlib.Path) -> None:
+  """Trains a run, or continues it; a finished run is not changed."""
   import rft_jax
 
-  if grades(place, config.total_steps()) is None:
-    began = time.monotonic()
-    fresh = not place.is_dir()
-    rft_jax.train(config, place, quiet=True)
-    if fresh:
-      atomic.write_json(place / SECONDS, round(time.monotonic() - began, 1))
+  if grades(workdir, config.total_steps()) is None:
+    start = time.monotonic()
+    is_new = not workdir.is_dir()
+    rft_jax.train(config, workdir, quiet=True)
+    if is_new:
+      atomic.write_json(workdir / SECONDS, round(time.monotonic() - start, 1))
 
 
-def grades(place: pathlib.Path, steps: int):
-  """Returns f64[rows, 2], each held-out row's grade before and after; None: not finished."""
-  rows = metrics.read(place / metrics.EVALUATION)
+def grades(workdir: pathlib.Path, steps: int):
+  """Returns f64[rows, 2], the grade of each held-out row before and after; None if not finished."""
+  rows = metrics.read(workdir / metrics.EVALUATION)
   if not rows or rows[-1]['step'] != steps:
     return None
-  ends = [held_out.read(place, rows[0]), held_out.read(place, rows[-1])]
+  ends = [held_out.read(workdir, rows[0]), held_out.read(workdir, rows[-1])]
   return np.array([[held_out.sampled_grade(end[row]) for end in ends] for row in sorted(ends[1])])
 
 
-def interval(values) -> tuple[float, float, float]:
-  """Returns the mean of f64[seeds, rows] with its 95 % interval, drawing seeds and rows."""
-  rng = np.random.default_rng(0)
-  seeds, rows = values.shape
-  by_seed = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=RESAMPLES) / seeds
-  by_row = rng.multinomial(rows, np.full(rows, 1 / rows), size=RESAMPLES) / rows
-  means = np.einsum('bs,sr,br->b', by_seed, values, by_row, optimize=True)
-  low, high = np.quantile(means, [0.025, 0.975])
-  return float(values.mean()), float(low), float(high)
-
-
-def shown(values) -> str:
+def interval_text(values) -> str:
   return '{:.3f} [{:.3f}, {:.3f}]'.format(*values) if values else ''
 
 
-def signed(values) -> str:
+def signed_interval_text(values) -> str:
   return '{:+.3f} [{:+.3f}, {:+.3f}]'.format(*values) if values else ''
 
 
@@ -84,13 +72,13 @@ def save(figure, path: pathlib.Path) -> None:
 
 
 def report(to: pathlib.Path, name: str, records: list, text: str, draw) -> None:
-  """Writes to/NAME.md, .json and, by draw(path), .png, and prints the text.
+  """Writes to/NAME.md, to/NAME.json and, with draw(path), to/NAME.png; prints the text.
 
   Raises:
     ValueError: there are no records.
   """
   if not records:
-    raise ValueError(f'{to}: no cell is done yet; run this without --report')
+    raise ValueError(f'{to}: no finished cell; run without --report first')
   atomic.write_text(to / f'{name}.md', text)
   atomic.write_json(to / f'{name}.json', records)
   draw(to / f'{name}.png')
@@ -98,19 +86,21 @@ def report(to: pathlib.Path, name: str, records: list, text: str, draw) -> None:
 
 
 def add_arguments(parser) -> None:
-  """Adds what every grid of runs can be asked for."""
+  """Adds the arguments that all grids have."""
   parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2])
-  parser.add_argument('--cells', help='K/N: cells alone, each Nth from the Kth on (1 to N)')
-  parser.add_argument('--report', action='store_true', help='table and picture alone')
+  parser.add_argument(
+    '--cells', help='K/N: only train every Nth cell from the Kth on (K is 1 to N)'
+  )
+  parser.add_argument('--report', action='store_true', help='only write table and plot')
 
 
 def part(cells: list, which: str) -> list:
-  """Returns the Kth of N parts of the cells, as 'K/N' says; every one where it is empty."""
+  """Returns every Nth cell from the Kth on, for which='K/N'; all cells if it is empty."""
   first, _, parts = (which or '1/1').partition('/')
   return cells[int(first) - 1 :: int(parts)]
 
 
-def markdown(head: list[str], rows: list[list[str]]) -> str:
-  """Returns a table."""
-  lines = [head, ['---'] * len(head), *rows]
+def markdown(header: list[str], rows: list[list[str]]) -> str:
+  """Returns a Markdown table."""
+  lines = [header, ['---'] * len(header), *rows]
   return ''.join('| ' + ' | '.join(line) + ' |\n' for line in lines)

@@ -1,25 +1,27 @@
-"""From real case reports to what configs/rare_disease_grpo.py trains on.
+"""Prepares real rare-disease cases: rows, naive Bayes baseline and base checkpoint for a config.
 
   python scripts/prepare_rare_disease.py CASES --to=runs/rare_disease
 
-CASES holds cases.jsonl.gz and pmid_split/valid.jsonl, as scripts/fetch_rare_disease.py builds
-them from a clone of the public phenopacket-store repository.
+The output is the input of configs/rare_disease_grpo.py. CASES has cases.jsonl.gz and
+pmid_split/valid.jsonl, as written by scripts/fetch_rare_disease.py from a clone of the public
+phenopacket-store repository.
 
 The rules, the same for every system that is compared:
 - Genes: those with at least --cases_per_gene train cases of pmid_split. The held-out rows are
-  those of pmid_split/valid.jsonl (at most 12 a gene) whose gene is one of these.
-- A prompt lists coded findings alone, '+' present and '-' absent, at most 30 absent ones. A
-  finding that fewer than two train cases show in that form is left out: nothing could be learnt.
+  those of pmid_split/valid.jsonl (at most 12 per gene) with one of these genes.
+- A prompt lists coded findings only, '+' present and '-' absent, at most 30 absent ones. A finding
+  that occurs with that sign in fewer than two train cases is left out: nothing can be learned from
+  it.
 - Naive Bayes is fitted on the same train cases, once with the absent findings and once without.
 
-What is trained on are copies of the train cases with findings shuffled and dropped at random, so
-that what a publication happens to list is not learnt by heart. A gene of n cases gets copies in
-proportion to the square root of n. train.jsonl is for the warm-up; train_few.jsonl, for
-reinforcement, shows two to six findings of a case, since a policy that has warmed up on a case
-knows it by heart when it sees more: its samples are then all right, and teach nothing.
+The training rows are copies of the train cases with findings shuffled and dropped at random, so
+that the exact list of a publication is not memorized. A gene of n cases gets copies in proportion
+to the square root of n. train.jsonl is for the warm-up. train_few.jsonl, for GRPO, has two to six
+findings of a case: with more, a policy recognizes the cases of its warm-up, all its samples are
+right, and its groups have zero variance.
 
-The warm-up's target is the true gene, then the nine best of the others by a naive Bayes that has
-not seen the case's publication, read from the same prompt.
+The target of the warm-up is the true gene, then the nine best others by a naive Bayes that was
+fitted without the case's publication and gets the same prompt.
 """
 
 import argparse
@@ -36,60 +38,60 @@ import numpy as np
 from rft_jax.records import atomic
 
 RANKS = 10
-ABSENT_SHOWN = 30
-COPIED_FINDINGS = 24  # at most so many in a training copy: a bound on its length
-FEW_FINDINGS = (2, 6)  # in a copy for reinforcement: from, to
-DROPPED = (0.2, 0.5, 0.8)  # a copy leaves out each finding with one of these probabilities
-ROWS_PER_GENE = 12  # of a fold's held-out rows, as in valid.jsonl
+MAX_ABSENT = 30
+MAX_COPIED_FINDINGS = 24  # in a training copy: a bound on its length
+FEW_FINDINGS = (2, 6)  # minimum and maximum in a copy for GRPO
+DROP_PROBABILITIES = (0.2, 0.5, 0.8)  # per copy, one is drawn and applied to each finding
+MAX_ROWS_PER_GENE = 12  # of the held-out rows of a fold, as in valid.jsonl
 ASK = 'Rank ten genes as JSON.\n'
 OPENING = '{"explanation": "fit of the findings", "genes": ["'
 
 
 class Cases(NamedTuple):
-  """The narrowed task."""
+  """The cases and findings after `select`."""
 
   genes: list[str]
-  findings: list[str]  # '+ Seizure', '- Ataxia': what a prompt may list
+  findings: list[str]  # '+ Seizure', '- Ataxia': those that prompts use
   train: list[dict[str, Any]]
   held_out: list[dict[str, Any]]
 
 
 # --- the cases ------------------------------------------------------------------------------------
 def read(directory: pathlib.Path) -> tuple[list[dict], list[dict]]:
-  """Returns the train cases of pmid_split and those that valid.jsonl lists.
+  """Returns the train cases of pmid_split, and the cases in valid.jsonl.
 
-  The field 'title', which often names the gene, is dropped here.
+  The field 'title', which often contains the gene, is removed.
 
   Raises:
-    FileNotFoundError: says which file is missing and what makes it.
+    FileNotFoundError: names the missing file and the script that writes it.
   """
-  path, listed = directory / 'cases.jsonl.gz', directory / 'pmid_split' / 'valid.jsonl'
-  for needed in (path, listed):
-    if not needed.is_file():
+  cases_path, valid_path = directory / 'cases.jsonl.gz', directory / 'pmid_split' / 'valid.jsonl'
+  for path in (cases_path, valid_path):
+    if not path.is_file():
       raise FileNotFoundError(
-        f'{needed}: not there. Clone the public repository monarch-initiative/phenopacket-store '
+        f'{path} is missing. Clone the public repository monarch-initiative/phenopacket-store '
         'and run scripts/fetch_rare_disease.py on it; give its output directory here'
       )
-  with gzip.open(path, 'rt', encoding='utf-8') as lines:
+  with gzip.open(cases_path, 'rt', encoding='utf-8') as lines:
     cases = [json.loads(line) for line in lines]
   for case in cases:
     case.pop('title', None)
-  with open(listed, encoding='utf-8') as lines:
-    chosen = {json.loads(line)['case_id'] for line in lines}
+  with open(valid_path, encoding='utf-8') as lines:
+    valid_ids = {json.loads(line)['case_id'] for line in lines}
   return (
     [case for case in cases if case['pmid_split'] == 'train'],
-    [case for case in cases if case['case_id'] in chosen],
+    [case for case in cases if case['case_id'] in valid_ids],
   )
 
 
-def narrow(
+def select(
   train: list[dict], held_out: list[dict], *, cases_per_gene: int, fold: int | None
 ) -> Cases:
-  """Returns the narrowed task; with a fold, of train alone.
+  """Returns the cases of the genes with enough train cases, and the findings that prompts use.
 
   Args:
-    fold: 0 to 3: the publications of train with that hash are held out instead, to choose
-      settings without a look at the held-out rows.
+    fold: 0 to 3: a quarter of the publications of train, by hash, is held out instead of valid, to
+      choose settings without using the held-out rows.
   """
   counts = collections.Counter(case['gene'] for case in train)
   genes = sorted(gene for gene, count in counts.items() if count >= cases_per_gene)
@@ -100,24 +102,24 @@ def narrow(
     held_out = _capped(sorted(held_out, key=lambda case: _hash(case['case_id'])))
   known = {case['gene'] for case in train}
   held_out = [case for case in held_out if case['gene'] in known]
-  shown = collections.Counter(finding for case in train for finding in listed(case))
-  return Cases(genes, sorted(f for f, count in shown.items() if count >= 2), train, held_out)
+  frequency = collections.Counter(finding for case in train for finding in finding_lines(case))
+  return Cases(genes, sorted(f for f, count in frequency.items() if count >= 2), train, held_out)
 
 
-def listed(case: dict) -> list[str]:
+def finding_lines(case: dict) -> list[str]:
   """Returns the findings of a case as lines of a prompt."""
   return [f'+ {name}' for name in case['present']] + [
-    f'- {name}' for name in case['absent'][:ABSENT_SHOWN]
+    f'- {name}' for name in case['absent'][:MAX_ABSENT]
   ]
 
 
 def _capped(cases):
-  seen, kept = collections.Counter(), []
+  counts, selected = collections.Counter(), []
   for case in cases:
-    seen[case['gene']] += 1
-    if seen[case['gene']] <= ROWS_PER_GENE:
-      kept.append(case)
-  return kept
+    counts[case['gene']] += 1
+    if counts[case['gene']] <= MAX_ROWS_PER_GENE:
+      selected.append(case)
+  return selected
 
 
 def _hash(text):
@@ -126,10 +128,10 @@ def _hash(text):
 
 # --- naive Bayes ----------------------------------------------------------------------------------
 class NaiveBayes:
-  """Genes by how often their train cases show the findings.
+  """Naive Bayes over genes, from the frequency of the findings in their train cases.
 
   log P(gene) + sum over '+' of log((n_gf + k b_f) / (n_g + k)) - log b_f + sum over '-' of
-  log(1 - n_gf / (n_g + k)), with k = 2, b_f the share of all cases that show f, and a prior of
+  log(1 - n_gf / (n_g + k)), with k = 2, b_f the fraction of all cases with f, and a prior of
   (n_g + 1) ** 0.3.
   """
 
@@ -153,7 +155,7 @@ class NaiveBayes:
     return other
 
   def ranking(self, findings: list[str], *, absent: bool) -> list[str]:
-    """Returns all genes, the likeliest first, given findings as lines of a prompt."""
+    """Returns all genes, the most likely first, for findings as lines of a prompt."""
     scores = self.scores(findings, absent=absent)
     return [self.genes[row] for row in np.argsort(-scores, kind='stable')]
 
@@ -191,11 +193,11 @@ def solution(genes: list[str]) -> str:
 
 
 def held_out_rows(task: Cases, bayes: NaiveBayes) -> list[dict[str, Any]]:
-  """Returns the rows to be measured on; their 'solution' is naive Bayes' answer, never learnt."""
+  """Returns the validation rows; their 'solution' is the answer of naive Bayes, not a target."""
   known = set(task.findings)
   rows = []
   for case in task.held_out:
-    findings = [finding for finding in listed(case) if finding in known]
+    findings = [finding for finding in finding_lines(case) if finding in known]
     rows.append(
       {
         'messages': prompt(findings),
@@ -211,24 +213,23 @@ def held_out_rows(task: Cases, bayes: NaiveBayes) -> list[dict[str, Any]]:
 def train_rows(
   task: Cases, bayes: NaiveBayes, *, count: int, seed: int, few: bool = False
 ) -> list[dict[str, Any]]:
-  """Returns about `count` training copies in random order, none with a held-out row's findings."""
+  """Returns about `count` copies of train cases in random order, none equal to a held-out row."""
   rng = np.random.default_rng(seed)
   known = set(task.findings)
   numbers = collections.Counter(case['gene'] for case in task.train)
   weights = np.array([numbers[case['gene']] ** -0.5 for case in task.train])
   copies = rng.choice(len(task.train), size=count, p=weights / weights.sum())
-  held_out = {frozenset(listed(case)) & known for case in task.held_out}
-  honest = {case['pmid']: bayes.without(case['pmid']) for case in task.train}
+  held_out = {frozenset(finding_lines(case)) & known for case in task.held_out}
+  bayes_without = {case['pmid']: bayes.without(case['pmid']) for case in task.train}
   rows = []
   for index in copies.tolist():
     case = task.train[index]
-    findings = [finding for finding in listed(case) if finding in known]
-    findings = _few(findings, rng) if few else _dropped(findings, rng)
+    findings = [finding for finding in finding_lines(case) if finding in known]
+    findings = _few_findings(findings, rng) if few else _drop_findings(findings, rng)
     if frozenset(findings) in held_out:
       continue
-    others = [
-      gene for gene in honest[case['pmid']].ranking(findings, absent=False) if gene != case['gene']
-    ]
+    ranking = bayes_without[case['pmid']].ranking(findings, absent=False)
+    others = [gene for gene in ranking if gene != case['gene']]
     rows.append(
       {
         'messages': prompt(findings),
@@ -240,26 +241,26 @@ def train_rows(
   return rows
 
 
-def _dropped(findings, rng):
-  """Returns a shuffled part of the findings, two at least where there are two."""
+def _drop_findings(findings, rng):
+  """Returns a random subset of the findings in random order, with at least two if there are two."""
   shuffled = [findings[i] for i in rng.permutation(len(findings))]
-  kept = rng.random(len(shuffled)) >= rng.choice(DROPPED)
-  kept[:2] = True
-  return [finding for finding, keep in zip(shuffled, kept) if keep][:COPIED_FINDINGS]
+  mask = rng.random(len(shuffled)) >= rng.choice(DROP_PROBABILITIES)
+  mask[:2] = True
+  return [finding for finding, keep in zip(shuffled, mask) if keep][:MAX_COPIED_FINDINGS]
 
 
-def _few(findings, rng):
-  """Returns some of the findings, in random order."""
+def _few_findings(findings, rng):
+  """Returns FEW_FINDINGS of the findings, in random order."""
   low, high = FEW_FINDINGS
   return [findings[i] for i in rng.permutation(len(findings))[: rng.integers(low, high + 1)]]
 
 
-# --- the stand-in for a base checkpoint -----------------------------------------------------------
+# --- base checkpoint ------------------------------------------------------------------------------
 def make_tokenizer(task: Cases):
-  """Returns a tokenizer with one token for each finding, line and all, and for each gene.
+  """Returns a tokenizer with one token per finding and per gene.
 
-  A gene comes with the punctuation behind it, a finding with the end of its line; any other text
-  is spelled in bytes. ChatML, as in rft_jax.tasks.base_checkpoint.
+  The token of a gene includes the punctuation after it, that of a finding its newline; any other
+  text is encoded as bytes. ChatML, as in rft_jax.tasks.base_checkpoint.
   """
   import tokenizers
   import transformers
@@ -276,22 +277,22 @@ def make_tokenizer(task: Cases):
     ]
   )
   texts = [f'{finding}\n' for finding in task.findings]
-  texts += [f'{gene}{behind}' for gene in task.genes for behind in ('", "', '"]}')]
+  texts += [f'{gene}{suffix}' for gene in task.genes for suffix in ('", "', '"]}')]
   texts += [ASK, OPENING, 'user\n', 'assistant\n', '\n']
   special = [base.END_OF_TEXT, base.START, base.END]
-  letters = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
+  byte_tokens = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
   pieces = [piece for text in texts for piece, _ in split.pre_tokenize_str(text)]
-  tokens = list(dict.fromkeys(special + letters + pieces))
-  fast = tokenizers.Tokenizer(
+  tokens = list(dict.fromkeys(special + byte_tokens + pieces))
+  backend = tokenizers.Tokenizer(
     tokenizers.models.BPE(
       vocab={token: i for i, token in enumerate(tokens)}, merges=[], ignore_merges=True
     )
   )
-  fast.pre_tokenizer = split
-  fast.decoder = tokenizers.decoders.ByteLevel()
-  fast.add_special_tokens(special)
+  backend.pre_tokenizer = split
+  backend.decoder = tokenizers.decoders.ByteLevel()
+  backend.add_special_tokens(special)
   return transformers.PreTrainedTokenizerFast(
-    tokenizer_object=fast,
+    tokenizer_object=backend,
     eos_token=base.END,
     pad_token=base.END_OF_TEXT,
     chat_template=base.TEMPLATE,
@@ -299,17 +300,17 @@ def make_tokenizer(task: Cases):
   )
 
 
-def evidence(task: Cases) -> np.ndarray:
-  """Returns f64[findings, genes] nats: how much oftener a gene's train cases show a finding.
+def log_frequency_ratios(task: Cases) -> np.ndarray:
+  """Returns f64[findings, genes], the log frequency ratio of a finding in the cases of a gene.
 
-  log((n_gf + k b_f) / (n_g + k) / b_f) with k = 2, '+' and '-' counted apart.
+  log((n_gf + k b_f) / (n_g + k) / b_f) nats with k = 2; '+' and '-' are separate findings.
   """
   k, column = 2.0, {finding: i for i, finding in enumerate(task.findings)}
   counts, cases = np.zeros((len(task.findings), len(task.genes))), np.zeros(len(task.genes))
   for case in task.train:
     gene = task.genes.index(case['gene'])
     cases[gene] += 1
-    for finding in set(listed(case)) & column.keys():
+    for finding in set(finding_lines(case)) & column.keys():
       counts[column[finding], gene] += 1
   background = (counts.sum(1, keepdims=True) + 0.5) / (cases.sum() + 1)
   return np.log((counts + k * background) / (cases + k) / background)
@@ -318,10 +319,10 @@ def evidence(task: Cases) -> np.ndarray:
 def save_base(task: Cases, to: pathlib.Path, *, dim: int, layers: int, seed: int):
   """Writes a Llama with that tokenizer as an HF directory; returns its number of parameters.
 
-  Untrained but for the embeddings: those of findings and genes are the factors of `evidence`,
-  the truncated singular value decomposition, and the value and output projections hold a
-  multiple of the identity, so that attention begins as a sum of evidence. The warm-up need not
-  find out from nothing which tokens belong together.
+  Random, except: the embeddings of findings and genes are the factors of `log_frequency_ratios`
+  (truncated singular value decomposition), and a multiple of the identity is added to the value and
+  output projections, so that attention starts as a sum of log ratios. The warm-up then starts from
+  the association of findings and genes.
   """
   import jax
   import jax.numpy as jnp
@@ -344,14 +345,15 @@ def save_base(task: Cases, to: pathlib.Path, *, dim: int, layers: int, seed: int
     valid_vocab=len(tokenizer),
   )
   model = models.make(config, seed=seed)
-  left, sizes, right = np.linalg.svd(evidence(task), full_matrices=False)
+  left, sizes, right = np.linalg.svd(log_frequency_ratios(task), full_matrices=False)
   roots = np.sqrt(sizes[:dim])
   embed = np.array(model.embed[...])
-  embed = _put(
+  embed = _add_vectors(
     embed, tokenizer, [f'{finding}\n' for finding in task.findings], left[:, :dim] * roots
   )
-  for behind in ('", "', '"]}'):
-    embed = _put(embed, tokenizer, [gene + behind for gene in task.genes], right[:dim].T * roots)
+  for suffix in ('", "', '"]}'):
+    texts = [gene + suffix for gene in task.genes]
+    embed = _add_vectors(embed, tokenizer, texts, right[:dim].T * roots)
   model.embed[...] = jnp.asarray(embed)
   eye = jnp.broadcast_to(jnp.eye(dim), (layers, dim, dim))
   attention = model.blocks.attention
@@ -361,8 +363,8 @@ def save_base(task: Cases, to: pathlib.Path, *, dim: int, layers: int, seed: int
   return sum(leaf.size for leaf in jax.tree.leaves(model))
 
 
-def _put(embed, tokenizer, texts, vectors):
-  """Returns embed with the vectors, scaled to its own size, added at the tokens of the texts."""
+def _add_vectors(embed, tokenizer, texts, vectors):
+  """Returns embed plus the vectors, scaled to its std, at the tokens of the texts."""
   embed = embed.copy()
   ids = [ids[0] for ids in tokenizer(texts, add_special_tokens=False)['input_ids']]
   scale = embed.std() / np.sqrt(np.mean(np.square(vectors)))
@@ -376,7 +378,7 @@ def main():
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   parser.add_argument('cases', type=pathlib.Path, help='directory with cases.jsonl.gz')
-  parser.add_argument('--to', type=pathlib.Path, required=True, help='where the files are written')
+  parser.add_argument('--to', type=pathlib.Path, required=True, help='directory to write into')
   parser.add_argument('--cases_per_gene', type=int, default=12)
   parser.add_argument(
     '--fold',
@@ -384,8 +386,8 @@ def main():
     choices=range(4),
     help='hold out this quarter of the train publications instead of valid',
   )
-  parser.add_argument('--copies', type=int, default=45_000, help='training rows')
-  parser.add_argument('--few_copies', type=int, default=10_000, help='rows for reinforcement')
+  parser.add_argument('--copies', type=int, default=45_000, help='rows of train.jsonl')
+  parser.add_argument('--few_copies', type=int, default=10_000, help='rows of train_few.jsonl')
   parser.add_argument('--dim', type=int, default=128)
   parser.add_argument('--layers', type=int, default=1)
   parser.add_argument('--seed', type=int, default=0)
@@ -395,7 +397,7 @@ def main():
   except FileNotFoundError as error:
     print(error, file=sys.stderr)
     sys.exit(2)
-  task = narrow(train, held_out, cases_per_gene=args.cases_per_gene, fold=args.fold)
+  task = select(train, held_out, cases_per_gene=args.cases_per_gene, fold=args.fold)
   bayes = NaiveBayes(task.genes, task.train)
   args.to.mkdir(parents=True, exist_ok=True)
   _write(args.to / 'train.jsonl', train_rows(task, bayes, count=args.copies, seed=args.seed))
@@ -411,7 +413,7 @@ def main():
         {
           'case_id': case['case_id'],
           'gene': case['gene'],
-          'genes': bayes.ranking(listed(case), absent=absent)[:RANKS],
+          'genes': bayes.ranking(finding_lines(case), absent=absent)[:RANKS],
         }
         for case in task.held_out
       ],

@@ -1,12 +1,12 @@
-"""Records what transformers computes for tiny checkpoints of our own, for tests without torch.
+"""Records outputs of transformers for tiny checkpoints, so that the tests do not need torch.
 
     python scripts/record_oracles.py            # writes tests/recorded/<family>.npz, versions.json
 
 Needs torch and transformers (the `oracles` extra); the tests need neither: they import `write`
-from here, which makes the same checkpoints with NumPy alone. Change a rule here and the arrays
-must be recorded again.
+from here, which writes the same checkpoints with NumPy alone. After a change of a rule here the
+arrays must be recorded again.
 
-Arrays of <family>.npz, all computed on CPU in float32 with eager attention, each row by itself:
+Arrays of <family>.npz, all computed on CPU in float32 with eager attention, one row at a time:
 
     ids           i32[2, 12]      prompts, right-padded with 0
     lengths       i32[2]          12 and 9
@@ -43,9 +43,9 @@ SIZES = {
   'eos_token_id': 2,
   'pad_token_id': 0,
 }
-# llama is spelt as transformers 4 did (rope_theta, rope_scaling, torch_dtype), the others as 5
-# does. Its wavelengths 6, 20, 63 and 199 fall in all three bands of the scaling: kept, blended,
-# slowed.
+# llama uses the field names of transformers 4 (rope_theta, rope_scaling, torch_dtype), the others
+# those of 5. Its RoPE wavelengths 6, 20, 63 and 199 cover all three bands of the scaling:
+# unchanged, interpolated, scaled.
 FAMILIES = {
   'llama': SIZES
   | {
@@ -95,12 +95,12 @@ def shapes(config: dict) -> dict[str, tuple[int, ...]]:
   head_dim = config.get('head_dim', dim // config['num_attention_heads'])
   queries = config['num_attention_heads'] * head_dim
   keys = config['num_key_value_heads'] * head_dim
-  found = {'model.embed_tokens.weight': (config['vocab_size'], dim), 'model.norm.weight': (dim,)}
+  result = {'model.embed_tokens.weight': (config['vocab_size'], dim), 'model.norm.weight': (dim,)}
   if not config['tie_word_embeddings']:
-    found['lm_head.weight'] = (config['vocab_size'], dim)
+    result['lm_head.weight'] = (config['vocab_size'], dim)
   for layer in range(config['num_hidden_layers']):
     prefix = f'model.layers.{layer}.'
-    found |= {
+    result |= {
       prefix + name: shape
       for name, shape in {
         'input_layernorm.weight': (dim,),
@@ -115,36 +115,37 @@ def shapes(config: dict) -> dict[str, tuple[int, ...]]:
       }.items()
     }
     if config['model_type'] == 'qwen2':
-      found |= {
+      result |= {
         f'{prefix}self_attn.{name}_proj.bias': (size,)
         for name, size in (('q', queries), ('k', keys), ('v', keys))
       }
     if config['model_type'] == 'qwen3':
-      found |= {f'{prefix}self_attn.{name}_norm.weight': (head_dim,) for name in 'qk'}
-  return found
+      result |= {f'{prefix}self_attn.{name}_norm.weight': (head_dim,) for name in 'qk'}
+  return result
 
 
 def values(name: str, shape: tuple[int, ...]) -> np.ndarray:
-  """Returns the f32 weight called name: it depends on the name and shape alone.
+  """Returns the f32 weight `name`; it depends on the name and shape alone.
 
-  RandomState, because NumPy promises never to change its stream. Norms scatter about 1, biases
-  about 0, matrices have standard deviation 1.5 / sqrt(fan in): large enough that attention is
-  far from uniform, so that a fault in it shows.
+  RandomState, because NumPy guarantees its stream across versions. Norms vary around 1, biases
+  around 0, matrices have standard deviation 1.5 / sqrt(fan in): large enough that attention is
+  far from uniform, so that an error in it changes the outputs.
   """
-  drawn = np.random.RandomState(zlib.crc32(name.encode())).standard_normal(shape)
+  weight = np.random.RandomState(zlib.crc32(name.encode())).standard_normal(shape)
   if 'norm' in name:
-    drawn = 1 + 0.3 * drawn
+    weight = 1 + 0.3 * weight
   elif name.endswith('bias'):
-    drawn = 0.5 * drawn
+    weight = 0.5 * weight
   else:
-    drawn = drawn * 1.5 / np.sqrt(shape[-1])
-  return drawn.astype(np.float32)
+    weight = weight * 1.5 / np.sqrt(shape[-1])
+  return weight.astype(np.float32)
 
 
 def write(family: str, directory: pathlib.Path, **changes) -> dict:
   """Writes the tiny checkpoint of a family into directory; returns its config.json.
 
-  changes replace entries of config.json.
+  Args:
+    changes: entries of config.json to replace.
   """
   config = FAMILIES[family] | changes
   directory.mkdir(parents=True, exist_ok=True)
@@ -171,9 +172,9 @@ def record(family: str) -> dict[str, np.ndarray]:
     model, report = transformers.AutoModelForCausalLM.from_pretrained(
       scratch, dtype=torch.float32, attn_implementation='eager', output_loading_info=True
     )
-  wrong = {key: found for key, found in report.items() if found}
-  if wrong:
-    raise ValueError(f'{family}: transformers did not take the checkpoint as it is: {wrong}')
+  problems = {key: names for key, names in report.items() if names}
+  if problems:
+    raise ValueError(f'{family}: transformers did not load the checkpoint unchanged: {problems}')
   model.eval()
   ids = prompts(config)
   rows, width = ids.shape
@@ -185,7 +186,7 @@ def record(family: str) -> dict[str, np.ndarray]:
     'greedy': np.zeros((rows, NEW_TOKENS), np.int32),
     'greedy_margin': np.zeros((rows, NEW_TOKENS), np.float32),
   }
-  model.generation_config.eos_token_id = None  # so that every row has all its tokens
+  model.generation_config.eos_token_id = None  # so that no row ends early
   for row, length in enumerate(LENGTHS):
     prompt = torch.tensor(ids[row, :length][None].astype(np.int64))
     with torch.no_grad():

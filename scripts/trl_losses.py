@@ -1,11 +1,10 @@
-"""What TRL's own code makes of given log-probs: loss and gradient of each case.
+"""Computes loss and gradient of each case of compare_trl.py with the code of TRL's trainers.
 
   python scripts/trl_losses.py CASES.json IN.npz OUT.npz
 
-Called by scripts/compare_trl.py, in a Python that has torch and TRL. The trainers' methods
-themselves are run; what they read of a trainer (its arguments, an accelerator of one process, a
-model that answers with the given log-probs) is put together here, and no formula is. Numbers are
-float64.
+Called by scripts/compare_trl.py, in a Python that has torch and TRL. It runs the methods of the
+trainers themselves on stubs of what they use (arguments, an accelerator of one process, a model
+that returns the given log-probs); it contains no loss formula. Numbers are float64.
 """
 
 import collections
@@ -23,7 +22,7 @@ Settings = types.SimpleNamespace
 
 
 class Accelerator:
-  """One process: gathering and reducing change nothing."""
+  """Stub for a single process: gather and reduce return their input."""
 
   device = torch.device('cpu')
   num_processes, process_index = 1, 0
@@ -37,8 +36,8 @@ class Accelerator:
     return x
 
 
-class Given(torch.nn.Module):
-  """A model in evaluation mode that has already answered."""
+class FixedOutputModel(torch.nn.Module):
+  """Stub of a model in evaluation mode, whose output is fixed."""
 
   def __init__(self, outputs=None):
     super().__init__()
@@ -50,11 +49,11 @@ class Given(torch.nn.Module):
     return self.outputs
 
 
-def trainer(**attributes):
+def trainer_stub(**attributes):
   metrics = {'eval': collections.defaultdict(list), 'train': collections.defaultdict(list)}
   return Settings(
     accelerator=Accelerator(),
-    model=Given(),
+    model=FixedOutputModel(),
     _metrics=metrics,
     aux_loss_enabled=False,
     _total_train_tokens=0,
@@ -63,8 +62,8 @@ def trainer(**attributes):
   )
 
 
-def answered(logprobs, mask):
-  """What a model with TRL's fused head returns; its log-probs are 0 where there is no label."""
+def fused_head_output(logprobs, mask):
+  """Returns the output of a model with TRL's fused head; log-probs are 0 outside the mask."""
   zeros = torch.zeros_like(mask)
   return Settings(
     log_probs=logprobs * mask,
@@ -76,26 +75,26 @@ def answered(logprobs, mask):
 
 
 def with_prompt(mask):
-  """A token of prompt before the completion: TRL scores tokens 1.. of a row."""
+  """Returns the mask with a prompt token before the completion: TRL scores tokens 1.. of a row."""
   return torch.cat([torch.zeros(len(mask), 1), mask], 1)
 
 
 # ------------------------------------------------------------------ preferences
 
 
-def dpo(logprobs, given, settings):
-  mask = given['mask']
-  both = torch.cat([given['chosen'], given['rejected']]).long()
-  sums = (given['reference'] * mask).sum(1)
+def dpo(logprobs, arrays, settings):
+  mask = arrays['mask']
+  pair_rows = torch.cat([arrays['chosen'], arrays['rejected']]).long()
+  sums = (arrays['reference'] * mask).sum(1)
   inputs = {
-    'input_ids': torch.zeros(len(both), mask.shape[1] + 1, dtype=torch.long),
-    'attention_mask': torch.ones(len(both), mask.shape[1] + 1),
-    'completion_mask': with_prompt(mask[both]).long(),
-    'ref_chosen_logps': sums[given['chosen'].long()],
-    'ref_rejected_logps': sums[given['rejected'].long()],
+    'input_ids': torch.zeros(len(pair_rows), mask.shape[1] + 1, dtype=torch.long),
+    'attention_mask': torch.ones(len(pair_rows), mask.shape[1] + 1),
+    'completion_mask': with_prompt(mask[pair_rows]).long(),
+    'ref_chosen_logps': sums[arrays['chosen'].long()],
+    'ref_rejected_logps': sums[arrays['rejected'].long()],
   }
-  model = Given(answered(logprobs[both], mask[both]))
-  this = trainer(
+  model = FixedOutputModel(fused_head_output(logprobs[pair_rows], mask[pair_rows]))
+  stub = trainer_stub(
     loss_types=[settings['loss_type']],
     loss_weights=[1.0],
     beta=settings['beta'],
@@ -107,76 +106,78 @@ def dpo(logprobs, given, settings):
     precompute_ref_logps=True,
     args=Settings(discopop_tau=settings.get('discopop_tau', 0.05)),
   )
-  return trl.DPOTrainer._compute_loss(this, model, inputs, False)
+  return trl.DPOTrainer._compute_loss(stub, model, inputs, False)
 
 
-def sides(logprobs, given, by_mean):
-  """Sums or means over tokens, of the chosen and of the rejected completions."""
-  values = (logprobs * given['mask']).sum(1)
+def sides(logprobs, arrays, by_mean):
+  """Returns the sums or means over tokens of the chosen and of the rejected completions."""
+  values = (logprobs * arrays['mask']).sum(1)
   if by_mean:
-    values = values / given['mask'].sum(1)
-  return values[given['chosen'].long()], values[given['rejected'].long()]
+    values = values / arrays['mask'].sum(1)
+  return values[arrays['chosen'].long()], values[arrays['rejected'].long()]
 
 
-def cpo(logprobs, given, settings):
-  this = trainer(
+def cpo(logprobs, arrays, settings):
+  stub = trainer_stub(
     alpha=0.0,
     loss_type=settings['loss_type'],
     beta=settings['beta'],
     simpo_gamma=settings.get('simpo_gamma', 0.5),
     label_smoothing=settings.get('label_smoothing', 0.0),
   )
-  pair = sides(logprobs, given, settings['loss_type'] == 'simpo')
-  return CPOTrainer.cpo_loss(this, *pair)[0].mean()
+  pair = sides(logprobs, arrays, settings['loss_type'] == 'simpo')
+  return CPOTrainer.cpo_loss(stub, *pair)[0].mean()
 
 
-def orpo(logprobs, given, settings):
-  this = trainer(beta=settings['beta'])
-  return -ORPOTrainer.odds_ratio_loss(this, *sides(logprobs, given, True))[0].mean()
+def orpo(logprobs, arrays, settings):
+  stub = trainer_stub(beta=settings['beta'])
+  return -ORPOTrainer.odds_ratio_loss(stub, *sides(logprobs, arrays, True))[0].mean()
 
 
-def kto(logprobs, given, settings):
-  mask = given['mask']
+def kto(logprobs, arrays, settings):
+  mask = arrays['mask']
   inputs = {
     'input_ids': torch.zeros(len(mask), mask.shape[1] + 1, dtype=torch.long),
     'attention_mask': torch.ones(len(mask), mask.shape[1] + 1),
     'completion_mask': with_prompt(mask).long(),
-    'label': given['desirable'].bool(),
-    'ref_logps': (given['reference'] * mask).sum(1),
+    'label': arrays['desirable'].bool(),
+    'ref_logps': (arrays['reference'] * mask).sum(1),
     'ref_KL_logps': torch.zeros(len(mask)),
   }
-  this = trainer(
+  stub = trainer_stub(
     loss_type='kto',
     precompute_ref_logps=True,
     calculate_KL=True,
-    _compute_kl_logps=lambda model, batch: given['mismatched'],
+    _compute_kl_logps=lambda model, batch: arrays['mismatched'],
     **settings,
   )
-  return trl.KTOTrainer._compute_loss(this, Given(answered(logprobs, mask)), inputs, False)
+  return trl.KTOTrainer._compute_loss(
+    stub, FixedOutputModel(fused_head_output(logprobs, mask)), inputs, False
+  )
 
 
-def reward(logprobs, given, settings):
-  """Scores of a reward model in the place of log-probs: those of the first token."""
-  both = torch.cat([given['chosen'], given['rejected']]).long()
-  inputs = {'attention_mask': torch.ones(len(both), 1)}
+def reward(logprobs, arrays, settings):
+  """Reward model loss; the score of a completion is the log-prob of its first token."""
+  pair_rows = torch.cat([arrays['chosen'], arrays['rejected']]).long()
+  inputs = {'attention_mask': torch.ones(len(pair_rows), 1)}
   if settings.get('margin'):
-    inputs['margin'] = given['margin']
-  this = trainer(args=Settings(center_rewards_coefficient=settings.get('centring')))
-  model = Given(Settings(logits=logprobs[both, :1]))
-  return trl.RewardTrainer.compute_loss(this, model, inputs)
+    inputs['margin'] = arrays['margin']
+  stub = trainer_stub(args=Settings(center_rewards_coefficient=settings.get('centring')))
+  model = FixedOutputModel(Settings(logits=logprobs[pair_rows, :1]))
+  return trl.RewardTrainer.compute_loss(stub, model, inputs)
 
 
 # ------------------------------------------------------------------ rewards of groups
 
 
-def online(Trainer, logprobs, given, attributes, args):
-  """From rewards to advantages to the loss, through both methods of a trainer."""
-  mask, G = given['mask'], int(given['G'])
+def online(Trainer, logprobs, arrays, attributes, args):
+  """Loss from rewards, by the two methods of a trainer: advantages, then the loss."""
+  mask, G = arrays['mask'], int(arrays['G'])
   lengths = mask.sum(1).long().tolist()
   ids = [[1] * length for length in lengths]
   prompts = [[1]] * len(ids)
-  old, reference = given['old'], given['reference']
-  this = trainer(
+  old, reference = arrays['old'], arrays['reference']
+  stub = trainer_stub(
     args=Settings(
       per_device_eval_batch_size=len(ids),
       gradient_checkpointing_kwargs=None,
@@ -211,30 +212,30 @@ def online(Trainer, logprobs, given, attributes, args):
     **attributes,
   )
   for name in ('prompt', 'completion', 'advantages'):
-    this._logs[name] = []
+    stub._logs[name] = []
   generated = (
     (prompts, ids, ids)
     if Trainer is trl.RLOOTrainer
     else (prompts, ids, None, ids, None, {}, None, None)
   )
-  this._generate = lambda prompts: generated
-  this._calculate_rewards = lambda *rest: given['rewards'].reshape(-1, 1)
-  this._get_per_token_logps_and_entropies = lambda model, *rest, **more: (
+  stub._generate = lambda prompts: generated
+  stub._calculate_rewards = lambda *rest: arrays['rewards'].reshape(-1, 1)
+  stub._get_per_token_logps_and_entropies = lambda model, *rest, **kwargs: (
     reference if model == 'reference' else old,
     None,
     None,
   )
-  inputs = Trainer._generate_and_score_completions(this, [{'prompt': p} for p in prompts])
+  inputs = Trainer._generate_and_score_completions(stub, [{'prompt': p} for p in prompts])
   assert torch.equal(inputs['completion_mask'], mask.long())
-  this._get_per_token_logps_and_entropies = lambda *rest, **more: (
+  stub._get_per_token_logps_and_entropies = lambda *rest, **kwargs: (
     logprobs,
     torch.zeros_like(logprobs),
     None,
   )
-  return Trainer._compute_loss(this, this.model, inputs)
+  return Trainer._compute_loss(stub, stub.model, inputs)
 
 
-def grpo(logprobs, given, settings):
+def grpo(logprobs, arrays, settings):
   attributes = {
     'loss_type': 'grpo',
     'importance_sampling_level': 'token',
@@ -251,10 +252,10 @@ def grpo(logprobs, given, settings):
   }
   attributes |= {name: value for name, value in settings.items() if name in attributes}
   args |= {name: value for name, value in settings.items() if name in args}
-  return online(trl.GRPOTrainer, logprobs, given, attributes, args)
+  return online(trl.GRPOTrainer, logprobs, arrays, attributes, args)
 
 
-def rloo(logprobs, given, settings):
+def rloo(logprobs, arrays, settings):
   attributes = {
     'epsilon_low': 0.2,
     'epsilon_high': 0.28,
@@ -262,7 +263,7 @@ def rloo(logprobs, given, settings):
     'reward_clip_range': None,
     'normalize_advantages': False,
   } | settings
-  return online(trl.RLOOTrainer, logprobs, given, attributes, {})
+  return online(trl.RLOOTrainer, logprobs, arrays, attributes, {})
 
 
 KINDS = {
@@ -281,17 +282,17 @@ def main(argv):
   with open(argv[1], encoding='utf-8') as file:
     cases = json.load(file)
   loaded = np.load(argv[2])
-  found = {'version': np.array(trl.__version__)}
+  results = {'version': np.array(trl.__version__)}
   for name, kind, settings in cases:
     settings = dict(settings)
     dtype = torch.float32 if settings.pop('float32', False) else torch.float64
-    given = {key: torch.tensor(value, dtype=dtype) for key, value in loaded.items()}
-    logprobs = given['logprobs'].clone().requires_grad_()
-    loss = KINDS[kind](logprobs, given, settings)
+    arrays = {key: torch.tensor(value, dtype=dtype) for key, value in loaded.items()}
+    logprobs = arrays['logprobs'].clone().requires_grad_()
+    loss = KINDS[kind](logprobs, arrays, settings)
     loss.backward()
-    found[f'{name}/loss'] = loss.detach().double().numpy()
-    found[f'{name}/gradient'] = logprobs.grad.double().numpy()
-  np.savez(argv[3], **found)
+    results[f'{name}/loss'] = loss.detach().double().numpy()
+    results[f'{name}/gradient'] = logprobs.grad.double().numpy()
+  np.savez(argv[3], **results)
 
 
 if __name__ == '__main__':

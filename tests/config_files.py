@@ -1,4 +1,4 @@
-"""The files under configs/ as modules: they are scripts of their users, not part of the package."""
+"""Loads the files in configs/ as modules; they are not part of a package."""
 
 import importlib.util
 

@@ -1,4 +1,4 @@
-"""Workdirs as finished and unfinished runs leave them, made up, with the writers that runs use."""
+"""Fake workdirs of finished and unfinished runs, written with the writers that runs use."""
 
 import json
 import math
@@ -6,9 +6,11 @@ import random
 
 from rft_jax.records import episodes as episode_files
 from rft_jax.records import manifest, metrics
+from rft_jax.report.compared_policies import ComparedPolicy
 from rft_jax.types import Episode, Grade, Item, Sample
 
 STEPS = (40, 160)  # of the stages
+TOTAL_STEPS = sum(STEPS)
 GENES = ('FBN1', 'GLA', 'PAH', 'MECP2', 'DMD', 'SMN1', 'HTT', 'CFTR')
 
 
@@ -16,8 +18,17 @@ def interval(mean, half):
   return {'mean': mean, 'low': max(mean - half, 0.0), 'high': min(mean + half, 1.0)}
 
 
+def policy(step, mean, half, answers=None, **values):
+  """A policy of the run whose held-out grade is mean +- half; None: it was not graded."""
+  row = {'step': step, 'split': 'validation', 'rows': 50}
+  if mean is not None:
+    row['grade'] = interval(mean, half)
+  row |= values
+  return ComparedPolicy('before', f'step {step}', row, None, answers or {})
+
+
 def evaluation(random_, progress, noise=0.01):
-  """Held-out numbers of a policy that has come so far (0 to 1) in learning the task."""
+  """Held-out metrics of a policy; progress is 0 before training and 1 when all is learned."""
   grade = 0.24 + 0.5 * progress + random_.gauss(0, noise)
   return {
     'grade': interval(grade, 0.045),
@@ -34,7 +45,7 @@ def evaluation(random_, progress, noise=0.01):
   }
 
 
-def about():
+def run_manifest():
   digest = manifest.sha256_text
   return {
     'started': '2026-03-02T09:14:05+00:00',
@@ -154,21 +165,23 @@ def training_episode(step, number, reward):
   )
 
 
-def write(workdir, *, steps=sum(STEPS), seed=5, pace=70, **changes):
-  """Writes what a run of `steps` steps leaves behind, with the writers that runs use.
+def write(workdir, *, steps=TOTAL_STEPS, seed=5, pace=70, **changes):
+  """Writes the files of a run of `steps` steps, with the writers that runs use.
 
   Args:
-    pace: after so many steps it has learnt 63 % of what there is to learn.
-    changes: of the manifest's config.
+    pace: number of steps after which progress is 63 %.
+    changes: to the config in the manifest.
   """
   random_ = random.Random(seed)
-  written = about()
-  manifest.write(workdir, written | {'config': written['config'] | changes})
+  fields = run_manifest()
+  manifest.write(workdir, fields | {'config': fields['config'] | changes})
   tokens = 0
   with metrics.Metrics(workdir) as log:
     for step in range(steps):
       if step % 20 == 0:
-        log.evaluation(step, 'validation', 60, evaluation(random_, 1 - math.exp(-step / pace)))
+        log.write_evaluation(
+          step, 'validation', 60, evaluation(random_, 1 - math.exp(-step / pace))
+        )
       values = training(random_, step)
       tokens += 128 * values.get('completions/mean_length', 300)
       log.write(
@@ -181,13 +194,13 @@ def write(workdir, *, steps=sum(STEPS), seed=5, pace=70, **changes):
           'seconds/update': random_.gauss(6, 0.5),
         },
       )
-    log.evaluation(steps, 'validation', 60, evaluation(random_, 1 - math.exp(-steps / pace)))
+    log.write_evaluation(steps, 'validation', 60, evaluation(random_, 1 - math.exp(-steps / pace)))
   for step in {0, min(STEPS[0], steps), steps}:
     episode_files.write(workdir / 'evaluations', step, answers(1 - math.exp(-step / pace)))
 
 
 def write_all(folder):
-  """Writes run/, continued/ (its warm-up going on), older/ (one evaluation) and task.json."""
+  """Writes run/, continued/ (warm-up for both stages), older/ (one evaluation) and task.json."""
   write(folder / 'run')
   write(
     folder / 'continued',
@@ -196,7 +209,7 @@ def write_all(folder):
     stages=[{'algorithm': 'sft', 'steps': STEPS[0]}, {'algorithm': 'sft', 'steps': STEPS[1]}],
   )
   with metrics.Metrics(folder / 'older') as log:
-    log.evaluation(40, 'validation', 120, evaluation(random.Random(1), 0.45))
+    log.write_evaluation(40, 'validation', 120, evaluation(random.Random(1), 0.45))
   (folder / 'task.json').write_text(
     json.dumps(
       {

@@ -1,4 +1,4 @@
-"""What the tests of Hugging Face directories share: running a Decoder, comparing, tokenizers."""
+"""Helpers for tests of Hugging Face directories: running a Decoder, comparing, tokenizers."""
 
 import sys
 
@@ -48,15 +48,15 @@ def greedy(model, rows, new_tokens, forbidden=()):
   """Returns i32[B, new_tokens]: the most probable continuation, from a full pass for each token."""
   tokens, lengths = padded(rows)
   tokens = np.pad(tokens, [(0, 0), (0, new_tokens)])
-  here, forbidden = np.arange(len(rows)), np.array(forbidden, np.int32)
+  index, forbidden = np.arange(len(rows)), np.array(forbidden, np.int32)
 
   @jax.jit
   def next_token(model, tokens, lengths):
-    logits = model(tokens, lengths=lengths)[here, lengths - 1]
+    logits = model(tokens, lengths=lengths)[index, lengths - 1]
     return jnp.argmax(logits.at[:, forbidden].set(-jnp.inf), -1)
 
   for t in range(new_tokens):
-    tokens[here, lengths + t] = next_token(model, tokens, lengths + t)
+    tokens[index, lengths + t] = next_token(model, tokens, lengths + t)
   return np.stack([row[n : n + new_tokens] for row, n in zip(tokens, lengths)])
 
 
@@ -72,6 +72,6 @@ def write_tokenizer(directory, size):
 def assert_same_weights(model, other):
   """Bit for bit, and float32."""
   assert jax.tree.structure(model) == jax.tree.structure(other)
-  for one, two in zip(jax.tree.leaves(model), jax.tree.leaves(other)):
-    assert one.dtype == two.dtype == np.float32
-    np.testing.assert_array_equal(one, two)
+  for x, y in zip(jax.tree.leaves(model), jax.tree.leaves(other)):
+    assert x.dtype == y.dtype == np.float32
+    np.testing.assert_array_equal(x, y)

@@ -1,4 +1,4 @@
-"""An HTTP server in a thread of this process, that answers as a test tells it to."""
+"""An HTTP server in a thread of this process with scripted replies."""
 
 import contextlib
 import http.server
@@ -8,7 +8,7 @@ import time
 
 
 class Reply:
-  """What the server does with one request: status, body and headers, after some seconds."""
+  """Reply to one request: status, body and headers, after a delay in seconds."""
 
   def __init__(self, body=b'', status=200, headers=(), seconds=0.0):
     self.body = body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -16,25 +16,31 @@ class Reply:
 
 
 class Server:
-  """url, and what was asked: [{'path', 'headers', 'body'}]; most_at_once overlapped."""
+  """A running server.
+
+  Attributes:
+    url: where it listens.
+    requests: received so far, [{'path', 'headers', 'body'}].
+    max_concurrent: the largest number of requests that were handled at the same time.
+  """
 
   def __init__(self, answer):
-    self.answer, self.requests, self.most_at_once = answer, [], 0
-    self._under_way, self._lock = 0, threading.Lock()
+    self.answer, self.requests, self.max_concurrent = answer, [], 0
+    self._active, self._lock = 0, threading.Lock()
 
   def handle(self, handler):
     body = handler.rfile.read(int(handler.headers.get('Content-Length') or 0))
     with self._lock:
-      self._under_way += 1
-      self.most_at_once = max(self.most_at_once, self._under_way)
+      self._active += 1
+      self.max_concurrent = max(self.max_concurrent, self._active)
       number = len(self.requests)
       request = {'path': handler.path, 'headers': handler.headers, 'body': json.loads(body)}
       self.requests.append(request)
     reply = self.answer(request, number)
     time.sleep(reply.seconds)
     with self._lock:
-      self._under_way -= 1
-    with contextlib.suppress(OSError):  # who asked may be gone
+      self._active -= 1
+    with contextlib.suppress(OSError):  # the client may have disconnected
       handler.send_response(reply.status)
       for name, value in {
         'Content-Length': len(reply.body),
@@ -48,20 +54,20 @@ class Server:
 
 @contextlib.contextmanager
 def serving(answer):
-  """Runs a Server; answer(request, number of the request) gives a Reply."""
+  """Runs a Server; answer(request, index of the request) returns the Reply."""
   server = Server(answer)
 
   class Handler(http.server.BaseHTTPRequestHandler):
     do_POST = do_GET = lambda self: server.handle(self)
     log_message = lambda *_: None
 
-  listening = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler)
-  server.url = f'http://127.0.0.1:{listening.server_port}'
-  thread = threading.Thread(target=listening.serve_forever, args=(0.01,), daemon=True)
+  http_server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler)
+  server.url = f'http://127.0.0.1:{http_server.server_port}'
+  thread = threading.Thread(target=http_server.serve_forever, args=(0.01,), daemon=True)
   thread.start()
   try:
     yield server
   finally:
-    listening.shutdown()
-    listening.server_close()
+    http_server.shutdown()
+    http_server.server_close()
     thread.join()

@@ -1,6 +1,6 @@
-"""The oracle of the rollout engine: one sequence at a time, a whole forward pass for every token.
+"""Oracle of the rollout engine: one sequence at a time, a whole forward pass for every token.
 
-Slow, without cache, slots or batches; so what it samples is what the definition says.
+Slow, without KV cache, slots or batches: the definition of what the engine samples.
 """
 
 import functools
@@ -26,7 +26,7 @@ def generate(
   limits=None,
   **settings,
 ) -> list[list[Sample]]:
-  """As rft_jax.generate, of which the arguments are."""
+  """Samples as rft_jax.generate; the arguments are the same."""
   config = SamplingConfig(**settings)
   occurrences = occurrences or range(len(prompts))
   limit = lambda p, g: config.max_new_tokens if limits is None else limits[p][g]
@@ -34,7 +34,7 @@ def generate(
   width = max(map(len, prompts)) + config.max_new_tokens
   return [
     [
-      _one(
+      _sample(
         model,
         prompt,
         jax.random.fold_in(jax.random.fold_in(key, occurrences[p]), g),
@@ -49,30 +49,30 @@ def generate(
   ]
 
 
-def _one(model, prompt, key, config, stop_ids, limit, width) -> Sample:
-  ids, drawn = list(prompt), []
-  while len(drawn) < limit and not (drawn and int(drawn[-1].tokens[0]) in stop_ids):
+def _sample(model, prompt, key, config, stop_ids, limit, width) -> Sample:
+  ids, sampled = list(prompt), []
+  while len(sampled) < limit and not (sampled and int(sampled[-1].tokens[0]) in stop_ids):
     row = np.zeros((1, width), np.int32)
     row[0, : len(ids)] = ids
-    drawn.append(
+    sampled.append(
       jax.device_get(
         _next(
           model,
           row,
           np.int32(len(ids)),
-          jax.random.fold_in(key, len(drawn)),
+          jax.random.fold_in(key, len(sampled)),
           samplers.sampler_params(config),
           filtered=config.filtered,
         )
       )
     )
-    ids.append(int(drawn[-1].tokens[0]))
+    ids.append(int(sampled[-1].tokens[0]))
   tokens = ids[len(prompt) :]
-  of = lambda name: [float(getattr(one, name)[0]) for one in drawn]
+  values = lambda name: [float(getattr(token, name)[0]) for token in sampled]
   return Sample(
     tokens,
-    of('logprobs'),
-    of('filtered_logprobs') if config.filtered else None,
+    values('logprobs'),
+    values('filtered_logprobs') if config.filtered else None,
     'stop' if tokens[-1] in stop_ids else 'length',
   )
 
@@ -80,6 +80,10 @@ def _one(model, prompt, key, config, stop_ids, limit, width) -> Sample:
 @functools.partial(jax.jit, static_argnames='filtered')
 def _next(model, row, length, key, sampler_params, *, filtered):
   logits = model(row, lengths=length[None])[:, length - 1]
-  return samplers.draw(
-    logits, jnp.stack([key]), sampler_params, valid_vocab=model.config.valid_vocab, filtered=filtered
+  return samplers.sample_tokens(
+    logits,
+    jnp.stack([key]),
+    sampler_params,
+    valid_vocab=model.config.valid_vocab,
+    filtered=filtered,
   )

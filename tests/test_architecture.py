@@ -9,13 +9,15 @@ PACKAGE = ROOT / 'rft_jax'
 # A file may import from tiers before its own, and from its own folder. First match wins: a file
 # that is lower than its folder is named before it.
 TIERS = (
-  ('types', 'errors', 'bucketing', 'command_line', 'platform'),
+  ('types', 'errors', 'json_files', 'bootstrap', 'bucketing', 'command_line', 'platform'),
   (
     'objectives',
     'models',
     'sharding',
     'data.chat',
-    'data.templates',
+    'data.chat_templates',
+    'data.reasoning',
+    'data.stop_ids',
     'data.tokenizers',
     'data.batching',
     'data.packing',

@@ -1,12 +1,12 @@
-"""One table says where every array lies, and nothing is left to chance."""
+"""Sharding: every leaf of policy, optimizer and decoding layers has a rule, or is refused."""
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
 from rft_jax import models, sharding
+from rft_jax.models import decoding_layers
 from rft_jax.training import optim
 
 CONFIG = models.DecoderConfig(
@@ -29,28 +29,43 @@ def test_every_leaf_of_policy_and_optimizer_has_a_rule():
   model = models.abstract(CONFIG)
   tx = optim.make(optim.OptimConfig(), steps=3)
   shardings = sharding.shardings_for(jax.eval_shape(tx.init, model), mesh)
-  of_model = {
+  policy_specs = {
     sharding.name_of(path): leaf.spec
     for path, leaf in jax.tree_util.tree_leaves_with_path(sharding.shardings_for(model, mesh))
   }
-  assert of_model['blocks/attention/q/kernel'] == P(None, 'fsdp', 'tensor')
-  assert of_model['embed'] == P('tensor', 'fsdp')
-  moments = {
+  assert policy_specs['blocks/attention/q/kernel'] == P(None, 'fsdp', 'tensor')
+  assert policy_specs['embed'] == P('tensor', 'fsdp')
+  optimizer_specs = {
     sharding.name_of(path): leaf.spec
     for path, leaf in jax.tree_util.tree_leaves_with_path(shardings)
   }
   matched = [
     name
-    for name in moments
-    for own in of_model
-    if name.endswith('/' + own) and moments[name] == of_model[own]
+    for name in optimizer_specs
+    for parameter in policy_specs
+    if name.endswith('/' + parameter) and optimizer_specs[name] == policy_specs[parameter]
   ]
-  assert len(matched) == 2 * len(of_model)  # Adam's two moments lie as their leaves do
+  assert len(matched) == 2 * len(policy_specs)  # Adam's moments are like their parameters
 
 
 def test_an_unmatched_leaf_is_an_error_that_names_it():
   with pytest.raises(ValueError, match='no sharding rule for forgotten'):
     sharding.shardings_for({'forgotten': jnp.zeros((2, 2))}, sharding.make_mesh())
+
+
+def test_decoding_layers_have_a_rule_for_every_leaf_and_refuse_others():
+  mesh = sharding.make_mesh(1, 2, 4)
+  layers = jax.eval_shape(decoding_layers.layers_of, models.abstract(CONFIG))
+  specs = {
+    sharding.name_of(path): leaf.spec
+    for path, leaf in jax.tree_util.tree_leaves_with_path(sharding.decoding_shardings(layers, mesh))
+  }
+  assert specs['0/down/weight'] == P('tensor')
+  assert specs['1/gate_up/weight'] == P(None, None, 'tensor')
+  assert specs['0/qkv/weight'] == P()  # 2 key-value heads over 4 devices: replicated
+  forgotten = {'down': {'weight': jnp.zeros((64, 32))}, 'forgotten': jnp.zeros((2, 3))}
+  with pytest.raises(ValueError, match=r'^sharding:\nno sharding rule for forgotten \(2, 3\)$'):
+    sharding.decoding_shardings(forgotten, mesh)
 
 
 def test_an_axis_that_does_not_divide_is_named():
@@ -66,7 +81,7 @@ def test_a_mesh_of_another_size_is_refused():
   assert dict(sharding.make_mesh(-1, 2, 2).shape) == {'data': 2, 'fsdp': 2, 'tensor': 2}
 
 
-def test_leaves_are_born_on_their_shards():
+def test_leaves_are_created_in_their_sharding():
   mesh = sharding.make_mesh(1, 4, 2)
   model = sharding.place(lambda key: models.init(CONFIG, key), mesh, jax.random.key(0))
   kernel = model.blocks.mlp.up.kernel[...]
@@ -75,12 +90,3 @@ def test_leaves_are_born_on_their_shards():
   state = sharding.place(tx.init, mesh, model)
   for path, leaf in jax.tree_util.tree_leaves_with_path(state):
     assert leaf.sharding.mesh == mesh, sharding.name_of(path)
-
-
-def test_combine_inverts_partition():
-  model = models.make(CONFIG, seed=0)
-  chosen, rest = sharding.partition(model, r'mlp/.*kernel$')
-  assert 0 < len(jax.tree.leaves(chosen)) < len(jax.tree.leaves(model))
-  joined = sharding.combine(chosen, rest)
-  for a, b in zip(jax.tree.leaves(joined), jax.tree.leaves(model), strict=True):
-    assert np.array_equal(a, b)

@@ -1,4 +1,4 @@
-"""A run small enough for tests, with nothing faked: files, tokenizer, checkpoint, grader."""
+"""A tiny training run for tests with real files, tokenizer, checkpoint and grader."""
 
 import json
 
@@ -36,7 +36,7 @@ def write_rows(path, items):
 
 
 def write_base(to, **changes):
-  """Writes a random Llama with a byte-level tokenizer as an HF directory."""
+  """Writes a random Llama with a byte-level tokenizer as an HF directory; returns its path."""
   tokenizer = base_checkpoint.make_tokenizer(['1 + 2', '<think>3</think>4'], vocabulary=272)
   settings = dict(
     vocab_size=288,
@@ -58,8 +58,12 @@ def write_base(to, **changes):
 
 
 def config(directory, **changes):
-  """Returns the Config of a run over files written to directory: 2 warm-up and 2 GRPO steps."""
-  given = dict(
+  """Writes rows and checkpoint to directory; returns the Config of 3 SFT and 3 GRPO steps on them.
+
+  Args:
+    changes: fields of the Config.
+  """
+  settings = dict(
     model=configs.ModelConfig(source=write_base(directory / 'base')),
     data=DataConfig(
       train=write_rows(directory / 'train.jsonl', rows()),
@@ -84,4 +88,4 @@ def config(directory, **changes):
     evaluate=configs.EvaluateConfig(every=2, samples_per_prompt=2),
     checkpoints=configs.CheckpointConfig(every=2),
   )
-  return configs.Config(**given | changes)
+  return configs.Config(**settings | changes)

@@ -1,4 +1,4 @@
-"""Tokenizers made on the spot: one id a byte, plus the special tokens that a test asks for."""
+"""Byte-level tokenizers for tests: one id per byte, plus special tokens."""
 
 import json
 
@@ -21,11 +21,11 @@ def save(
   eos_ids=None,
   adds_bos=False,
 ):
-  """Writes a tokenizer (and generation_config.json for eos_ids) to directory; returns that."""
+  """Writes a tokenizer to directory, and generation_config.json for eos_ids; returns directory."""
   directory.mkdir(parents=True, exist_ok=True)
-  letters = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
+  byte_tokens = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
   backend = tokenizers.Tokenizer(
-    tokenizers.models.BPE(vocab={letter: i for i, letter in enumerate(letters)}, merges=[])
+    tokenizers.models.BPE(vocab={token: i for i, token in enumerate(byte_tokens)}, merges=[])
   )
   backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
   backend.decoder = tokenizers.decoders.ByteLevel()
@@ -35,11 +35,11 @@ def save(
     backend.post_processor = tokenizers.processors.TemplateProcessing(
       single=f'{bos} $A', special_tokens=[(bos, backend.token_to_id(bos))]
     )
-  fast = transformers.PreTrainedTokenizerFast(
+  tokenizer = transformers.PreTrainedTokenizerFast(
     tokenizer_object=backend, bos_token=bos, eos_token=eos
   )
-  fast.chat_template = template
-  fast.save_pretrained(directory)
+  tokenizer.chat_template = template
+  tokenizer.save_pretrained(directory)
   if eos_ids is not None:
     (directory / 'generation_config.json').write_text(json.dumps({'eos_token_id': eos_ids}))
   return directory

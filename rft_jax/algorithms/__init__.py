@@ -1,11 +1,10 @@
-"""Learning algorithms: each is `collect` (make the batch of a step) plus `loss`.
+"""Learning algorithms: each is `collect` (makes the batch of a step) plus `loss`.
 
-To add one: a file, and a line in ALGORITHMS. The file holds `make(room) -> Algorithm` and
-`DEMANDS`, a Demands: what it learns from, and whether it needs a reference or a critic.
+To add one: a file with `make(context) -> Algorithm` and `REQUIREMENTS`, and a line in ALGORITHMS.
 """
 
 from rft_jax.algorithms import distillation, dpo, grpo, kto, ppo, rejection, reward_model, sft
-from rft_jax.algorithms.base import Algorithm, Requirements, StageContext
+from rft_jax.algorithms.base import Algorithm, Requirements, StageContext, StepBatch
 
 ALGORITHMS = {
   'sft': sft,

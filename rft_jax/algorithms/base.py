@@ -90,7 +90,7 @@ class StageContext(NamedTuple):
   reference: Callable
   rollout: Callable  # (policy, examples, occurrences, step) -> Rollout
   greedy: Callable  # like rollout, one completion a prompt at temperature 0
-  # (model, batch, temperature=that of the rollout) -> update.TokenScores
+  # (model, batch, temperature=that of the rollout) -> scoring.TokenScores
   score: Callable
   values: Callable  # (state, batch) -> the critic's values f32[B, T]
   record: Callable  # (step, Rollout): writes the samples of the step to episodes/

@@ -1,15 +1,16 @@
-"""On-policy distillation: the student samples, and a teacher says of every token how it would do.
+"""On-policy distillation: the student samples, a teacher's log-probs give the token advantages.
 
     A_t = clip(log p_teacher(y_t) - log p_student(y_t)) + grade_coef * (the grade's advantage)
 
-The first part is less the reverse KL of one token, as a constant, and each token answers for itself
-alone (discount 0): on the student's own tokens the policy gradient with it is that of the sum of
--KL(student || teacher) over the states that the student visits, these states held fixed. So the
-student learns where it goes wrong, not where the teacher happens to go. Agarwal et al. 2023 (GKD),
+The first part is the negative reverse KL of one token, as a constant, without a return (discount
+0): on the student's own tokens its policy gradient is that of the sum of -KL(student || teacher)
+over the states the student visits, with these states held fixed. So the student is corrected on
+its own mistakes, not shown the teacher's texts. Agarwal et al. 2023 (GKD),
 https://arxiv.org/abs/2306.13649; Gu et al. 2023 (MiniLLM), https://arxiv.org/abs/2306.08543.
 
-Both are tempered by rollout.temperature. Policy loss, aggregation, correction and entropy are those
-of the `objective` group. The teacher may be of any family and size; its tokens must be ours.
+Both log-probs are of logits divided by rollout.temperature. Policy loss, aggregation, correction
+and entropy are those of the `objective` group. The teacher may be of any family and size; it must
+have the policy's vocabulary.
 """
 
 import dataclasses
@@ -17,12 +18,15 @@ import dataclasses
 import numpy as np
 
 from rft_jax.algorithms import grpo
-from rft_jax.algorithms.base import Algorithm, Collected, Requirements, StageContext
+from rft_jax.algorithms.base import Algorithm, Requirements, StageContext, StepBatch
 from rft_jax.algorithms.rl_batch import (
-  explore,
-  gather,
+  RLState,
+  forward_passes,
+  needs_kl,
+  needs_scores,
   rewards_of,
-  with_kl,
+  sample_groups,
+  with_exploration,
   with_logprobs,
   with_policy_objective,
 )
@@ -31,12 +35,12 @@ from rft_jax.data import batching
 
 @dataclasses.dataclass(slots=True, kw_only=True)
 class DistillationConfig:
-  """Whom the policy learns from."""
+  """The teacher, and how its log-probs become advantages."""
 
   teacher: str = ''  # HF directory or hub id, with the tokenizer of model.source; required
-  grade_coef: float = 0.0  # of the advantage that `advantage` makes of the grades; 0: teacher alone
-  clip: float = 0.0  # nats, the most that a token's part of the teacher may be; 0: no bound
-  # Less the mean of that part over the step: the same gradient but for chance, with less noise.
+  grade_coef: float = 0.0  # weight of the advantage from the grades; 0: the teacher alone
+  clip: float = 0.0  # nats, bound of a token's advantage from the teacher; 0: no bound
+  # Subtract the mean of that advantage over the step: the same expected gradient, less variance.
   centre: bool = False
 
   def validate(self) -> list[str]:
@@ -47,8 +51,8 @@ class DistillationConfig:
     return [problem for good, problem in checks if not good]
 
 
-def problems(groups) -> list[str]:
-  """Returns what of other groups does not go with this algorithm."""
+def problems(groups: dict, steps: int) -> list[str]:
+  """Returns what of other groups does not fit this algorithm."""
   config, G = groups['distillation'], groups['rollout'].samples_per_prompt
   checks = (
     (
@@ -59,8 +63,8 @@ def problems(groups) -> list[str]:
     (
       not config.grade_coef or groups['advantage'].estimator not in ('remax', 'reinforce'),
       f'distillation.grade_coef={config.grade_coef} with advantage.estimator='
-      f'{groups["advantage"].estimator!r}: no baseline is kept beside a teacher; rloo is the '
-      'nearest',
+      f'{groups["advantage"].estimator!r}: there is no baseline in distillation; the '
+      "nearest estimator is 'rloo'",
     ),
     (
       not config.grade_coef or G >= 2,
@@ -71,7 +75,16 @@ def problems(groups) -> list[str]:
   return [problem for good, problem in checks if not good]
 
 
-REQUIREMENTS = Requirements('prompts', reference=with_kl, problems=problems)
+REQUIREMENTS = Requirements(
+  'prompts',
+  label='distillation',
+  # The teacher, and the student where nothing else has scored the batch.
+  passes=lambda groups: forward_passes(groups) + 1 + (not needs_scores(groups)),
+  reference=needs_kl,
+  teacher=lambda groups: groups['distillation'].teacher,
+  initial_state=RLState,
+  problems=problems,
+)
 
 
 def make(context: StageContext) -> Algorithm:
@@ -81,49 +94,55 @@ def make(context: StageContext) -> Algorithm:
   teacher = context.load(config.teacher)
 
   def collect(state, step):
-    groups, metrics, algorithm_state = gather(context, state, step)
+    groups, metrics, next_state = sample_groups(context, state, step)
     if not groups:
-      return Collected(None, metrics, algorithm_state)
-    of_grades = np.zeros((len(groups), len(groups[0])))
+      return StepBatch(None, metrics, next_state)
+    grade_advantages = np.zeros((len(groups), len(groups[0])))
     if config.grade_coef:
       rewards = rewards_of(groups, advantage, rollout.max_new_tokens)
-      of_grades = config.grade_coef * grpo.advantages(groups, rewards, advantage)
-    batch, scored = with_logprobs(context, state, batching.from_groups(groups, of_grades))
-    ours, theirs = scored or context.score(state.policy, batch), context.score(teacher, batch)
-    gain, seen = from_teacher(ours, theirs, batch.loss_mask, clip=config.clip, centre=config.centre)
-    metrics |= seen
-    batch, algorithm_state, seen = explore(
-      context, step, batch._replace(advantages=batch.advantages + gain), ours, algorithm_state
+      grade_advantages = config.grade_coef * grpo.advantages(groups, rewards, advantage)
+    batch, scores = with_logprobs(context, state, batching.from_groups(groups, grade_advantages))
+    student_scores = scores or context.score(state.policy, batch)
+    teacher_scores = context.score(teacher, batch)
+    by_token, teacher_metrics = teacher_advantages(
+      student_scores, teacher_scores, batch.loss_mask, clip=config.clip, centre=config.centre
     )
-    return Collected(batch, metrics | seen, algorithm_state)
+    batch = batch._replace(advantages=batch.advantages + by_token)
+    batch, next_state, entropy_metrics = with_exploration(
+      context, step, batch, student_scores, next_state
+    )
+    return StepBatch(batch, metrics | teacher_metrics | entropy_metrics, next_state)
 
   return with_policy_objective(context, collect)
 
 
-def from_teacher(ours, theirs, weights, *, clip=0.0, centre=False) -> tuple[np.ndarray, dict]:
-  """Returns (what the teacher gives each token f32[B, T], metrics over the tokens). Host arrays.
+def teacher_advantages(
+  student, teacher, loss_mask, *, clip=0.0, centre=False
+) -> tuple[np.ndarray, dict]:
+  """Returns (the advantages from the teacher f32[B, T], metrics over the tokens). Host arrays.
 
-  'distillation/reverse_kl' is KL(student || teacher) a token, of the student's own samples, and
-  before any bound; '_std' is that of its terms. Nothing is read where the weight is 0.
+  'distillation/reverse_kl' is the mean of log p_student - log p_teacher over the sampled tokens, an
+  estimate of KL(student || teacher) a token, before any bound; '_std' is the std of its terms.
+  Nothing is read where the mask is 0.
 
   Args:
-    ours, theirs: update.Scored of student and teacher.
+    student, teacher: scoring.TokenScores.
     clip: nats; 0: no bound.
-    centre: take the mean over the tokens from each, after the bound.
+    centre: subtract the mean over the tokens from each, after the bound.
   """
-  counts = weights > 0
-  gain = np.where(counts, theirs.logprobs - ours.logprobs, np.float32(0.0))
-  if not counts.any():
+  trained = loss_mask > 0
+  gain = np.where(trained, teacher.logprobs - student.logprobs, np.float32(0.0))
+  if not trained.any():
     return gain, {}
-  terms = -gain[counts].astype(np.float64)
+  terms = -gain[trained].astype(np.float64)
   metrics = {
     'distillation/reverse_kl': float(terms.mean()),
     'distillation/reverse_kl_std': float(terms.std()),
-    'distillation/teacher_entropy': float(theirs.entropy[counts].mean()),
+    'distillation/teacher_entropy': float(teacher.entropy[trained].mean()),
   }
   if clip:
     metrics['distillation/clipped_share'] = float((np.abs(terms) > clip).mean())
     gain = np.clip(gain, -clip, clip)
   if centre:
-    gain = np.where(counts, gain - gain[counts].mean(), np.float32(0.0))
+    gain = np.where(trained, gain - gain[trained].mean(), np.float32(0.0))
   return gain, metrics

@@ -1,7 +1,7 @@
-"""DPO and its family: from pairs of answers, without a sampler and without a grader.
+"""DPO and its family: preference learning from pairs of answers, without sampling or grading.
 
-Rafailov et al. 2023, https://arxiv.org/abs/2305.18290. Which of its relatives it is, is the name
-of the loss: see objectives/preference_losses.py. Log-probs are of untempered logits.
+Rafailov et al. 2023, https://arxiv.org/abs/2305.18290. dpo.preference.loss names the member of the
+family, see objectives/preference_losses.py. Log-probs are at temperature 1.
 """
 
 import dataclasses
@@ -10,78 +10,92 @@ import functools
 import numpy as np
 
 from rft_jax.algorithms import reference_logprobs
-from rft_jax.algorithms.base import Algorithm, Collected, Requirements, StageContext
+from rft_jax.algorithms.base import Algorithm, Requirements, StageContext, StepBatch
 from rft_jax.data import batching, order
 from rft_jax.objectives.masked import Term, over_tokens
-from rft_jax.objectives.preference_losses import NEEDS, PreferenceConfig, preference, reward_metrics
+from rft_jax.objectives.preference_losses import NEEDS
+from rft_jax.objectives.preference_objective import PreferenceConfig, pair_losses, reward_metrics
 from rft_jax.objectives.preference_pairs import chosen_nll, over_pairs, pair, sequence_sums
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
 class DpoConfig:
-  """The stages that learn from pairs."""
+  """The stages that learn from pairs of answers."""
 
   preference: PreferenceConfig = dataclasses.field(default_factory=PreferenceConfig)
   pairs_per_step: int = 32
-  # Log-probs of the reference are kept in the workdir, so that a continued run has them at once.
+  # Cache the reference log-probs in the workdir, so that a continued run does not score again.
   cache_reference: bool = True
 
   def validate(self) -> list[str]:
-    found = [f'preference.{problem}' for problem in self.preference.validate()]
+    problems = [f'preference.{problem}' for problem in self.preference.validate()]
     if self.pairs_per_step < 1:
-      found.append(f'pairs_per_step={self.pairs_per_step}, need >= 1')
-    return found
+      problems.append(f'pairs_per_step={self.pairs_per_step}, need >= 1')
+    return problems
 
 
-REQUIREMENTS = Requirements('pairs', reference=lambda groups: NEEDS[groups['dpo'].preference.loss].reference)
+REQUIREMENTS = Requirements(
+  'pairs',
+  label='preference learning',
+  rows_per_step=lambda groups: groups['dpo'].pairs_per_step,
+  step_summary=lambda groups: (
+    f'{groups["dpo"].pairs_per_step} pairs a step, loss {groups["dpo"].preference.loss!r}'
+  ),
+  passes=lambda groups: 6.0,  # a pair is two sequences
+  reference=lambda groups: NEEDS[groups['dpo'].preference.loss].reference,
+)
 
 
 def make(context: StageContext) -> Algorithm:
-  """Returns the Algorithm over room.examples, which all have target_ids and rejected_ids."""
+  """Returns the Algorithm over context.examples, which all have target_ids and rejected_ids."""
   config: DpoConfig = context.groups['dpo']
   count = config.pairs_per_step
-  reference_rows = functools.partial(
-    _reference_rows, context, folder=context.folder if config.cache_reference else None
+  score_reference = functools.partial(
+    _reference_logprobs, context, folder=context.workdir if config.cache_reference else None
   )
-  of_reference = reference_rows(context.examples, 'train') if REQUIREMENTS.reference(context.groups) else None
+  reference_rows = None
+  if REQUIREMENTS.reference(context.groups):
+    reference_rows = score_reference(context.examples, 'train')
 
   def collect(state, step):
     start = (step - context.first_step) * count
-    places = order.rows_at(context.seed, start, count, len(context.examples))
-    batch = batching.from_pairs([context.examples[place] for place in places])
-    if of_reference is not None:
-      rows = [of_reference[2 * place + side] for place in places for side in (0, 1)]
+    rows = order.rows_at(context.seed, start, count, len(context.examples))
+    batch = batching.from_pairs([context.examples[row] for row in rows])
+    if reference_rows is not None:
+      logprobs = [reference_rows[2 * row + side] for row in rows for side in (0, 1)]
       batch = batch._replace(
-        reference_logprobs=reference_logprobs.padded(rows, batch.completions.shape[1])
+        reference_logprobs=reference_logprobs.padded(logprobs, batch.completions.shape[1])
       )
     tokens = int(batch.prompt_lengths.sum() + batch.completion_lengths.sum())
-    return Collected(batch, {'step_tokens': tokens, 'epoch': (start + count) / len(context.examples)})
+    epoch = (start + count) / len(context.examples)
+    return StepBatch(batch, {'step_tokens': tokens, 'epoch': epoch})
 
   return Algorithm(
     collect,
     functools.partial(loss, config=config.preference),
-    held_out=held_out_pairs(context, config.preference, reference_rows),
+    held_out_metrics=held_out_pairs(context, config.preference, score_reference),
   )
 
 
 def loss(statistics, batch, *, config: PreferenceConfig):
-  """The mean over pairs of the loss that config names, and the NLL of the chosen if asked for."""
+  """Returns the mean preference loss over the pairs, and the NLL of the chosen answers if set."""
   chosen, rejected = pair_rows(len(batch.completions))
-  found = preference(
+  result = pair_losses(
     statistics.logprobs, batch.reference_logprobs, batch.loss_mask, chosen, rejected, config=config
   )
-  terms = {'preference': Term(1.0, over_pairs(found.losses, found.present))}
+  terms = {'preference': Term(1.0, over_pairs(result.losses, result.present))}
   if config.nll_coef:
     terms['nll'] = Term(config.nll_coef, chosen_nll(statistics.logprobs, batch.loss_mask, chosen))
-  sums = pair(sequence_sums(statistics.logprobs, batch.loss_mask), chosen, rejected)
+  chosen_sums, rejected_sums = pair(
+    sequence_sums(statistics.logprobs, batch.loss_mask), chosen, rejected
+  )
   metrics = {
-    f'logps/{name}': over_pairs(one, found.present)
-    for name, one in zip(('chosen', 'rejected'), sums)
+    'logps/chosen': over_pairs(chosen_sums, result.present),
+    'logps/rejected': over_pairs(rejected_sums, result.present),
   }
-  right = statistics.greedy.astype('float32')[chosen]
-  return terms, metrics | reward_metrics(found) | {
-    'mean_token_accuracy': over_tokens(right, batch.loss_mask[chosen])
-  }
+  correct = statistics.greedy.astype('float32')[chosen]
+  accuracy = {'mean_token_accuracy': over_tokens(correct, batch.loss_mask[chosen])}
+  return terms, metrics | reward_metrics(result) | accuracy
 
 
 def pair_rows(B: int) -> tuple[np.ndarray, np.ndarray]:
@@ -92,37 +106,40 @@ def pair_rows(B: int) -> tuple[np.ndarray, np.ndarray]:
 # ------------------------------------------------------------------ held-out pairs
 
 
-def held_out_pairs(context: StageContext, config: PreferenceConfig, reference_rows):
+def held_out_pairs(context: StageContext, config: PreferenceConfig, score_reference):
   """Returns state -> {metric: f64[rows]} over the held-out pairs; None if there are none.
 
-      preference/accuracy  1 where the chosen answer has the higher implicit reward, 1/2 where the
-                           two have the same: at the reference itself it is 1/2
+      preference/accuracy  1 where the chosen answer has the higher implicit reward, 1/2 where both
+                           have the same: for the reference itself it is 1/2
       preference/margin    the difference of the implicit rewards, beta (x_w - x_l)
 
   Args:
-    room: its validation examples hold pairs, or not.
-    config: which loss: it says what the implicit reward is.
-    reference_rows: (examples, name) -> log-probs under the reference.
+    context: whose validation examples may hold pairs.
+    config: its loss defines the implicit reward.
+    score_reference: (examples, name) -> log-probs under the reference, see reference_logprobs.
   """
   examples = context.validation
   if not examples or any(example.rejected_ids is None for example in examples):
     return None
-  given = reference_rows(examples, 'validation') if NEEDS[config.loss].reference else None
+  reference_rows = None
+  if NEEDS[config.loss].reference:
+    reference_rows = score_reference(examples, 'validation')
 
   def measure(state):
     rows = reference_logprobs.logprobs(
       untempered(context), state.policy, examples, batching.from_pairs
     )
     width = max(map(len, rows))
-    weights = (np.arange(width) < np.array([len(row) for row in rows])[:, None]).astype(np.float32)
-    found = preference(
+    lengths = np.array([len(row) for row in rows])
+    loss_mask = (np.arange(width) < lengths[:, None]).astype(np.float32)
+    result = pair_losses(
       reference_logprobs.padded(rows, width),
-      None if given is None else reference_logprobs.padded(given, width),
-      weights,
+      None if reference_rows is None else reference_logprobs.padded(reference_rows, width),
+      loss_mask,
       *pair_rows(len(rows)),
       config=config,
     )
-    margins = np.asarray(found.chosen_rewards, float) - np.asarray(found.rejected_rewards, float)
+    margins = np.asarray(result.chosen_rewards, float) - np.asarray(result.rejected_rewards, float)
     return {
       'preference/accuracy': (margins > 0) + 0.5 * (margins == 0),
       'preference/margin': margins,
@@ -132,11 +149,11 @@ def held_out_pairs(context: StageContext, config: PreferenceConfig, reference_ro
 
 
 def untempered(context: StageContext):
-  """Returns (model, batch) -> log-probs f32[B, T], whatever the sampler's temperature is."""
+  """Returns (model, batch) -> log-probs f32[B, T] at temperature 1."""
   return lambda model, batch: context.score(model, batch, temperature=1.0).logprobs
 
 
-def _reference_rows(context, examples, name, *, folder):
+def _reference_logprobs(context, examples, name, *, folder):
   """Returns the log-probs of each row of from_pairs(examples) under the stage's reference."""
   return reference_logprobs.cached(
     untempered(context),

@@ -1,7 +1,7 @@
-"""Grades that may be wrong: what of a step's graded groups is learnt from, and what is left out.
+"""Noisy grades: corrected rewards, and which groups and rows are excluded from training.
 
-All groups are sampled and recorded as ever; this comes after. A row that is left out is still
-sampled when its turn comes, so that it can come back.
+Every group is sampled, graded and recorded as usual; this is applied afterwards. An excluded row is
+still sampled in its turn, so that it can be included again.
 """
 
 import dataclasses
@@ -15,31 +15,38 @@ from rft_jax.graders import template
 from rft_jax.objectives import noisy_grades
 from rft_jax.types import Episode
 
-STATE_KEY = 'noisy_grades'  # the key of an algorithm's memory: {'rows': history, 'excluded_rows': {row: step}}
+
+@dataclasses.dataclass(frozen=True)
+class NoisyGradesState:
+  """What is known of the rows visited so far; JSON."""
+
+  rows: dict = dataclasses.field(default_factory=dict)  # see noisy_grades.update_history
+  excluded_rows: dict = dataclasses.field(default_factory=dict)  # {row: the step it began}
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
 class NoisyGradesConfig:
-  """What is done about grades that may be wrong. All of it is off by default."""
+  """How training treats grades that may be wrong. Everything is off by default."""
 
-  grade_low: float = 0.0  # the grade of an answer that is plainly wrong
-  grade_high: float = 1.0  # and of one that is plainly right
-  clip: bool = False  # grades beyond these two become them
-  # How often a grader says wrong to what is right, and right to what is wrong, sample by sample.
+  grade_low: float = 0.0  # the grade of a wrong answer
+  grade_high: float = 1.0  # the grade of a right answer
+  clip: bool = False  # clip grades to grade_low..grade_high
+  # The rates at which a grader calls a right sample wrong, and a wrong sample right.
   flip_rate_right: float = 0.0
   flip_rate_wrong: float = 0.0
-  # What samples are said to agree on: a template such as '{{ sample.output_json.genes[0] }}';
-  # empty: output_json, or else output_text without outer space.
+  # The answer on which samples may agree: a template such as '{{ sample.output_json.genes[0] }}';
+  # empty: output_json, or else output_text without surrounding whitespace.
   answer: str = ''
-  right_from: float = 1.0  # an answer is right from this grade on
-  # Groups that find the reference less plausible than that are left out of their step; 0: none.
+  right_from: float = 1.0  # an answer with at least this grade is right
+  # Groups in which the reference is less plausible than this are excluded from their step; 0: none.
   min_plausibility: float = 0.0
-  # A row is left out after so many visits in a row whose samples agree on one answer that the
-  # grader calls wrong; 0: never. It comes back when they agree with the grader.
+  # A row is excluded after this number of consecutive visits in which its samples agree on one
+  # answer that the grader calls wrong; 0: never. It is included again once they agree with the
+  # grader.
   contradictions: int = 0
-  min_share: float = 0.5  # samples of a visit agree when so many of them say the same
-  # No row is left out unless at least so many of the answers agreed on are graded right: a policy
-  # that knows little has no say.
+  min_share: float = 0.5  # samples of a visit agree if this share of them gives the same answer
+  # No row is excluded unless this share of the agreed answers is graded right: a weak policy
+  # excludes nothing.
   min_trust: float = 0.3
 
   def validate(self) -> list[str]:
@@ -55,7 +62,7 @@ class NoisyGradesConfig:
         and self.flip_rate_wrong >= 0
         and self.flip_rate_right + self.flip_rate_wrong < 1,
         f'flip_rate_right={self.flip_rate_right} flip_rate_wrong={self.flip_rate_wrong}, need '
-        'both >= 0 and a sum < 1: from there on a grade says nothing',
+        'both >= 0 and a sum < 1: with a larger sum a grade carries no information',
       ),
       (
         0 <= self.min_plausibility < 1,
@@ -69,14 +76,14 @@ class NoisyGradesConfig:
     problems = [f'answer: {problem}' for problem in template.problems(self.answer)]
     if self.answer and not problems and not template.reads_sample(self.answer):
       problems.append(
-        f'answer={self.answer!r} reads nothing of sample, so that all samples would '
+        f'answer={self.answer!r} uses no field of sample, so that all samples would '
         'agree; need a template such as {{ sample.output_text }}'
       )
     return [problem for good, problem in checks if not good] + problems
 
 
 def is_on(config: NoisyGradesConfig) -> bool:
-  """Returns whether anything of the config changes what is learnt."""
+  """Returns whether the config changes anything in training."""
   return bool(corrects(config) or config.min_plausibility or config.contradictions)
 
 
@@ -85,55 +92,58 @@ def corrects(config: NoisyGradesConfig) -> bool:
   return bool(config.clip or config.flip_rate_right or config.flip_rate_wrong)
 
 
-def apply(groups: list[list[Episode]], config: NoisyGradesConfig, algorithm_state: dict, step: int):
-  """Returns (the groups to learn from with their rewards made robust, memory, metrics).
+def apply(
+  groups: list[list[Episode]], config: NoisyGradesConfig, state: NoisyGradesState, step: int
+):
+  """Returns (the groups to train on, with corrected rewards; the next state; metrics).
 
-  Off, it returns what it was given. Rewards are clipped, then corrected; everything else is judged
-  by the grades as given.
+  With everything off it returns its arguments. Rewards are clipped, then corrected; plausibility
+  and contradictions are computed from the original grades.
 
   Args:
-    groups: graded whole.
-    memory: a TrainState's; stays as it is.
-    step: of these visits, as metrics.jsonl counts.
+    groups: every sample graded.
+    step: of these visits, as counted in metrics.jsonl.
   """
   if not is_on(config) or not groups:
-    return groups, algorithm_state, {}
+    return groups, state, {}
   rewards = np.array([[episode.grade.reward for episode in group] for group in groups])
   answers = [[answer(episode, config.answer) for episode in group] for group in groups]
-  found = noisy_grades.evidence(answers, rewards, config.right_from)
-  kept = noisy_grades.plausible_groups(found, config.min_plausibility)
+  evidence = noisy_grades.evidence(answers, rewards, config.right_from)
+  included = noisy_grades.plausible_groups(evidence, config.min_plausibility)
   metrics = {
-    'noisy_grades/plausibility': float(noisy_grades.plausibility(found).mean()),
-    'noisy_grades/groups_implausible': int((~kept).sum()),
+    'noisy_grades/plausibility': float(noisy_grades.plausibility(evidence).mean()),
+    'noisy_grades/groups_implausible': int((~included).sum()),
   }
   if config.contradictions:
-    before = algorithm_state.get(STATE_KEY) or {'rows': {}, 'excluded_rows': {}}
     rows = [group[0].item.source for group in groups]
     history = noisy_grades.update_history(
-      before['rows'], rows, found, step=step, min_share=config.min_share
+      state.rows, rows, evidence, step=step, min_share=config.min_share
     )
-    out = noisy_grades.contradicted(
+    contradicted_rows = noisy_grades.contradicted_rows(
       history, contradictions=config.contradictions, min_trust=config.min_trust
     )
-    excluded_rows = {row: before['excluded_rows'].get(row, step) for row in out}
-    algorithm_state = algorithm_state | {STATE_KEY: {'rows': history, 'excluded_rows': excluded_rows}}
-    contradicted = np.array([row in excluded_rows for row in rows])
-    kept &= ~contradicted
+    excluded = {row: state.excluded_rows.get(row, step) for row in contradicted_rows}
+    state = NoisyGradesState(history, excluded)
+    contradicted = np.array([row in excluded for row in rows])
+    included &= ~contradicted
     metrics |= {
       'noisy_grades/groups_contradicted': int(contradicted.sum()),
-      'noisy_grades/excluded_rows': len(excluded_rows),
+      'noisy_grades/excluded_rows': len(excluded),
       'noisy_grades/trust': noisy_grades.trust(history),
     }
-  made = corrected(rewards, config)
-  metrics |= {'noisy_grades/groups_learnt_from': int(kept.sum()), 'noisy_grades/reward': float(made.mean())}
+  new_rewards = corrected(rewards, config)
+  metrics |= {
+    'noisy_grades/groups_learnt_from': int(included.sum()),
+    'noisy_grades/reward': float(new_rewards.mean()),
+  }
   groups = [
     [
       episode._replace(grade=episode.grade._replace(reward=float(reward)))
-      for episode, reward in zip(group, row)
+      for episode, reward in zip(group, group_rewards)
     ]
-    for group, row in zip(groups, made)
+    for group, group_rewards in zip(groups, new_rewards)
   ]
-  return [group for group, keep in zip(groups, kept) if keep], algorithm_state, metrics
+  return [group for group, keep in zip(groups, included) if keep], state, metrics
 
 
 def corrected(rewards, config: NoisyGradesConfig) -> np.ndarray:
@@ -151,24 +161,24 @@ def corrected(rewards, config: NoisyGradesConfig) -> np.ndarray:
   )
 
 
-def answer(episode: Episode, asked: str) -> str | None:
-  """Returns what a sample says, so written that equal answers are equal strings; None: nothing.
+def answer(episode: Episode, answer_template: str) -> str | None:
+  """Returns the answer of a sample in a normal form, equal strings for equal answers; or None.
 
   Args:
-    asked: a template over item and sample; empty: the JSON object or array that the answer is, or
-      else its text without outer space.
+    answer_template: over item and sample; empty: the JSON object or array of the answer, or else
+      its text without surrounding whitespace.
 
   Raises:
-    template.Fault: the template asks for a field that the row lacks.
+    template.Fault: the template needs a field that the row does not have.
   """
   if episode.output_text is None or episode.sample.stop_reason == 'length':
     return None
   sample, _ = graders.make_sample(episode.output_text)
-  if asked:
+  if answer_template:
     try:
-      return template.render(asked, item=episode.item.row, sample=sample).strip() or None
+      return template.render(answer_template, item=episode.item.row, sample=sample).strip() or None
     except template.Fault as fault:
-      if not fault.of_policy:
+      if not fault.is_policy_fault:
         raise
       return None
   if sample.get('output_json') is not None:
@@ -176,13 +186,12 @@ def answer(episode: Episode, asked: str) -> str | None:
   return episode.output_text.strip() or None
 
 
-def excluded_rows(algorithm_state: dict) -> list[dict]:
-  """Returns a line for each row that is left out now: which, why, and since when."""
-  kept = algorithm_state.get(STATE_KEY) or {'rows': {}, 'excluded_rows': {}}
-  lines = []
-  for row, since in sorted(kept['excluded_rows'].items()):
-    entry = kept['rows'][row]
-    lines.append(
+def excluded_rows(state: NoisyGradesState) -> list[dict]:
+  """Returns a record for each row that is excluded now: which, why, and since which step."""
+  records = []
+  for row, since in sorted(state.excluded_rows.items()):
+    entry = state.rows[row]
+    records.append(
       {
         'row': row,
         'since': since,
@@ -192,12 +201,12 @@ def excluded_rows(algorithm_state: dict) -> list[dict]:
         'answer': entry['answer'],
         'share': entry['share'],
         'grade': entry['grade'],
-        'why': f'at {_visits(entry["streak"])} the samples agreed on an answer that the grader '
-        f'gives {entry["grade"]:.3g}, at the last one {entry["share"]:.0%} of them',
+        'why': f'in {_visits(entry["streak"])} the samples agreed on an answer that the grader '
+        f'grades {entry["grade"]:.3g}, in the last visit {entry["share"]:.0%} of them',
       }
     )
-  return lines
+  return records
 
 
 def _visits(count):
-  return f'{count} visits in a row' if count > 1 else 'one visit'
+  return f'{count} consecutive visits' if count > 1 else 'one visit'

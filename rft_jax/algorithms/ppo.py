@@ -1,12 +1,12 @@
-"""PPO: every token judged by a critic, which learns beside the policy what is to be expected.
+"""PPO: token advantages from a critic (GAE) that is trained together with the policy.
 
 Schulman et al. 2017, https://arxiv.org/abs/1707.06347, on completions as in Ouyang et al. 2022,
-https://arxiv.org/abs/2203.02155: the grade on the last token, the KL where objective.kl_place says,
-generalised advantage estimates, whitened over the batch.
+https://arxiv.org/abs/2203.02155: the reward on the last token, the KL in loss or reward
+(objective.kl_place), generalized advantage estimates, whitened over the batch.
 
-A state transition is a token; with credit.level='reasoning_step' it is a step of the reasoning, and with
-'response' the whole answer. Transitions of several tokens have one value, that of the state in
-which they begin, one advantage and one return, which all their tokens have.
+A state transition is a token; with credit.level='reasoning_step' it is a reasoning step, and with
+'response' the whole completion. A transition of several tokens has one value (of the state it
+starts in), one advantage and one return, which are those of all its tokens.
 """
 
 import dataclasses
@@ -15,43 +15,47 @@ import functools
 import jax.numpy as jnp
 import numpy as np
 
-from rft_jax.algorithms.base import Algorithm, Collected, Requirements, StageContext
+from rft_jax.algorithms.base import Algorithm, Requirements, StageContext, StepBatch
 from rft_jax.algorithms.rl_batch import (
-  explore,
-  gather,
+  RLState,
+  forward_passes,
+  needs_kl,
   rewards_of,
+  sample_groups,
   token_rewards,
-  with_kl,
+  with_exploration,
   with_logprobs,
 )
-from rft_jax.bucketing import few
+from rft_jax.bucketing import coarse_bucket
 from rft_jax.data import batching
 from rft_jax.models import CRITIC_KINDS
 from rft_jax.objectives import reasoning_steps
-from rft_jax.objectives.gae import AdvantageEstimate, gae, value_loss, whiten
+from rft_jax.objectives.gae import AdvantageEstimate, gae
 from rft_jax.objectives.masked import Term, over_tokens
 from rft_jax.objectives.policy_objective import policy_objective
+from rft_jax.objectives.value_loss import value_loss
+from rft_jax.objectives.whitening import whiten
 from rft_jax.rollout import credit
 from rft_jax.training.optim import OptimConfig
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
 class CriticConfig:
-  """The critic of PPO: what it is, how it learns, and how its values become advantages."""
+  """The critic of PPO: its model, its optimizer, and how its values become advantages."""
 
-  # separate: a decoder of its own, which starts as source; head: a linear map of the policy's
-  # hidden states, a thousandth of the memory, whose loss moves the policy too.
+  # separate: a decoder of its own, initialised from `source`; head: a linear map of the policy's
+  # hidden states, a thousandth of the memory, whose loss also trains the policy.
   kind: str = 'separate'
-  # A reward model of the policy's vocabulary, as HF directory or hub id, from which the critic
-  # starts: its own shape, its own head. '': the policy, with a head of 0.
+  # HF directory or hub id of a reward model with the policy's vocabulary, of any shape: initial
+  # weights and head of the critic. '': those of the policy, with a head of zeros.
   source: str = ''
   optim: OptimConfig = dataclasses.field(default_factory=lambda: OptimConfig(learning_rate=1e-5))
-  vf_coef: float = 0.5  # weight of its loss; matters to head, Adam makes up for it in separate
-  clip: float = 0.2  # how far a value may move in an update; 0: as far as it likes
-  warmup_steps: int = 0  # first steps of the stage in which the critic learns alone
+  vf_coef: float = 0.5  # weight of its loss; with 'separate' Adam cancels it, with 'head' not
+  clip: float = 0.2  # the most that a value may change in an update; 0: no limit
+  warmup_steps: int = 0  # first steps of the stage, in which the critic alone is trained
   discount: float = 1.0
-  gae_lambda: float = 0.95  # 1: the return less the value; 0: the next value less this one
-  whiten: bool = True  # advantages to mean 0 and std 1 over the tokens of the step
+  gae_lambda: float = 0.95  # 1: return minus value; 0: reward plus next value minus value
+  whiten: bool = True  # scale advantages to mean 0 and std 1 over the tokens of the step
 
   def validate(self) -> list[str]:
     checks = (
@@ -72,55 +76,79 @@ class CriticConfig:
     ]
 
 
+def problems(groups: dict, steps: int) -> list[str]:
+  """Returns what of other groups does not fit this algorithm."""
+  warmup = groups['critic'].warmup_steps
+  if warmup < steps:
+    return []
+  return [
+    f'critic.warmup_steps={warmup} in a stage of {steps} steps, need fewer: the policy would never '
+    'be trained'
+  ]
+
+
 REQUIREMENTS = Requirements(
   'prompts',
-  reference=with_kl,
+  label='reinforcement',
+  passes=lambda groups: (
+    forward_passes(groups) + {'separate': 3 + 1, 'head': 1}[groups['critic'].kind]
+  ),
+  credit_levels=('response', 'reasoning_step', 'token'),
+  reference=needs_kl,
   critic=lambda groups: groups['critic'].kind,
-  critic_optim=lambda groups, of_stage: groups['critic'].optim,
+  critic_optim=lambda groups, stage_optim: groups['critic'].optim,
+  critic_source=lambda groups: groups['critic'].source,
+  initial_state=RLState,
+  problems=problems,
 )
 
 
 def make(context: StageContext) -> Algorithm:
-  """Returns the PPO Algorithm over room.examples, sampled by room.rollout."""
+  """Returns the PPO Algorithm over context.examples, sampled by context.rollout."""
   objective, config = context.groups['objective'], context.groups['critic']
   rollout, advantage = context.groups['rollout'], context.groups['advantage']
-  by = context.groups['credit']
+  credit_config = context.groups['credit']
 
   def collect(state, step):
-    groups, metrics, algorithm_state = gather(context, state, step)
+    groups, metrics, next_state = sample_groups(context, state, step)
     if not groups:
-      return Collected(None, metrics, algorithm_state)
-    # Of one width in all steps: what is worked out on the whole batch is then compiled once.
+      return StepBatch(None, metrics, next_state)
+    # A fixed width: what runs outside jit on the whole batch is compiled once.
     batch = batching.from_groups(groups, width=rollout.max_new_tokens)
-    batch, scored = with_logprobs(context, state, batch)
+    batch, scores = with_logprobs(context, state, batch)
     rewards = rewards_of(groups, advantage, rollout.max_new_tokens).reshape(-1)
-    of_steps, ends = 0.0, None
+    step_rewards, ends = 0.0, None
     if context.credit is not None:
-      given = context.credit(state.policy, groups, step)
-      rewards, of_steps = credit.on_tokens(groups, batch.loss_mask, rewards, given, by)
-      ends, metrics = given.ends, metrics | given.metrics
-      batch = batch._replace(reasoning_steps=reasoning_steps.numbers(ends, batch.loss_mask.shape[1]))
-    elif by.level == 'response':
+      steps = context.credit(state.policy, groups, step)
+      rewards, step_rewards = credit.on_tokens(
+        groups, batch.loss_mask, rewards, steps, credit_config
+      )
+      ends, metrics = steps.ends, metrics | steps.metrics
+      step_numbers = reasoning_steps.step_indices(ends, batch.loss_mask.shape[1])
+      batch = batch._replace(reasoning_steps=step_numbers)
+    elif credit_config.level == 'response':
       ends = [[n - 1] for n in batch.completion_lengths]
-    on_tokens, seen, algorithm_state = token_rewards(batch, rewards, objective, algorithm_state)
+    by_token, kl_metrics, next_state = token_rewards(batch, rewards, objective, next_state)
     values = context.values(state, batch)
-    found = estimated(
-      on_tokens + of_steps,
+    estimate = estimate_advantages(
+      by_token + step_rewards,
       values,
       batch.loss_mask,
       ends,
       discount=config.discount,
       gae_lambda=config.gae_lambda,
     )
-    advantages = whiten(found.advantages, batch.loss_mask) if config.whiten else found.advantages
+    advantages = estimate.advantages
+    if config.whiten:
+      advantages = whiten(advantages, batch.loss_mask)
     batch = batch._replace(
-      advantages=np.asarray(advantages), old_values=values, returns=np.asarray(found.returns)
+      advantages=np.asarray(advantages), old_values=values, returns=np.asarray(estimate.returns)
     )
-    metrics |= seen | told(batch)
-    batch, algorithm_state, seen = explore(context, step, batch, scored, algorithm_state)
-    return Collected(batch, metrics | seen, algorithm_state)
+    metrics |= kl_metrics | critic_metrics(batch)
+    batch, next_state, entropy_metrics = with_exploration(context, step, batch, scores, next_state)
+    return StepBatch(batch, metrics | entropy_metrics, next_state)
 
-  warm = context.first_step + config.warmup_steps
+  policy_starts = context.first_step + config.warmup_steps
   return Algorithm(
     collect,
     functools.partial(
@@ -128,40 +156,38 @@ def make(context: StageContext) -> Algorithm:
     ),
     temperature=rollout.temperature,
     updates_per_batch=context.groups['update'].updates_per_batch,
-    trains=lambda step: ('policy', 'critic') if step >= warm else ('critic',),
+    trained_models=lambda step: ('policy', 'critic') if step >= policy_starts else ('critic',),
   )
 
 
-def estimated(rewards, values, weights, ends, **settings) -> AdvantageEstimate:
+def estimate_advantages(rewards, values, loss_mask, ends, **settings) -> AdvantageEstimate:
   """Returns gae(...) over tokens, or over transitions of several tokens each.
 
   Args:
-    rewards, values, weights: f32[B, T].
+    rewards, values, loss_mask: f32[B, T].
     ends: B lists, the last token of each transition; None: each token is one.
     settings: discount and gae_lambda.
   """
   if ends is None:
-    return gae(rewards, values, weights, **settings)
-  firsts, sums = (
-    reasoning_steps.first_values(values, ends, weights),
-    reasoning_steps.sums(rewards, ends, weights),
+    return gae(rewards, values, loss_mask, **settings)
+  first_values = reasoning_steps.first_values(values, ends, loss_mask)
+  reward_sums = reasoning_steps.step_sums(rewards, ends, loss_mask)
+  J = coarse_bucket(max(map(len, ends)))
+  pad = lambda rows: np.array([np.pad(row, (0, J - len(row))) for row in rows], np.float32)
+  transition_mask = pad([np.ones(len(row)) for row in ends])
+  estimate = gae(pad(reward_sums), pad(first_values), transition_mask, **settings)
+  to_tokens = lambda by_step: reasoning_steps.to_tokens(
+    [row[: len(row_ends)] for row, row_ends in zip(np.asarray(by_step), ends)], ends, loss_mask
   )
-  J = few(max(map(len, ends)))
-  wide = lambda rows: np.array([np.pad(row, (0, J - len(row))) for row in rows], np.float32)
-  there = wide([np.ones(len(row)) for row in ends])
-  found = gae(wide(sums), wide(firsts), there, **settings)
-  spread = lambda of_steps: reasoning_steps.to_tokens(
-    [row[: len(places)] for row, places in zip(np.asarray(of_steps), ends)], ends, weights
-  )
-  return AdvantageEstimate(spread(found.advantages), spread(found.returns))
+  return AdvantageEstimate(to_tokens(estimate.advantages), to_tokens(estimate.returns))
 
 
-def told(batch) -> dict[str, float]:
-  """Returns what people look at: the values, the returns, and how much of these the critic knew."""
-  here = batch.loss_mask > 0
-  values, returns = batch.old_values[here], batch.returns[here]
-  spread = float(returns.var())
-  explained = 1 - float((returns - values).var()) / spread if spread else 0.0
+def critic_metrics(batch) -> dict[str, float]:
+  """Returns mean value, mean return, and the explained variance of the returns."""
+  trained = batch.loss_mask > 0
+  values, returns = batch.old_values[trained], batch.returns[trained]
+  variance = float(returns.var())
+  explained = 1 - float((returns - values).var()) / variance if variance else 0.0
   return {
     'critic/value_mean': float(values.mean()),
     'critic/return_mean': float(returns.mean()),

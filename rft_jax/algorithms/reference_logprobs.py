@@ -1,8 +1,8 @@
-"""Log-probs of a stage's rows under its reference policy: computed once, kept in the workdir.
+"""Precomputed reference log-probs of a stage's rows, cached in the workdir.
 
-A row's log-probs under a policy that does not move are the same in every epoch. They are kept as
-one .npz file for a set of rows, with a fingerprint of rows and policy: a continued run reads them
-again, and what does not fit is made anew.
+The reference policy does not change, so the log-probs of a row are the same in every epoch. They
+are cached as one .npz file for each set of rows, with a fingerprint of rows and policy: a continued
+run reads them, and computes them again if the fingerprint differs.
 """
 
 import hashlib
@@ -14,60 +14,61 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rft_jax import platform
 from rft_jax.records import atomic
 from rft_jax.sharding import name_of
 from rft_jax.types import Batch, Example
 
 FOLDER = 'reference_logprobs'  # in the workdir
-ROWS = 256  # scored at once: of similar length, so that little is padding
+ROWS = 256  # scored at a time, of similar lengths, so that little is padding
 
 
 def cached(
   score: Callable,
   model,
   examples: list[Example],
-  make: Callable[[list], Batch],
+  make_batch: Callable[[list], Batch],
   *,
   folder=None,
   name: str = '',
 ) -> list[np.ndarray]:
-  """Returns `logprobs(...)`, from folder/reference_logprobs/name.npz if it fits; else writes it.
+  """Returns `logprobs(...)`, read from WORKDIR/reference_logprobs/NAME.npz if it fits, else written.
 
   Args:
-    score, model, examples, make: see logprobs.
-    folder: the workdir; None: nothing is kept on disk.
+    score, model, examples, make_batch: see logprobs.
+    folder: the workdir; None: no cache.
     name: of the file; different sets of rows of a run have different names.
   """
   if folder is None:
-    return logprobs(score, model, examples, make)
+    return logprobs(score, model, examples, make_batch)
   path = pathlib.Path(folder) / FOLDER / f'{name}.npz'
-  mark = fingerprint(model, examples)
-  rows = _read(path, mark)
+  expected = fingerprint(model, examples)
+  rows = _read(path, expected)
   if rows is None:
-    rows = logprobs(score, model, examples, make)
+    rows = logprobs(score, model, examples, make_batch)
     if jax.process_index() == 0:
-      _write(path, mark, rows)
+      _write(path, expected, rows)
   return rows
 
 
-def logprobs(score, model, examples, make) -> list[np.ndarray]:
-  """Returns the log-probs, f32[length] in nats, of each row of make(examples), in its order.
+def logprobs(score, model, examples, make_batch) -> list[np.ndarray]:
+  """Returns the log-probs, f32[length] in nats, of each row of make_batch(examples), in its order.
 
   Args:
     score: (model, Batch) -> f32[B, T].
     model: the policy that scores.
     examples: of any lengths; they are scored in the order of their lengths.
-    make: some of the examples -> their Batch, with as many rows for each.
+    make_batch: examples -> their Batch, with the same number of rows for each example.
   """
   order = np.argsort([-_length(example) for example in examples], kind='stable')
-  found: list[list[np.ndarray]] = [[] for _ in examples]
+  rows: list[list[np.ndarray]] = [[] for _ in examples]
   for start in range(0, len(order), ROWS):
-    some = order[start : start + ROWS]
-    batch = make([examples[i] for i in some])
+    numbers = order[start : start + ROWS]
+    batch = make_batch([examples[number] for number in numbers])
     values = score(model, batch)
-    for group, lengths, row in zip(batch.group, batch.completion_lengths, values):
-      found[some[group]].append(row[:lengths])
-  return [row for rows in found for row in rows]
+    for group, length, row in zip(batch.group, batch.completion_lengths, values):
+      rows[numbers[group]].append(row[:length])
+  return [row for example_rows in rows for row in example_rows]
 
 
 def padded(rows: list[np.ndarray], width: int) -> np.ndarray:
@@ -80,7 +81,7 @@ def padded(rows: list[np.ndarray], width: int) -> np.ndarray:
 
 def fingerprint(model, examples) -> str:
   """Returns 64 hexadecimal digits of the ids of all rows, the weights, and the model's config."""
-  digest = hashlib.sha256(f'{jax.__version__} {jax.default_backend()} {model.config}'.encode())
+  digest = hashlib.sha256(f'{jax.__version__} {platform.backend()} {model.config}'.encode())
   for example in examples:
     for ids in (example.prompt_ids, example.target_ids, example.rejected_ids or []):
       digest.update(np.array([len(ids), *ids], np.int32).tobytes())
@@ -110,22 +111,22 @@ def _length(example):
   return len(example.prompt_ids) + max(len(example.target_ids), len(example.rejected_ids or []))
 
 
-def _read(path, mark):
-  """Returns the rows of a file that has this mark; None if there is no such file."""
+def _read(path, expected):
+  """Returns the rows of a file with the expected fingerprint; None if there is no such file."""
   try:
-    with np.load(path) as kept:
-      if str(kept['fingerprint']) != mark:
+    with np.load(path) as file:
+      if str(file['fingerprint']) != expected:
         return None
-      return np.split(kept['logprobs'], np.cumsum(kept['lengths'])[:-1])
+      return np.split(file['logprobs'], np.cumsum(file['lengths'])[:-1])
   except (OSError, KeyError, ValueError, zipfile.BadZipFile):
-    return None  # none, or one that was cut short: made anew
+    return None  # there is none, or it is damaged: computed again
 
 
-def _write(path, mark, rows):
+def _write(path, fingerprint_of_rows, rows):
   with atomic.replacing(path) as partial, open(partial, 'wb') as file:
     np.savez(
       file,
-      fingerprint=mark,
+      fingerprint=fingerprint_of_rows,
       logprobs=np.concatenate(rows),
       lengths=np.array([len(row) for row in rows], np.int64),
     )

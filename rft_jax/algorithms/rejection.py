@@ -1,18 +1,18 @@
-"""Rejection sampling: the policy samples, the grader chooses, and what it chose is learnt.
+"""Rejection sampling: fine-tunes on the best samples of the policy (RAFT, STaR, RFT).
 
-    sample G a prompt -> keep those that are good enough, the best first -> -log p of their tokens
+    sample G a prompt -> keep those with a sufficient grade, best first -> -log p of their tokens
 
-One rule serves a family that differs in what is kept and who samples:
+What is kept, and which policy samples, sets the member of the family:
 
-  RAFT, Dong et al. 2023, https://arxiv.org/abs/2304.06767: the best of each prompt, sampled by the
-    policy of the moment (per_prompt=1, threshold=None)
-  expert iteration, STaR, https://arxiv.org/abs/2203.14465: all that are right, the policy of the
-    moment (per_prompt=0, threshold=1.0)
-  RFT, Yuan et al. 2023, https://arxiv.org/abs/2308.01825: right and distinct, all sampled by the
-    policy that the stage began with (per_prompt=0, threshold=1.0, samples_from='reference')
+  RAFT, Dong et al. 2023, https://arxiv.org/abs/2304.06767: the best sample of each prompt, from the
+    current policy (per_prompt=1, threshold=None)
+  expert iteration, STaR, https://arxiv.org/abs/2203.14465: all correct samples, from the current
+    policy (per_prompt=0, threshold=1.0)
+  RFT, Yuan et al. 2023, https://arxiv.org/abs/2308.01825: all correct and distinct samples, from
+    the policy at the start of the stage (per_prompt=0, threshold=1.0, samples_from='reference')
 
-There is no advantage and no ratio: a wrong answer teaches nothing. Log-probs are of the
-distribution that was sampled, logits divided by rollout.temperature.
+There is no advantage and no ratio: a wrong answer has no gradient. Log-probs are of logits divided
+by rollout.temperature, the distribution that was sampled.
 """
 
 import dataclasses
@@ -20,8 +20,8 @@ import dataclasses
 import numpy as np
 
 from rft_jax.algorithms import sft
-from rft_jax.algorithms.base import Algorithm, Collected, Requirements, StageContext
-from rft_jax.algorithms.rl_batch import gather
+from rft_jax.algorithms.base import Algorithm, Requirements, StageContext, StepBatch
+from rft_jax.algorithms.rl_batch import RLState, sample_groups
 from rft_jax.data import batching
 from rft_jax.types import Episode
 
@@ -30,28 +30,27 @@ SAMPLERS = ('policy', 'reference')
 
 @dataclasses.dataclass(slots=True, kw_only=True)
 class RejectionConfig:
-  """Which samples are kept to learn from."""
+  """Which samples the policy is fine-tuned on."""
 
-  per_prompt: int = 1  # at most so many of a prompt, the best first; 0: all that are good enough
-  threshold: float | None = None  # the least grade that is good enough; None: any
-  distinct: bool = True  # the same text counts once
-  # Without a threshold: whether a prompt whose samples all have the same grade, of which none is
-  # better than another, is learnt from all the same.
+  per_prompt: int = 1  # at most this number of samples a prompt, best first; 0: no limit
+  threshold: float | None = None  # keep samples with at least this grade; None: any grade
+  distinct: bool = True  # keep one of several samples with the same text
+  # Without a threshold: also keep samples of zero-variance groups, where no sample is better.
   tied: bool = False
-  samples_from: str = 'policy'  # or 'reference': the policy at the start of the stage, throughout
+  samples_from: str = 'policy'  # or 'reference': the policy at the start of the stage
 
   def validate(self) -> list[str]:
     checks = (
-      (self.per_prompt >= 0, f'per_prompt={self.per_prompt}, need >= 0 (0: all good enough)'),
+      (self.per_prompt >= 0, f'per_prompt={self.per_prompt}, need >= 0 (0: no limit)'),
       (
         self.per_prompt or self.threshold is not None,
-        'per_prompt=0 and threshold=None keep everything, and a policy learns nothing from all of '
-        'its own samples; need per_prompt >= 1 (1: best of n) or a threshold',
+        'per_prompt=0 and threshold=None keep every sample, and a policy learns nothing from all '
+        'of its own samples; need per_prompt >= 1 (1: best of n) or a threshold',
       ),
       (
         not self.tied or self.threshold is None,
         f'tied=True with threshold={self.threshold}, '
-        'need one of them: the threshold says already what is good enough',
+        'need one of them: the threshold already decides which samples are kept',
       ),
       (
         self.samples_from in SAMPLERS,
@@ -61,8 +60,8 @@ class RejectionConfig:
     return [problem for good, problem in checks if not good]
 
 
-def problems(groups) -> list[str]:
-  """Returns what of other groups does not go with this algorithm."""
+def problems(groups: dict, steps: int) -> list[str]:
+  """Returns what of other groups does not fit this algorithm."""
   config, G = groups['rejection'], groups['rollout'].samples_per_prompt
   if config.threshold is None and config.per_prompt >= G:
     return [
@@ -72,27 +71,37 @@ def problems(groups) -> list[str]:
   return []
 
 
+def passes(groups: dict) -> float:
+  """Returns the forward passes of a step over each sample: of an update, over the kept share."""
+  config, G = groups['rejection'], groups['rollout'].samples_per_prompt
+  kept_share = config.per_prompt / G if config.threshold is None else 1.0
+  return 3 * min(1.0, kept_share)
+
+
 REQUIREMENTS = Requirements(
   'prompts',
-  problems=problems,
+  label='rejection sampling',
+  passes=passes,
   reference=lambda groups: groups['rejection'].samples_from == 'reference',
+  initial_state=RLState,
+  problems=problems,
 )
 
 
 def make(context: StageContext) -> Algorithm:
-  """Returns the Algorithm that learns from the samples of room.rollout that are good enough."""
+  """Returns the Algorithm that fine-tunes on the samples of context.rollout that it keeps."""
   config: RejectionConfig = context.groups['rejection']
 
   def collect(state, step):
     sampler = context.reference() if config.samples_from == 'reference' else state.policy
-    graded, seen, algorithm_state = gather(context, state, step, sampler)
-    kept = [keep(group, config) for group in graded]
-    seen |= _counts(graded, kept)
-    kept = [group for group in kept if group]
-    if not kept:
-      return Collected(None, seen, algorithm_state)
-    batch = batching.from_groups(kept, np.zeros(sum(map(len, kept))))
-    return Collected(batch._replace(advantages=None, sampler_logprobs=None), seen, algorithm_state)
+    groups, metrics, next_state = sample_groups(context, state, step, sampler)
+    selected = [select(group, config) for group in groups]
+    metrics |= _selection_metrics(groups, selected)
+    selected = [group for group in selected if group]
+    if not selected:
+      return StepBatch(None, metrics, next_state)
+    batch = batching.from_groups(selected, np.zeros(sum(map(len, selected))))
+    return StepBatch(batch._replace(advantages=None, sampler_logprobs=None), metrics, next_state)
 
   return Algorithm(
     collect,
@@ -102,28 +111,29 @@ def make(context: StageContext) -> Algorithm:
   )
 
 
-def keep(group: list[Episode], config: RejectionConfig) -> list[Episode]:
-  """Returns the samples of a prompt to learn from, the best first; equals as they were drawn."""
+def select(group: list[Episode], config: RejectionConfig) -> list[Episode]:
+  """Returns the samples of a prompt to fine-tune on, best first; equal grades in sampling order."""
   ranked = sorted(group, key=lambda episode: -episode.grade.reward)
   if config.threshold is not None:
     ranked = [episode for episode in ranked if episode.grade.reward >= config.threshold]
   elif not config.tied and ranked[0].grade.reward == ranked[-1].grade.reward:
     return []
   if config.distinct:
-    first = {}
+    by_text = {}
     for episode in ranked:
-      first.setdefault(episode.text, episode)
-    ranked = list(first.values())
+      by_text.setdefault(episode.text, episode)
+    ranked = list(by_text.values())
   return ranked[: config.per_prompt or None]
 
 
-def _counts(graded, kept):
-  """Returns what was kept of the samples that could be graded."""
-  samples, rewards = sum(map(len, graded)), [e.grade.reward for group in kept for e in group]
-  counts = {
+def _selection_metrics(groups, selected):
+  """Returns the share of the graded samples that were selected, and their mean reward."""
+  samples = sum(map(len, groups))
+  rewards = [episode.grade.reward for group in selected for episode in group]
+  metrics = {
     'rejection/kept_share': len(rewards) / max(samples, 1),
-    'rejection/prompts_without': sum(not group for group in kept) / max(len(kept), 1),
+    'rejection/prompts_without': sum(not group for group in selected) / max(len(selected), 1),
   }
   if rewards:
-    counts['rejection/kept_reward'] = float(np.mean(rewards))
-  return counts
+    metrics['rejection/kept_reward'] = float(np.mean(rewards))
+  return metrics

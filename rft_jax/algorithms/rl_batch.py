@@ -1,40 +1,71 @@
-"""What reinforced algorithms do before and beside their advantages: sample, grade, score."""
+"""What algorithms with rollouts share: sampling a step, its rewards, log-probs and objective."""
 
+import dataclasses
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from rft_jax.algorithms import noisy_grades
 from rft_jax.algorithms.base import Algorithm, StageContext
+from rft_jax.algorithms.noisy_grades import NoisyGradesState
 from rft_jax.data import order
-from rft_jax.objectives import gae, masked, reward_shaping
-from rft_jax.objectives.advantages import groups_with_signal
+from rft_jax.objectives import gae, kl_penalty, masked, reward_shaping
+from rft_jax.objectives.advantages import groups_with_variance
 from rft_jax.objectives.entropy import exploration
 from rft_jax.objectives.policy_objective import policy_objective
 from rft_jax.rollout import rollout
 from rft_jax.types import Batch, Episode
 
 
-def with_kl(groups) -> bool:
-  """Returns whether the objective asks for a reference policy."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RLState:
+  """What an algorithm with rollouts carries from step to step; saved as JSON in a checkpoint."""
+
+  position: int = 0  # prompts of the data order sampled so far in this stage
+  kl_coef: float | None = None  # the adaptive coefficient of objective.kl_target; None: kl_coef
+  entropy_coef: float = 0.0  # the adaptive coefficient of objective.entropy.target
+  baseline: float | None = None  # the running mean reward of advantage.estimator='reinforce'
+  noisy_grades: NoisyGradesState = NoisyGradesState()
+
+  @classmethod
+  def from_json(cls, saved: dict[str, Any]) -> 'RLState':
+    """Returns the state that dataclasses.asdict has made JSON of."""
+    history = NoisyGradesState(**saved['noisy_grades'])
+    return cls(**saved | {'noisy_grades': history})
+
+
+def needs_kl(groups: dict) -> bool:
+  """Returns whether the objective has a KL term, and so needs a reference policy."""
   return groups['objective'].kl_coef > 0
 
 
-class Gathered(NamedTuple):
+def needs_scores(groups: dict) -> bool:
+  """Returns whether a step scores its batch under the policy before the update."""
+  objective = groups['objective']
+  several_updates = groups['update'].updates_per_batch > 1
+  return several_updates or objective.kl_in_reward or objective.entropy.needs_scores
+
+
+def forward_passes(groups: dict) -> float:
+  """Returns the forward passes of a step over each of its sequences: update, reference, scoring."""
+  return 3.0 + needs_kl(groups) + needs_scores(groups)
+
+
+class GradedGroups(NamedTuple):
   """What a step has sampled and can learn from."""
 
-  groups: list[list[Episode]]  # graded whole; may be empty
+  groups: list[list[Episode]]  # every sample graded; may be empty
   metrics: dict[str, float]
-  algorithm_state: dict  # the next one
+  state: RLState  # of the next step
 
 
-def gather(context: StageContext, state, step: int, sampler=None) -> Gathered:
-  """Samples the prompts of a step, puts all of it on record, and keeps what can be trusted.
+def sample_groups(context: StageContext, state, step: int, sampler=None) -> GradedGroups:
+  """Samples and grades the prompts of a step, records all samples, and returns the usable groups.
 
-  With rollout.dynamic_sampling_rounds, groups of which all rewards are equal are dropped and further prompts
-  are sampled, so many times at most: the dynamic sampling of DAPO,
-  https://arxiv.org/abs/2503.14476. What is sampled beyond prompts_per_step groups is not used.
+  With rollout.dynamic_sampling_rounds, zero-variance groups are dropped and more prompts are
+  sampled in up to that many further rounds: the dynamic sampling of DAPO,
+  https://arxiv.org/abs/2503.14476. Groups beyond prompts_per_step are not used.
 
   Args:
     sampler: the policy that samples; None: state.policy.
@@ -42,11 +73,11 @@ def gather(context: StageContext, state, step: int, sampler=None) -> Gathered:
   config = context.groups['rollout']
   if context.groups['objective'].reference_every:
     context.reference(state)  # also where a step turns out to have nothing to learn from
-  P, start = config.prompts_per_step, state.algorithm_state.get('position', 0)
-  sampled, graded = [], []
+  P, start = config.prompts_per_step, state.algorithm_state.position
+  rollouts, graded = [], []
   for _ in range(1 + config.dynamic_sampling_rounds):
     rows = order.rows_at(context.seed, start, P, len(context.examples))
-    sampled.append(
+    rollouts.append(
       context.rollout(
         state.policy if sampler is None else sampler,
         [context.examples[row] for row in rows],
@@ -57,29 +88,30 @@ def gather(context: StageContext, state, step: int, sampler=None) -> Gathered:
     start += P
     graded += [
       group
-      for group in sampled[-1].groups
+      for group in rollouts[-1].groups
       if all(episode.grade.reward is not None for episode in group)
     ]
-    if config.dynamic_sampling_rounds and len(_with_signal(graded)) >= P:
+    if config.dynamic_sampling_rounds and len(_groups_with_variance(graded)) >= P:
       break
-  everything = rollout.joined(sampled)
-  context.keep(step, everything)
-  metrics = dict(everything.metrics, epoch=start / len(context.examples))
-  groups, algorithm_state, seen = noisy_grades.apply(
-    graded, context.groups['noisy_grades'], {**state.algorithm_state, 'position': start}, step + 1
+  sampled = rollout.joined(rollouts)
+  context.record(step, sampled)
+  metrics = dict(sampled.metrics, epoch=start / len(context.examples))
+  groups, noise_state, noise_metrics = noisy_grades.apply(
+    graded, context.groups['noisy_grades'], state.algorithm_state.noisy_grades, step + 1
   )
-  metrics |= seen
+  metrics |= noise_metrics
   if config.dynamic_sampling_rounds:
-    groups = _with_signal(groups)[:P]
+    groups = _groups_with_variance(groups)[:P]
     metrics |= {
-      'dynamic_sampling/prompts': float(len(everything.groups)),
+      'dynamic_sampling/prompts': float(len(sampled.groups)),
       'dynamic_sampling/used': float(len(groups)),
     }
-  return Gathered(groups, metrics, algorithm_state)
+  next_state = dataclasses.replace(state.algorithm_state, position=start, noisy_grades=noise_state)
+  return GradedGroups(groups, metrics, next_state)
 
 
 def rewards_of(groups: list[list[Episode]], config, max_new_tokens: int) -> np.ndarray:
-  """Returns the rewards f64[P, G] of graded samples, less what config asks for their length."""
+  """Returns the rewards f64[P, G], with the overlong penalty of the AdvantageConfig."""
   rewards = _rewards(groups)
   if not config.overlong_buffer:
     return rewards
@@ -89,88 +121,92 @@ def rewards_of(groups: list[list[Episode]], config, max_new_tokens: int) -> np.n
 
 
 def lengths_of(groups: list[list[Episode]]) -> np.ndarray:
-  """Returns the tokens of each sample, i64[P, G]."""
+  """Returns the completion lengths in tokens, i64[P, G]."""
   return np.array([[len(episode.sample.tokens) for episode in group] for group in groups])
 
 
 def with_logprobs(context: StageContext, state, batch: Batch):
-  """Returns (the batch with the log-probs and counts that its objective reads, Scored or None).
+  """Returns (the batch with the log-probs that its objective reads, the policy's scores or None).
 
-  Scored is of the policy before the update, where anything asks for it.
+  Scores are the scoring.TokenScores of the policy before the update, where anything needs them.
   """
-  config, scored = context.groups['objective'], None
+  config, scores = context.groups['objective'], None
   if config.kl_coef:
-    batch = batch._replace(reference_logprobs=context.score(context.reference(state), batch).logprobs)
+    reference = context.score(context.reference(state), batch)
+    batch = batch._replace(reference_logprobs=reference.logprobs)
   if config.aggregation == 'prompt_mean':
     batch = batch._replace(group_tokens=masked.tokens_of_groups(batch.loss_mask, batch.group))
-  several = context.groups['update'].updates_per_batch > 1
-  if several or config.kl_in_reward or config.entropy.needs_scores:
-    scored = context.score(state.policy, batch)
-  if several or config.kl_in_reward:
-    batch = batch._replace(old_logprobs=scored.logprobs)
-  return batch, scored
+  if needs_scores(context.groups):
+    scores = context.score(state.policy, batch)
+  if context.groups['update'].updates_per_batch > 1 or config.kl_in_reward:
+    batch = batch._replace(old_logprobs=scores.logprobs)
+  return batch, scores
 
 
 def with_policy_objective(context: StageContext, collect) -> Algorithm:
-  """Returns the Algorithm of collect, which gives advantages, and of policy_objective, its loss."""
-  config, rollout = context.groups['objective'], context.groups['rollout']
+  """Returns the Algorithm of collect, which computes advantages, with policy_objective as loss."""
+  config, rollout_config = context.groups['objective'], context.groups['rollout']
   return Algorithm(
     collect,
-    functools.partial(policy_objective, config=config, max_new_tokens=rollout.max_new_tokens),
-    temperature=rollout.temperature,
+    functools.partial(
+      policy_objective, config=config, max_new_tokens=rollout_config.max_new_tokens
+    ),
+    temperature=rollout_config.temperature,
     updates_per_batch=context.groups['update'].updates_per_batch,
-    zero_advantages_teach_nothing=config.zero_advantages_teach_nothing,
+    skip_zero_advantages=config.skip_zero_advantages,
   )
 
 
-def explore(context: StageContext, step: int, batch: Batch, scored, algorithm_state):
-  """Returns (batch, memory, metrics) with what config.objective.entropy asks for."""
+def with_exploration(context: StageContext, step: int, batch: Batch, scores, state: RLState):
+  """Returns (batch, next state, metrics) with the entropy settings of objective.entropy applied."""
   config = context.groups['objective'].entropy
   if not config.needs_scores:
-    return batch, algorithm_state, {}
-  return exploration(batch, scored, config, algorithm_state, np.random.default_rng([context.seed, step]))
+    return batch, state, {}
+  rng = np.random.default_rng([context.seed, step])
+  batch, entropy_coef, metrics = exploration(batch, scores, config, state.entropy_coef, rng)
+  return batch, dataclasses.replace(state, entropy_coef=entropy_coef), metrics
 
 
-def token_rewards(batch: Batch, rewards, config, algorithm_state) -> tuple[np.ndarray, dict, dict]:
-  """Returns (rewards on tokens f32[B, T], metrics, the next memory).
+def token_rewards(
+  batch: Batch, rewards, config, state: RLState
+) -> tuple[np.ndarray, dict, RLState]:
+  """Returns (rewards of tokens f32[B, T], metrics, next state).
 
-  The reward stands on the last token; with kl_place='reward' every token pays for its KL, by a
-  coefficient that config.kl_target lets follow the KL that is measured.
+  The reward is on the last token. With kl_place='reward' each token's KL is subtracted from it,
+  times a coefficient that adapts to the measured KL where config.kl_target is set.
 
   Args:
     batch: with old_logprobs and reference_logprobs where the KL is in the reward.
     rewards: [B].
     config: an ObjectiveConfig.
   """
-  on_tokens = gae.terminal_rewards(np.asarray(rewards, np.float32), batch.loss_mask)
+  by_token = gae.terminal_rewards(np.asarray(rewards, np.float32), batch.loss_mask)
   if not config.kl_in_reward:
-    return np.asarray(on_tokens), {}, algorithm_state
-  coefficient = algorithm_state.get('kl_coef', config.kl_coef)
-  on_tokens = gae.subtract_kl(
-    on_tokens, batch.old_logprobs, batch.reference_logprobs, batch.loss_mask, coefficient=coefficient
+    return np.asarray(by_token), {}, state
+  coefficient = config.kl_coef if state.kl_coef is None else state.kl_coef
+  by_token = kl_penalty.subtract_kl(
+    by_token, batch.old_logprobs, batch.reference_logprobs, batch.loss_mask, coefficient=coefficient
   )
-  difference = np.where(batch.loss_mask > 0, batch.old_logprobs - batch.reference_logprobs, 0.0)
-  measured = float(difference.sum(1).mean())
+  log_ratios = np.where(batch.loss_mask > 0, batch.old_logprobs - batch.reference_logprobs, 0.0)
+  measured = float(log_ratios.sum(1).mean())
   if config.kl_target:
-    algorithm_state = {
-      **algorithm_state,
-      'kl_coef': gae.adapt_kl_coefficient(
-        coefficient,
-        measured,
-        target=config.kl_target,
-        samples=len(batch.group),
-        horizon=config.kl_horizon,
-      ),
-    }
-  return np.asarray(on_tokens), {'kl_per_completion': measured, 'kl_coef': coefficient}, algorithm_state
+    adapted = kl_penalty.adapt_kl_coefficient(
+      coefficient,
+      measured,
+      target=config.kl_target,
+      samples=len(batch.group),
+      horizon=config.kl_horizon,
+    )
+    state = dataclasses.replace(state, kl_coef=adapted)
+  return np.asarray(by_token), {'kl_per_completion': measured, 'kl_coef': coefficient}, state
 
 
-def _with_signal(groups):
-  """Returns the groups of which not all rewards are equal."""
+def _groups_with_variance(groups):
+  """Returns the groups whose rewards are not all equal."""
   if not groups:
     return []
-  signal = groups_with_signal(_rewards(groups)).groups
-  return [group for group, differs in zip(groups, signal) if differs]
+  differs = groups_with_variance(_rewards(groups))
+  return [group for group, varied in zip(groups, differs) if varied]
 
 
 def _rewards(groups):

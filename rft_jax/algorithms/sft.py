@@ -1,8 +1,8 @@
-"""Supervised fine-tuning: the loss is on the answer only. The warm-up of ReFT."""
+"""Supervised fine-tuning with a completion-only loss: the warm-up of ReFT."""
 
 import dataclasses
 
-from rft_jax.algorithms.base import Algorithm, Collected, Requirements, StageContext
+from rft_jax.algorithms.base import Algorithm, Requirements, StageContext, StepBatch
 from rft_jax.data import batching, order
 from rft_jax.objectives.masked import Term, over_tokens
 
@@ -19,11 +19,16 @@ class SftConfig:
     return [] if self.rows_per_step >= 1 else [f'rows_per_step={self.rows_per_step}, need >= 1']
 
 
-REQUIREMENTS = Requirements('targets')
+REQUIREMENTS = Requirements(
+  'targets',
+  label='fine-tuning',
+  rows_per_step=lambda groups: groups['sft'].rows_per_step,
+  step_summary=lambda groups: f'{groups["sft"].rows_per_step} rows a step',
+)
 
 
 def make(context: StageContext) -> Algorithm:
-  """Returns the supervised Algorithm over room.examples, which all have target_ids."""
+  """Returns the supervised Algorithm over context.examples, which all have target_ids."""
   config: SftConfig = context.groups['sft']
 
   def collect(state, step):
@@ -31,16 +36,14 @@ def make(context: StageContext) -> Algorithm:
     rows = order.rows_at(context.seed, start, config.rows_per_step, len(context.examples))
     batch = batching.from_examples([context.examples[row] for row in rows])
     tokens = int(batch.prompt_lengths.sum() + batch.completion_lengths.sum())
-    return Collected(
-      batch, {'step_tokens': tokens, 'epoch': (start + config.rows_per_step) / len(context.examples)}
-    )
+    epoch = (start + config.rows_per_step) / len(context.examples)
+    return StepBatch(batch, {'step_tokens': tokens, 'epoch': epoch})
 
   return Algorithm(collect, loss)
 
 
 def loss(statistics, batch):
-  """Negative log-likelihood of the target tokens, averaged over all tokens of the step."""
+  """Returns the negative log-likelihood of the target tokens, averaged over all of the step."""
   terms = {'nll': Term(1.0, over_tokens(-statistics.logprobs, batch.loss_mask))}
-  return terms, {
-    'mean_token_accuracy': over_tokens(statistics.greedy.astype('float32'), batch.loss_mask)
-  }
+  accuracy = over_tokens(statistics.greedy.astype('float32'), batch.loss_mask)
+  return terms, {'mean_token_accuracy': accuracy}

@@ -1,1 +1,1 @@
-"""From files of cases to token ids: rows and their checks, chat templates, order, packing."""
+"""Data: rows from files and their validation, chat templates, token ids, batching, packing."""

@@ -1,4 +1,4 @@
-"""In which order rows are visited: a pure function of (seed, position), resumed by one integer."""
+"""Data order: which row is visited when, a pure function of (seed, position)."""
 
 import functools
 
@@ -8,9 +8,9 @@ import numpy as np
 def row_at(seed: int, position: int, rows: int) -> int:
   """Returns the index of the row at a position counted over the whole run.
 
-  Epoch e holds the positions e * rows to (e + 1) * rows - 1 and is a permutation of all rows,
-  drawn from (seed, e) alone: each epoch visits each row exactly once, and no row is dropped
-  when a step crosses the border between two epochs.
+  Epoch e consists of the positions e * rows to (e + 1) * rows - 1 and is a permutation of all rows,
+  determined by (seed, e) alone: each epoch visits each row exactly once, and no row is dropped
+  when a step crosses the boundary between two epochs.
 
   Raises:
     ValueError: seed or position is negative, or there are no rows.
@@ -19,8 +19,8 @@ def row_at(seed: int, position: int, rows: int) -> int:
     raise ValueError(f'position={position}, need >= 0')
   if rows < 1:
     raise ValueError(f'rows={rows}, need >= 1')
-  epoch, place = divmod(position, rows)
-  return int(_epoch_order(seed, epoch, rows)[place])
+  epoch, offset = divmod(position, rows)
+  return int(_epoch_order(seed, epoch, rows)[offset])
 
 
 def rows_at(seed: int, start: int, count: int, rows: int) -> list[int]:
@@ -32,8 +32,8 @@ def rows_at(seed: int, start: int, count: int, rows: int) -> list[int]:
 def _epoch_order(seed, epoch, rows):
   """Returns i64[rows], the permutation of one epoch.
 
-  Sorting the raw words of a counter-based generator, not Generator.permutation: NumPy promises
-  that the former never change between its versions.
+  It sorts the raw words of a counter-based generator, which NumPy guarantees never to change
+  between its versions; Generator.permutation has no such guarantee.
   """
   if seed < 0:
     raise ValueError(f'seed={seed}, need >= 0')

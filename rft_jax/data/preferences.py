@@ -1,10 +1,18 @@
-"""Rows that hold preferences: checked, and put into one form of those in preference_forms."""
+"""Preference rows: converted from any of the preference_formats to one format, and checked."""
 
 import collections
 
-from rft_jax.data.preference_formats import FORMS, OURS, Broken, form_of, is_text, same, turn
-from rft_jax.data.templates import text_of
-from rft_jax.data.validate import Problem, line_of
+from rft_jax.data.chat_templates import text_of
+from rft_jax.data.preference_formats import (
+  FORMATS,
+  OWN_FORMATS,
+  FormatError,
+  format_of,
+  is_text_content,
+  message_of_turn,
+  same_message,
+)
+from rft_jax.data.problems import Problem, line_of
 from rft_jax.graders import template
 from rft_jax.types import Item
 
@@ -14,47 +22,29 @@ _ANSWER = 'need a text, or one message {"role": "assistant", "content": "..."}'
 
 
 def read(items: list[Item], kind: str) -> tuple[list[Item], list[Problem]]:
-  """Returns (items in the one form, problems); broken rows are left out, and named.
+  """Returns (items in our own format, problems); rows with an error are left out.
 
   Args:
-    items: rows as they stand in the file.
-    kind: 'pairs', or 'answers': then of a pair become two items, a good and a bad answer.
+    items: rows as they are in the file.
+    kind: 'pairs', or 'answers': then each pair becomes two items, a good and a bad answer.
   """
-  forms = [form_of(item.row) for item in items]
-  counts = collections.Counter(form.name for form in forms if form)
+  formats = [format_of(item.row) for item in items]
+  counts = collections.Counter(row_format.name for row_format in formats if row_format)
   if not counts:
-    return [], [_unknown(item, kind) for item in items]
+    return [], [_unknown_format(item, kind) for item in items]
   usual, _ = counts.most_common(1)[0]
-  made, problems = [], []
-  for item, form in zip(items, forms):
-    if form is None:
-      problems.append(_unknown(item, kind))
-    elif form.name != usual:
-      problems.append(
-        Problem(
-          'E_PREFERENCE_MIXED',
-          line_of(item),
-          form.prompt,
-          f'the row is in the form "{form.name}", most are "{usual}"',
-          'write all rows of a file in one form',
-        )
-      )
-    elif kind == 'pairs' and form.kind == 'answers':
-      problems.append(
-        Problem(
-          'E_PREFERENCE_FORM',
-          line_of(item),
-          'label',
-          'single answers with a label, where pairs are learnt from',
-          'use the algorithm kto, or give chosen and rejected',
-        )
-      )
-    else:
-      rows, found = _row(item, form)
-      made += _apart(rows) if kind == 'answers' and form.kind == 'pairs' else rows
-      problems += found
-  form = next(form for form in FORMS if form.name == usual)
-  if form not in OURS and made:
+  converted, problems = [], []
+  for item, row_format in zip(items, formats):
+    if problem := _format_problem(item, row_format, usual, kind):
+      problems.append(problem)
+      continue
+    row_items, row_problems = _convert(item, row_format)
+    if kind == 'answers' and row_format.kind == 'pairs':
+      row_items = _split_pairs(row_items)
+    converted += row_items
+    problems += row_problems
+  usual_format = next(row_format for row_format in FORMATS if row_format.name == usual)
+  if usual_format not in OWN_FORMATS and converted:
     problems.append(
       Problem(
         'W_PREFERENCE_FORM',
@@ -64,79 +54,111 @@ def read(items: list[Item], kind: str) -> tuple[list[Item], list[Problem]]:
         'give messages, chosen and rejected if they mean something else',
       )
     )
-  return made, problems
+  return converted, problems
 
 
 def held_out_kind(items: list[Item], kind: str) -> str:
-  """Returns as what held-out rows are read, where a stage learns from `kind`.
+  """Returns the kind as which held-out rows are read, where a stage trains on `kind`.
 
-  Pairs stay pairs also where single answers are learnt from; rows without any preference are
+  Pairs stay pairs even where single answers are trained on. Rows without any preference are
   'prompts': they can be sampled and graded, and no pair is measured.
   """
-  forms = list(filter(None, (form_of(item.row) for item in items)))
-  if not forms:
+  formats = [row_format for item in items if (row_format := format_of(item.row))]
+  if not formats:
     return 'prompts'
-  return 'pairs' if kind == 'answers' and forms[0].kind == 'pairs' else kind
+  return 'pairs' if kind == 'answers' and formats[0].kind == 'pairs' else kind
 
 
-def renamed(problems: list[Problem], items: list[Item]) -> list[Problem]:
-  """Returns the problems of `messages` under the key that the prompt has in the file."""
-  form = next(filter(None, (form_of(item.row) for item in items)), None)
-  if form is None or form.prompt == 'messages':
+def with_file_keys(problems: list[Problem], items: list[Item]) -> list[Problem]:
+  """Returns problems of `messages` with the name that the prompt has in the file.
+
+  items are the rows as they are in the file.
+  """
+  row_format = next((row_format for item in items if (row_format := format_of(item.row))), None)
+  if row_format is None or row_format.prompt == 'messages':
     return problems
-  of = lambda text: text.replace('messages', form.prompt, 1)
+  rename = lambda text: text.replace('messages', row_format.prompt, 1)
   return [
-    problem._replace(path=of(problem.path), message=of(problem.message)) for problem in problems
+    problem._replace(path=rename(problem.path), message=rename(problem.message))
+    for problem in problems
   ]
 
 
 def contradictions(items: list[Item]) -> list[Problem]:
-  """Returns warnings: a pair that occurs twice, or a second time the other way round."""
-  found, seen = [], {}
+  """Returns warnings: a pair that occurs twice, or again with chosen and rejected swapped."""
+  problems, first_lines = [], {}
   for item in items:
     row, line = item.row, line_of(item)
     if 'chosen' not in row:
       continue
-    prompt = str([(one.get('role'), text_of(one.get('content'))) for one in row['messages']])
-    key = prompt, *(text_of(row[side].get('content')) for side in _PAIR)
-    turned = prompt, key[2], key[1]
-    if key in seen:
-      found.append(
+    messages = row['messages']
+    prompt = str([(turn.get('role'), text_of(turn.get('content'))) for turn in messages])
+    chosen, rejected = (text_of(row[side].get('content')) for side in _PAIR)
+    key, swapped = (prompt, chosen, rejected), (prompt, rejected, chosen)
+    if key in first_lines:
+      problems.append(
         Problem(
-          'W_PREFERENCE_TWICE', line, 'chosen', f'the pair of line {seen[key]}', 'keep one of them'
+          'W_PREFERENCE_TWICE',
+          line,
+          'chosen',
+          f'the pair of line {first_lines[key]}',
+          'keep one of them',
         )
       )
-    elif turned in seen:
-      found.append(
+    elif swapped in first_lines:
+      problems.append(
         Problem(
           'W_PREFERENCE_CONTRADICTED',
           line,
           'chosen',
-          f'the pair of line {seen[turned]}, the other way round',
-          'keep the one that is meant, or set label_smoothing',
+          f'the pair of line {first_lines[swapped]}, with chosen and rejected swapped',
+          'keep the correct one, or set label_smoothing',
         )
       )
-    seen.setdefault(key, line)
-  return found
+    first_lines.setdefault(key, line)
+  return problems
 
 
-def _row(item, form):
-  """Returns ([the item in the one form], [what is wrong with it]); one of the two is empty."""
+def _format_problem(item, row_format, usual, kind):
+  """Returns the problem of a row whose format cannot be read in this file, or None."""
+  if row_format is None:
+    return _unknown_format(item, kind)
+  if row_format.name != usual:
+    return Problem(
+      'E_PREFERENCE_MIXED',
+      line_of(item),
+      row_format.prompt,
+      f'the row is in the format "{row_format.name}", most are in "{usual}"',
+      'write all rows of a file in one format',
+    )
+  if kind == 'pairs' and row_format.kind == 'answers':
+    return Problem(
+      'E_PREFERENCE_FORM',
+      line_of(item),
+      'label',
+      'single answers with a label, where pairs are trained on',
+      'use the algorithm kto, or give chosen and rejected',
+    )
+  return None
+
+
+def _convert(item, row_format):
+  """Returns ([the item in our own format], [its problems]); one of the two lists is empty."""
   row, line, problems = item.row, line_of(item), []
   try:
-    fields = form.read(row)
-  except Broken as error:
+    fields = row_format.read_prompt(row)
+  except FormatError as error:
     path, message, hint = error.args
     return [], [Problem('E_PREFERENCE_FIELD', line, path, message, hint)]
   prompt, answers = fields['messages'], {}
-  for side, key in _answer_keys(form):
+  for side, key in _answer_keys(row_format):
     value = row[key][-1] if key == 'messages' else row[key]
     try:
-      answers[side] = _answer(value, key, prompt)
-    except Broken as error:
+      answers[side] = _answer_message(value, key, prompt)
+    except FormatError as error:
       path, message, hint = error.args
       problems.append(Problem('E_PREFERENCE_ANSWER', line, path, message, hint))
-  if form.kind == 'answers':
+  if row_format.kind == 'answers':
     answers['label'] = row['label']
     if not isinstance(row['label'], bool):
       problems.append(
@@ -144,71 +166,72 @@ def _row(item, form):
           'E_PREFERENCE_LABEL',
           line,
           'label',
-          f'label is {template.kind(row["label"])}',
+          f'label is {template.json_type(row["label"])}',
           'need true (a good answer) or false',
         )
       )
-  elif not problems and same(answers['chosen'], answers['rejected']):
+  elif not problems and same_message(answers['chosen'], answers['rejected']):
     problems.append(
       Problem(
         'E_PREFERENCE_SAME',
         line,
         'rejected',
         'chosen and rejected are the same',
-        'nothing can be learnt from the pair: take it out',
+        'such a pair has no training signal: remove it',
       )
     )
   if problems:
     return [], problems
-  rest = {key: value for key, value in row.items() if key not in form.keys}
+  rest = {key: value for key, value in row.items() if key not in row_format.keys}
   return [item._replace(row={**rest, **fields, **answers})], []
 
 
-def _answer_keys(form):
-  if form.kind == 'answers':
-    return (('completion', 'completion' if 'completion' in form.keys else 'messages'),)
-  keys = ('preferred_output', 'non_preferred_output') if 'input' in form.keys else _PAIR
+def _answer_keys(row_format):
+  """Returns ((key in our own format, key in the file), ...) of the answers."""
+  if row_format.kind == 'answers':
+    return (('completion', 'completion' if 'completion' in row_format.keys else 'messages'),)
+  keys = ('preferred_output', 'non_preferred_output') if 'input' in row_format.keys else _PAIR
   return tuple(zip(_PAIR, keys))
 
 
-def _answer(value, key, prompt):
-  """Returns an answer as the one message of the assistant that follows the prompt."""
+def _answer_message(value, key, prompt):
+  """Returns an answer as the one assistant message that follows the prompt."""
   if isinstance(value, str):
     message = {'role': 'assistant', 'content': value}
   else:
     turns = value if isinstance(value, list) else [value]
-    if not turns or not all(isinstance(one, dict) for one in turns):
-      raise Broken(key, f'{key} is {template.kind(value)}', _ANSWER)
-    turns = [turn(one) if 'value' in one else one for one in turns]
+    if not turns or not all(isinstance(turn, dict) for turn in turns):
+      raise FormatError(key, f'{key} is {template.json_type(value)}', _ANSWER)
+    turns = [message_of_turn(turn) if 'value' in turn else turn for turn in turns]
     start = len(prompt) if isinstance(prompt, list) else 0
-    if len(turns) > start > 0 and all(map(same, turns, prompt)):
+    if len(turns) > start > 0 and all(map(same_message, turns, prompt)):
       turns = turns[start:]
     if len(turns) != 1:
-      raise Broken(key, f'{key} has {len(turns)} messages behind the prompt, need 1', _ANSWER)
+      raise FormatError(key, f'{key} has {len(turns)} messages after the prompt, need 1', _ANSWER)
     (message,) = turns
   if message.get('role') != 'assistant':
-    raise Broken(key, f'{key} is from {message.get("role")!r}, not assistant', _ANSWER)
+    raise FormatError(key, f'{key} is from {message.get("role")!r}, not assistant', _ANSWER)
   content = message.get('content')
-  if not is_text(content):
-    raise Broken(key, f'the content of {key} is {template.kind(content)}', _ANSWER)
+  if not is_text_content(content):
+    raise FormatError(key, f'the content of {key} is {template.json_type(content)}', _ANSWER)
   if not text_of(content).strip() and not message.get('tool_calls'):
-    raise Broken(key, f'{key} is empty', 'write the answer, or take the row out')
+    raise FormatError(key, f'{key} is empty', 'write the answer, or remove the row')
   return message
 
 
-def _apart(items):
+def _split_pairs(items):
   """Returns the two single answers of each pair."""
-  made = []
+  answers = []
   for item in items:
     rest = {key: value for key, value in item.row.items() if key not in _PAIR}
-    made += [
+    answers += [
       item._replace(row={**rest, 'completion': item.row[side], 'label': side == 'chosen'})
       for side in _PAIR
     ]
-  return made
+  return answers
 
 
-def _unknown(item, kind):
+def _unknown_format(item, kind):
   keys = ', '.join(list(item.row)[:8]) or 'none'
   need = (
     'messages, chosen and rejected'
@@ -220,5 +243,5 @@ def _unknown(item, kind):
     line_of(item),
     '',
     f'no preference; keys: {keys}',
-    f'give {need}, or another form that rft_jax/data/preference_forms.py lists',
+    f'give {need}, or another format listed in rft_jax/data/preference_formats.py',
   )

@@ -1,7 +1,6 @@
-"""The tokenizer of a Hugging Face directory, through transformers and without torch."""
+"""Tokenizers: loads the one of a Hugging Face directory, through transformers and without torch."""
 
 import hashlib
-import json
 import pathlib
 
 
@@ -9,16 +8,17 @@ def load(source: pathlib.Path):
   """Returns the fast tokenizer of a directory.
 
   Raises:
-    ValueError: it is no directory, or transformers finds no tokenizer in it that it can load.
+    ValueError: not a directory, or transformers can load no tokenizer from it.
   """
   if not source.is_dir():
     raise ValueError(
       f'{source}: not a directory; need a Hugging Face directory with a tokenizer.json'
     )
-  import transformers  # slow to import, and not needed by those who only want the nouns
+  import transformers  # slow to import, and only needed here
 
-  # tokenizer.json is the tokenizer. AutoTokenizer builds another one for some model types (for
-  # qwen2 a pre-tokenizer and special tokens of its own), so it serves only where there is none.
+  # tokenizer.json defines the tokenizer. For some model types (such as qwen2) AutoTokenizer builds
+  # a different one, with another pre-tokenizer and other special tokens, so it is used only where
+  # that file is missing.
   reader = (
     transformers.PreTrainedTokenizerFast
     if (source / 'tokenizer.json').is_file()
@@ -27,11 +27,11 @@ def load(source: pathlib.Path):
   try:
     tokenizer = reader.from_pretrained(source)
   except Exception as error:  # transformers raises OSError, ValueError, KeyError and others
-    found = ', '.join(sorted(path.name for path in source.iterdir())) or 'nothing'
+    files = ', '.join(sorted(path.name for path in source.iterdir())) or 'nothing'
     reason = str(error).strip().splitlines()[0]
     raise ValueError(
       f'{source}: no tokenizer that transformers can load ({reason}); need a '
-      f'tokenizer.json and tokenizer_config.json, found {found}'
+      f'tokenizer.json and tokenizer_config.json, found {files}'
     ) from error
   if not tokenizer.is_fast:
     raise ValueError(
@@ -40,50 +40,58 @@ def load(source: pathlib.Path):
   return tokenizer
 
 
+def encode(tokenizer, texts: list[str]) -> list[list[int]]:
+  """Returns the ids of each text. No special tokens are added: a text contains its own BOS."""
+  if not texts:
+    return []
+  return tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)[
+    'input_ids'
+  ]
+
+
+def special_ids(tokenizer) -> set[int]:
+  """Returns the ids of all special tokens."""
+  added = {id for id, token in tokenizer.added_tokens_decoder.items() if token.special}
+  return added | set(tokenizer.all_special_ids)
+
+
 def sha256(tokenizer, source: pathlib.Path) -> str:
-  """Returns the digest of tokenizer.json, or of what it would be where the directory has none."""
+  """Returns the digest of tokenizer.json, or of its equivalent where the directory has none."""
   path = source / 'tokenizer.json'
   data = path.read_bytes() if path.is_file() else tokenizer.backend_tokenizer.to_str().encode()
   return hashlib.sha256(data).hexdigest()
 
 
-def differences(ours, theirs) -> list[str]:
-  """Returns in what two tokenizers do not mean the same ids, token by token; [] if they do.
+def differences(first, second) -> list[str]:
+  """Returns where two tokenizers give tokens different ids, one text per token; [] if nowhere.
 
-  The id of padding may differ: nothing here reads it.
+  The padding ids may differ: nothing reads them.
   """
-  first, second = ours.get_vocab(), theirs.get_vocab()
-  tell = lambda token_id: 'none' if token_id is None else token_id
-  found = [
-    f'{name} is {tell(getattr(ours, name))} in the first, {tell(getattr(theirs, name))} in '
-    'the second'
+  first_ids, second_ids = first.get_vocab(), second.get_vocab()
+  id_or_none = lambda token_id: 'none' if token_id is None else token_id
+  special = [
+    f'{name} is {id_or_none(getattr(first, name))} in the first, '
+    f'{id_or_none(getattr(second, name))} in the second'
     for name in ('bos_token_id', 'eos_token_id', 'unk_token_id')
-    if getattr(ours, name) != getattr(theirs, name)
+    if getattr(first, name) != getattr(second, name)
   ]
-  unlike = [
-    token for token in first.keys() | second.keys() if first.get(token) != second.get(token)
+  differing = [
+    token
+    for token in first_ids.keys() | second_ids.keys()
+    if first_ids.get(token) != second_ids.get(token)
   ]
-  rank = lambda token: (min(v[token] for v in (first, second) if token in v), token)
-  return found + [
-    f'{token!r} is {tell(first.get(token))} in the first, {tell(second.get(token))} in the second'
-    for token in sorted(unlike, key=rank)
+  rank = lambda token: (min(ids[token] for ids in (first_ids, second_ids) if token in ids), token)
+  return special + [
+    f'{token!r} is {id_or_none(first_ids.get(token))} in the first, '
+    f'{id_or_none(second_ids.get(token))} in the second'
+    for token in sorted(differing, key=rank)
   ]
-
-
-def eos_ids(tokenizer, source: pathlib.Path) -> set[int]:
-  """Returns all that tokenizer, generation_config.json and config.json call end of sequence."""
-  ids = {tokenizer.eos_token_id}
-  for name in ('generation_config.json', 'config.json'):
-    path = source / name
-    settings = json.loads(path.read_text(encoding='utf-8')) if path.is_file() else {}
-    for part in (settings, settings.get('text_config') or {}):
-      eos = part.get('eos_token_id')
-      ids.update(eos if isinstance(eos, list) else [eos])
-  return ids - {None}
 
 
 def adds_space(tokenizer) -> bool:
-  """Returns whether a text is encoded as if a space stood before it, as sentencepiece may."""
-  border, word = '\n', 'word'
-  ids = [tokenizer.encode(text, add_special_tokens=False) for text in (border, border + word, word)]
+  """Returns whether texts are encoded with an extra leading space, as sentencepiece may do."""
+  newline, word = '\n', 'word'
+  ids = [
+    tokenizer.encode(text, add_special_tokens=False) for text in (newline, newline + word, word)
+  ]
   return ids[1] != ids[0] + ids[2]

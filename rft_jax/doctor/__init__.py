@@ -1,1 +1,1 @@
-"""What is examined before training: data, grader, policy and cost."""
+"""The examination before training: reward variance, faults, reward hacking, leakage, cost."""

@@ -1,11 +1,14 @@
-"""Graders: an answer and its row in, a Grade out. Nothing here imports jax.
+"""Graders: score one answer with its dataset row, and return a Grade. Nothing here imports jax.
 
     grader = graders.make({'type': 'string_check', 'name': 'exact', 'operation': 'eq',
                            'input': '{{ sample.output_text }}', 'reference': '{{ item.answer }}'})
     sample, errors = graders.make_sample('7')
     grader({'answer': '7'}, sample)   # Grade(reward=1.0, components={'exact': 1.0}, errors={})
 
-A new type is one file with its class, and one line in GRADERS.
+To add a type: write its class (base.Grader is the interface) in a file of its own and name it in
+GRADERS. From outside the package, for example in a config file, one line does the same:
+
+    graders.GRADERS['mine'] = Mine
 """
 
 import dataclasses
@@ -17,7 +20,8 @@ from rft_jax.graders.base import Grader, grader_fault, policy_fault
 from rft_jax.graders.code import Code
 from rft_jax.graders.endpoint import Endpoint
 from rft_jax.graders.json_schema import JsonSchema
-from rft_jax.graders.judges.judges import JudgeConfig, Judges
+from rft_jax.graders.judges.config import JudgeConfig
+from rft_jax.graders.judges.judges import Judges
 from rft_jax.graders.label_model import LabelModel
 from rft_jax.graders.length import Length
 from rft_jax.graders.math.math import Math
@@ -38,16 +42,16 @@ from rft_jax.types import Grade
 __all__ = [
   'GRADERS',
   'Grader',
+  'GraderInfo',
   'JudgeConfig',
   'Judges',
-  'Listed',
   'SandboxConfig',
   'describe',
   'grade',
   'grade_many',
   'grader_fault',
+  'grader_infos',
   'isolation_level',
-  'listed',
   'make',
   'make_sample',
   'policy_fault',
@@ -55,12 +59,12 @@ __all__ = [
 ]
 
 
-class Listed(NamedTuple):
-  """One grader, as OpenAI's metrics event lists it."""
+class GraderInfo(NamedTuple):
+  """Name, type and model of one grader, as in OpenAI's metrics event."""
 
   name: str
   type: str
-  model: str | None  # of a judge
+  model: str | None  # the judge of a model grader
 
 
 GRADERS = {
@@ -87,7 +91,7 @@ API_TYPES = (
   'python',
   'multi',
   'endpoint',
-)  # of OpenAI's API; the others are our own
+)  # types of OpenAI's API; the others are our own
 
 
 def make(
@@ -103,19 +107,20 @@ def make(
 
   Args:
     grader: the JSON as a dict, or the path of a file that holds it. A missing name is generated.
-    ungradable_reward: the reward of an answer that cannot be scored through its own doing.
-    sandbox: what python graders may use; None: the defaults of SandboxConfig. A math grader
+    ungradable_reward: the reward of an answer that cannot be scored because of the answer itself
+      (a policy fault).
+    sandbox: limits of python and code graders; None: the defaults of SandboxConfig. A math grader
       takes its number of processes and its memory limit from here.
-    response_format: of the run, as the API's JSON or None: json_schema graders hold answers
+    response_format: of the run, as the API's JSON or None: json_schema graders validate answers
       against it.
-    judges: who answers for model judges; None: the defaults of JudgeConfig.
+    judges: sends the requests of model graders; None: the defaults of JudgeConfig.
     reward_models: callables by name, each [(prompt messages, answer)] -> [float].
 
   Raises:
-    ValueError: the JSON is wrong; lists every problem, with the way out.
+    ValueError: the JSON is invalid; lists every problem, with the way out.
     RuntimeError: the worker of a python or math grader cannot be started on this machine.
   """
-  given, name = base.read(grader)
+  grader_json, name = base.read_grader(grader)
   return _PartMaker(
     {
       'ungradable_reward': ungradable_reward,
@@ -124,12 +129,12 @@ def make(
       'judges': judges,
       'reward_models': reward_models,
     }
-  )(given, name)
+  )(grader_json, name)
 
 
 @dataclasses.dataclass(frozen=True)
 class _PartMaker:
-  """Makes graders with the settings of one run; make_part of the graders that hold others."""
+  """Makes graders with the settings of one run; passed as make_part to graders with parts."""
 
   settings: dict[str, Any]
 
@@ -142,11 +147,11 @@ class _PartMaker:
     return self._read(grader)[2]
 
   def _read(self, grader) -> tuple[type | None, dict[str, Any], list[str]]:
-    """Returns (the class, its fields with the settings it asks for, problems)."""
+    """Returns (the class, its fields and the settings it declares, problems)."""
     cls = GRADERS.get(grader['type']) if isinstance(grader.get('type'), str) else None
     if cls is None:
       return None, {}, [_type_problem(grader)]
-    values, problems = base.split(cls, grader)
+    values, problems = base.read_fields(cls, grader)
     accepted = {field.name for field in dataclasses.fields(cls)}
     settings = {**self.settings, 'make_part': self}
     values.update({key: value for key, value in settings.items() if key in accepted})
@@ -154,8 +159,8 @@ class _PartMaker:
 
 
 def describe(grader: Grader) -> dict[str, Any]:
-  """Returns the JSON of a grader in its normal form: named, spelt as the API spells it."""
-  kinds = {cls: kind for kind, cls in GRADERS.items()}
+  """Returns the JSON of a grader in normal form: with its name, in the API's spelling."""
+  type_names = {cls: name for name, cls in GRADERS.items()}
   values = {
     field.name: getattr(grader, field.name)
     for field in dataclasses.fields(grader)
@@ -164,16 +169,16 @@ def describe(grader: Grader) -> dict[str, Any]:
   if hasattr(grader, 'parts'):
     values['graders'] = {key: describe(part) for key, part in grader.parts.items()}
   return {
-    'type': kinds[type(grader)],
+    'type': type_names[type(grader)],
     **{key: value for key, value in values.items() if value is not None},
   }
 
 
-def listed(grader: Grader) -> list[Listed]:
-  """Returns the graders that score: the parts of a grader that has parts, otherwise itself."""
+def grader_infos(grader: Grader) -> list[GraderInfo]:
+  """Returns one GraderInfo per part of a grader with parts, otherwise one for the grader."""
   described = describe(grader)
   parts = described.get('graders') or {described['name']: described}
-  return [Listed(name, part['type'], part.get('model')) for name, part in parts.items()]
+  return [GraderInfo(name, part['type'], part.get('model')) for name, part in parts.items()]
 
 
 def grade(
@@ -183,48 +188,48 @@ def grade(
   sample: dict[str, Any],
   **settings,
 ) -> Grade:
-  """Returns the Grade of one answer, tried once.
+  """Returns the Grade of one answer, without retries.
 
   Args:
-    grader: JSON, or its path, as for make, or a made grader.
+    grader: JSON or the path of a JSON file, as for make, or a grader that make returned.
     item: the whole row.
-    sample: at least {'output_text': ...}. output_json is added where the text is a JSON object
-      or array and it is not given.
+    sample: at least {'output_text': ...}. output_json is added if it is absent and the text is a
+      JSON object or array.
     **settings: the other arguments of make.
 
   Raises:
-    ValueError: the grader's JSON is wrong, or sample['output_text'] is not a string.
+    ValueError: the grader's JSON is invalid, or sample['output_text'] is not a string.
   """
   if callable(grader):
     return grader(item, complete(sample))
-  made = make(grader, **settings)
+  new_grader = make(grader, **settings)
   try:
-    return made(item, complete(sample))
+    return new_grader(item, complete(sample))
   finally:
-    made.close()
+    new_grader.close()
 
 
 def grade_many(
   grader: Grader, pairs: list[tuple[dict[str, Any], dict[str, Any]]], *, retries: int = 1
 ) -> list[Grade]:
-  """Returns the Grade of each (item, sample), in order; never raises because of one of them.
+  """Returns the Grade of each (item, sample), in order; no pair makes the call raise.
 
-  Those with a grader fault (reward None) are tried again up to retries times, and then left so.
-  An exception out of a grader is a grader fault too: other_error.
+  Pairs with a grader fault (reward None) are graded again, up to `retries` times; a fault in the
+  last attempt stays. An exception raised by a grader is the grader fault other_error.
   """
-  grades = base.try_all(grader, pairs)
+  grades = base.grade_all(grader, pairs)
   for _ in range(retries):
-    again = [place for place, grade in enumerate(grades) if grade.reward is None]
-    if not again:
+    failed = [index for index, grade in enumerate(grades) if grade.reward is None]
+    if not failed:
       break
-    for place, grade in zip(again, base.try_all(grader, [pairs[place] for place in again])):
-      grades[place] = grade
+    for index, grade in zip(failed, base.grade_all(grader, [pairs[index] for index in failed])):
+      grades[index] = grade
   return grades
 
 
-def _type_problem(given: dict[str, Any]) -> str:
+def _type_problem(grader: dict[str, Any]) -> str:
   ours = ', '.join(sorted(GRADERS.keys() - API_TYPES))
   need = f'need one of {", ".join(API_TYPES)}, or of our own {ours}'
-  if 'type' not in given:
+  if 'type' not in grader:
     return f"field 'type' is missing, {need}"
-  return f'type={given["type"]!r} is unknown{did_you_mean(given["type"], GRADERS)}, {need}'
+  return f'type={grader["type"]!r} is unknown{did_you_mean(grader["type"], GRADERS)}, {need}'

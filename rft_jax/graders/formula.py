@@ -1,4 +1,4 @@
-"""Formulas of the `multi` grader: parsed by a grammar of their own, never run as a program.
+"""Formulas of the `multi` grader: parser and evaluator of arithmetic over grader scores.
 
     formula  = term (('+' | '-') term)*
     term     = signed (('*' | '/') signed)*
@@ -6,8 +6,8 @@
     power    = operand (('^' | '**') signed)?
     operand  = number | name | function '(' formula (',' formula)* ')' | '(' formula ')'
 
-So -2^2 is -4, 2^-1 is 0.5 and 2^3^2 is 2^9. A name is a grader's; it may not be a function's.
-Everything is a float; log is the natural logarithm.
+So -2^2 is -4, 2^-1 is 0.5 and 2^3^2 is 2^9. A name is that of a grader, not of a function. All
+numbers are floats; log is the natural logarithm. Python's eval is not used.
 """
 
 import dataclasses
@@ -27,8 +27,8 @@ FUNCTIONS = {  # name: (function, takes any number of arguments)
   'sqrt': (math.sqrt, False),
   'log': (math.log, False),
 }
-LONGEST = 10_000  # characters
-DEEPEST = 50  # brackets, signs and powers inside each other: parsing and evaluating recurse
+MAX_CHARACTERS = 10_000
+MAX_DEPTH = 50  # nested brackets, signs and powers: parsing and evaluating recurse
 
 _TOKEN = re.compile(
   r'\s*(?:(?P<number>(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)|'
@@ -37,7 +37,7 @@ _TOKEN = re.compile(
 
 
 class FormulaError(ValueError):
-  """A formula that cannot be read, or has no finite value for these scores. Says why."""
+  """A formula that cannot be parsed, or has no finite value for the given scores."""
 
 
 class Number(NamedTuple):
@@ -53,10 +53,10 @@ class Negative(NamedTuple):
 
 
 class Chain(NamedTuple):
-  """Operators of the same rank, applied from left to right."""
+  """Operators of equal precedence, applied from left to right."""
 
   first: 'Node'
-  rest: tuple[tuple[str, 'Node'], ...]  # '+' or '-', or else '*' or '/', each with its right side
+  rest: tuple[tuple[str, 'Node'], ...]  # ('+' or '-', operand)s, or ('*' or '/', operand)s
 
 
 class Power(NamedTuple):
@@ -73,19 +73,19 @@ Node = Number | Name | Negative | Chain | Power | Call
 
 
 def parse(text: str, names) -> Node:
-  """Returns the tree of a formula.
+  """Returns the syntax tree of a formula.
 
   Args:
     text: the formula.
-    names: what it may name, the graders.
+    names: of the graders, which the formula may use.
 
   Raises:
-    FormulaError: it cannot be read, or names something else; says at which character.
+    FormulaError: a syntax error or an unknown name; names the character position.
   """
   if not isinstance(text, str):
     raise FormulaError(f'{text!r:.80}, need a formula such as "(a + b) / 2"')
-  if len(text) > LONGEST:
-    raise FormulaError(f'has {len(text)} characters, need at most {LONGEST}')
+  if len(text) > MAX_CHARACTERS:
+    raise FormulaError(f'has {len(text)} characters, need at most {MAX_CHARACTERS}')
   parser = _Parser(_tokens(text), tuple(names))
   tree = parser.formula()
   if parser.next.kind != 'end':
@@ -94,25 +94,25 @@ def parse(text: str, names) -> Node:
 
 
 def name_problem(name) -> str | None:
-  """Returns why a formula could not name a grader so, None if it could."""
+  """Returns why a formula cannot refer to a grader called `name`; None if it can."""
   if not isinstance(name, str) or not re.fullmatch(r'[^\W\d]\w*', name):
     return (
-      f'{name!r} cannot be named in a formula: need letters, digits and _, with no digit '
-      'first; rename it'
+      f'{name!r} cannot be used in a formula: need letters, digits and _, not starting with a '
+      'digit; rename it'
     )
   return f'{name!r} is a function of formulas; rename it' if name in FUNCTIONS else None
 
 
 def evaluate(node: Node, values: dict[str, float]) -> float:
-  """Returns the value of a tree.
+  """Returns the value of a syntax tree.
 
   Args:
     node: from parse.
     values: a finite number for each name.
 
   Raises:
-    FormulaError: it has none: division by 0, log of 0, a root of a negative number, or a result
-      on the way that is too large for a float.
+    FormulaError: division by 0, log of 0, a root of a negative number, or an intermediate result
+      that is too large for a float.
   """
   match node:
     case Number(value):
@@ -129,9 +129,9 @@ def evaluate(node: Node, values: dict[str, float]) -> float:
     case Power(base, exponent):
       return _finite(math.pow, '^', evaluate(base, values), evaluate(exponent, values))
     case Call(function, arguments):
-      given = [evaluate(argument, values) for argument in arguments]
-      return _finite(_of_all(function), function, *given)
-  raise TypeError(f'{node!r} is no part of a formula')
+      numbers = [evaluate(argument, values) for argument in arguments]
+      return _finite(_function(function), function, *numbers)
+  raise TypeError(f'{node!r} is not a node of a formula')
 
 
 def _operate(symbol: str, left: float, right: float) -> float:
@@ -144,75 +144,75 @@ def _operate(symbol: str, left: float, right: float) -> float:
   return _finite(operation, symbol, left, right)
 
 
-def _of_all(name: str):
-  function, any_number = FUNCTIONS[name]
-  return (lambda *given: function(given)) if any_number else function
+def _function(name: str):
+  function, is_variadic = FUNCTIONS[name]
+  return (lambda *arguments: function(arguments)) if is_variadic else function
 
 
-def _finite(operation, shown: str, *given: float) -> float:
-  """Returns operation(*given), which must be a finite number."""
+def _finite(operation, symbol: str, *operands: float) -> float:
+  """Returns operation(*operands), which must be a finite number."""
   try:
-    result = float(operation(*given))
+    result = float(operation(*operands))
   except (ArithmeticError, ValueError) as error:  # outside the domain, or too large
     result, reason = math.nan, f': {error}'
   else:
     reason = ''
   if not math.isfinite(result):
-    arguments = (
-      f' {shown} '.join(map(repr, given))
-      if shown in '+-*/^'
-      else (f'{shown}({", ".join(map(repr, given))})')
+    expression = (
+      f' {symbol} '.join(map(repr, operands))
+      if symbol in '+-*/^'
+      else f'{symbol}({", ".join(map(repr, operands))})'
     )
-    raise FormulaError(f'{arguments} has no finite value{reason}')
+    raise FormulaError(f'{expression} has no finite value{reason}')
   return result
 
 
-# ------------------------------------------------------------------ reading
+# ------------------------------------------------------------------ parsing
 
 
 class _Token(NamedTuple):
   kind: str  # number, name, symbol, end
   text: str
-  position: int  # of its first character, counting from 1
+  position: int  # of its first character, from 1
 
   def shown(self) -> str:
     return 'the end' if self.kind == 'end' else repr(self.text)
 
 
 def _tokens(text: str) -> list[_Token]:
-  found = [
+  tokens = [
     _Token(match.lastgroup, match[match.lastgroup], match.start(match.lastgroup) + 1)
     for match in _TOKEN.finditer(text)
   ]
-  for token in found:
+  for token in tokens:
     if token.kind == 'other':
       raise FormulaError(
-        f'{token.text!r} at character {token.position} has no place in a formula; '
+        f'{token.text!r} at character {token.position} is not allowed in a formula; '
         'need only names of graders, numbers, + - * / ^, parentheses and '
         f'{", ".join(FUNCTIONS)}'
       )
-  return [*found, _Token('end', '', len(text) + 1)]
+  return [*tokens, _Token('end', '', len(text) + 1)]
 
 
 @dataclasses.dataclass
 class _Parser:
-  """Reads tokens from left to right, one method for each line of the grammar."""
+  """Recursive descent parser, with one method for each rule of the grammar."""
 
   tokens: list[_Token]
   names: tuple[str, ...]
-  place: int = 0
+  index: int = 0
   depth: int = 0
 
   @property
   def next(self) -> _Token:
-    return self.tokens[self.place]
+    return self.tokens[self.index]
 
-  def take(self, *symbols: str) -> str | None:
-    """Returns the next token and goes on, if it is one of these symbols."""
+  def accept(self, *symbols: str) -> str | None:
+    """Consumes and returns the next token if it is one of these symbols; otherwise None."""
     if self.next.kind != 'symbol' or self.next.text not in symbols:
       return None
-    self.place += 1
-    return self.tokens[self.place - 1].text
+    self.index += 1
+    return self.tokens[self.index - 1].text
 
   def unexpected(self, need: str) -> FormulaError:
     return FormulaError(f'{self.next.shown()} at character {self.next.position}, need {need}')
@@ -225,36 +225,36 @@ class _Parser:
 
   def _chain(self, operand, *symbols) -> Node:
     first, rest = operand(), []
-    while symbol := self.take(*symbols):
+    while symbol := self.accept(*symbols):
       rest.append((symbol, operand()))
     return Chain(first, tuple(rest)) if rest else first
 
   def signed(self) -> Node:
     self.depth += 1
-    if self.depth > DEEPEST:
-      raise FormulaError(f'is nested more than {DEEPEST} deep at character {self.next.position}')
-    sign = self.take('-', '+')
+    if self.depth > MAX_DEPTH:
+      raise FormulaError(f'is nested more than {MAX_DEPTH} deep at character {self.next.position}')
+    sign = self.accept('-', '+')
     inner = self.signed() if sign else self.power()
     self.depth -= 1
     return Negative(inner) if sign == '-' else inner
 
   def power(self) -> Node:
     base = self.operand()
-    return Power(base, self.signed()) if self.take('^', '**') else base
+    return Power(base, self.signed()) if self.accept('^', '**') else base
 
   def operand(self) -> Node:
     token = self.next
-    if self.take('('):
+    if self.accept('('):
       inner = self.formula()
-      if not self.take(')'):
+      if not self.accept(')'):
         raise self.unexpected(f"')' for the '(' at character {token.position}")
       return inner
     if token.kind not in ('number', 'name'):
       raise self.unexpected("a number, the name of a grader, a function or '('")
-    self.place += 1
+    self.index += 1
     if token.kind == 'number':
       return self._number(token)
-    if self.take('('):
+    if self.accept('('):
       return self._call(token)
     return self._name(token)
 
@@ -271,22 +271,22 @@ class _Parser:
         f'{token.text!r} at character {token.position} is a function, need {token.text}(...)'
       )
     raise FormulaError(
-      f'{token.text!r} at character {token.position} is no grader'
-      f'{did_you_mean(token.text, self.names)}; there are '
+      f'{token.text!r} at character {token.position} is not a grader'
+      f'{did_you_mean(token.text, self.names)}; need one of '
       f'{", ".join(self.names) or "none"}'
     )
 
   def _call(self, token: _Token) -> Call:
     if token.text not in FUNCTIONS:
       raise FormulaError(
-        f'{token.text!r} at character {token.position} is no function'
-        f'{did_you_mean(token.text, FUNCTIONS)}; there are '
+        f'{token.text!r} at character {token.position} is not a function'
+        f'{did_you_mean(token.text, FUNCTIONS)}; need one of '
         f'{", ".join(FUNCTIONS)}'
       )
     arguments = [self.formula()]
-    while self.take(','):
+    while self.accept(','):
       arguments.append(self.formula())
-    if not self.take(')'):
+    if not self.accept(')'):
       raise self.unexpected(f"',' or the ')' of {token.text} at character {token.position}")
     if len(arguments) != 1 and not FUNCTIONS[token.text][1]:
       raise FormulaError(

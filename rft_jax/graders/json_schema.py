@@ -1,4 +1,4 @@
-"""The `json_schema` grader: is the answer JSON, and valid under a schema?"""
+"""The `json_schema` grader: whether the answer is JSON that is valid under a JSON Schema."""
 
 import dataclasses
 from typing import Any
@@ -12,22 +12,22 @@ from rft_jax.types import Grade
 class JsonSchema:
   """Scores 1.0 if the answer's text is JSON and valid, otherwise 0.0.
 
-  Valid under schema where the grader has one, otherwise under the response_format of the run. An
-  answer that is not JSON scores 0.0 and is no fault: this is what is measured. Under a
-  response_format the text must be an object or array; under a schema of the grader's own it may
-  be any JSON. A run with a response_format pays its ungradable_reward to an answer that is not
-  valid before any grader sees it; there a grader's own schema can ask for more.
+  It is validated against `schema` if the grader has one, otherwise against the response_format of
+  the run. An answer that is not JSON scores 0.0 and is not a fault: this is what the grader
+  measures. Under a response_format the text must be an object or array; under the grader's own
+  schema it may be any JSON. In a run with a response_format an answer that is not valid gets
+  ungradable_reward before any grader is called; there a grader's own schema can demand more.
 
       JsonSchema(name='format', schema={'type': 'object', 'required': ['genes']})
 
   Raises:
     ValueError: at construction, listing every problem: neither schema nor response_format, or
-      one that is no JSON Schema.
+      a schema that is not a JSON Schema.
   """
 
   name: str
   schema: dict[str, Any] | None = None
-  pass_threshold: float | None = None  # for the share that passes; the reward ignores it
+  pass_threshold: float | None = None  # for the reported pass rate; the reward ignores it
   ungradable_reward: float = 0.0
   response_format: dict[str, Any] | None = None
 
@@ -35,27 +35,27 @@ class JsonSchema:
     base.raise_problems(self.name, self.problems(vars(self)))
 
   @staticmethod
-  def problems(given: dict[str, Any]) -> list[str]:
-    """Returns what is wrong with those fields and settings that are given; [] if nothing."""
-    schema, response_format = given.get('schema'), given.get('response_format')
+  def problems(fields: dict[str, Any]) -> list[str]:
+    """Returns what is wrong with the fields and settings that are present; [] if nothing."""
+    schema, response_format = fields.get('schema'), fields.get('response_format')
     if schema is not None and not isinstance(schema, dict):
-      found = [f'schema is {template.kind(schema)}, need the object of a JSON Schema']
+      problems = [f'schema is {template.json_type(schema)}, need the object of a JSON Schema']
     elif schema is not None:
-      found = [f'schema: {problem}' for problem in samples.schema_problems(schema)]
+      problems = [f'schema: {problem}' for problem in samples.schema_problems(schema)]
     elif response_format is None or response_format == {'type': 'text'}:
-      found = [
+      problems = [
         f'schema is missing and the response_format of the run is {response_format}: need '
-        'one of them to hold answers against'
+        'one of them to validate answers against'
       ]
     else:
-      found = samples.response_format_problems(response_format)
-    return found + base.threshold_problems(given)
+      problems = samples.response_format_problems(response_format)
+    return problems + base.threshold_problems(fields)
 
   def __call__(self, item: dict[str, Any], sample: dict[str, Any]) -> Grade:
     try:
       text = template.render('{{ sample.output_text }}', item=item, sample=sample)
     except template.Fault as fault:
-      return base.faulty(self, fault)
+      return base.template_fault(self, fault)
     score = float(self._is_valid(text))
     return Grade(score, {self.name: score}, {})
 
@@ -68,8 +68,8 @@ class JsonSchema:
       return False
 
   def item_fields(self) -> frozenset[str]:
-    """Returns no paths: it reads the answer alone."""
+    """Returns no paths: only the answer is read."""
     return frozenset()
 
   def close(self) -> None:
-    """Does nothing: there is nothing to free."""
+    """Does nothing: the grader holds no resources."""

@@ -1,4 +1,4 @@
-"""The `multi` grader: several graders, and a formula that makes one score of theirs."""
+"""The `multi` grader: combines the scores of several graders by a formula."""
 
 import concurrent.futures
 import dataclasses
@@ -14,28 +14,27 @@ from rft_jax.types import Grade
 class Multi:
   """Scores by a formula over the scores of its graders.
 
-  The `multi` grader of the OpenAI API. The keys of `graders` are the names that
-  `calculate_output` may use; formula.py has its grammar. A list of graders is taken by their
-  names. components holds the score of each grader under its key; the score of the formula is
-  the reward itself.
+  The `multi` grader of the OpenAI API. The keys of `graders` are the names in `calculate_output`,
+  whose grammar is in formula.py; for a list of graders the keys are their names. components holds
+  the score of each grader under its key; the value of the formula is the reward.
 
       {'type': 'multi', 'name': 'both', 'calculate_output': '0.8 * gene + 0.2 * format',
        'graders': {'gene': {'type': 'string_check', ...}, 'format': {'type': 'python', ...}}}
 
-  A grader fault in any of them makes the reward None. Otherwise a policy fault in any makes it
-  ungradable_reward: as a 0 in the formula it could pay, in `1 - penalty`. A formula without a
-  finite value for some scores is the grader fault formula_parse_error. Details of errors begin
-  with the key of their grader.
+  After a grader fault in any of them the reward is None. Otherwise after a policy fault in any it
+  is ungradable_reward: a score of 0 in the formula could increase the reward, as in `1 - penalty`.
+  A formula without a finite value for the scores is the grader fault formula_parse_error. Details
+  of errors begin with the key of their grader.
 
   Raises:
-    ValueError: at construction, listing every problem, those of the graders with their path:
+    ValueError: at construction, listing every problem, those of the parts with their path:
       graders.gene.operation.
   """
 
   name: str
   graders: dict[str, dict[str, Any]] | list[dict[str, Any]]
   calculate_output: str
-  pass_threshold: float | None = None  # for the share that passes; the reward ignores it
+  pass_threshold: float | None = None  # for the reported pass rate; the reward ignores it
   ungradable_reward: float = 0.0
   make_part: base.PartMaker | None = None
   parts: dict[str, base.Grader] = dataclasses.field(init=False, repr=False)
@@ -44,63 +43,63 @@ class Multi:
 
   def __post_init__(self):
     base.raise_problems(self.name, self.problems(vars(self)))
-    given = _by_key(self.graders)[0]
-    object.__setattr__(self, 'graders', given)
-    object.__setattr__(self, '_tree', formula.parse(self.calculate_output, given))
-    object.__setattr__(self, 'parts', self._made(given))
+    graders = _by_key(self.graders)[0]
+    object.__setattr__(self, 'graders', graders)
+    object.__setattr__(self, '_tree', formula.parse(self.calculate_output, graders))
+    object.__setattr__(self, 'parts', self._make_parts(graders))
     object.__setattr__(
       self, 'tallies', {key: _own_tally(part) or base.Tally() for key, part in self.parts.items()}
     )
 
-  def _made(self, given) -> dict[str, base.Grader]:
-    made, problems = {}, []
-    for key, grader in given.items():
+  def _make_parts(self, graders) -> dict[str, base.Grader]:
+    parts, problems = {}, []
+    for key, grader in graders.items():
       try:
-        made[key] = self.make_part(grader)
+        parts[key] = self.make_part(grader)
       except (ValueError, RuntimeError) as error:
         problems.append(f'graders.{key}: {error}')
     if problems:
-      for part in made.values():
+      for part in parts.values():
         part.close()
       base.raise_problems(self.name, problems)
-    return made
+    return parts
 
   @staticmethod
-  def problems(given: dict[str, Any]) -> list[str]:
-    """Returns what is wrong with those fields and settings that are given; [] if nothing."""
-    found, graders = base.threshold_problems(given), {}
-    if 'graders' in given:
-      graders, problems = _by_key(given['graders'])
-      found.extend(problems)
-      found.extend(_part_problems(graders, given.get('make_part')))
-    if 'calculate_output' in given and graders:
+  def problems(fields: dict[str, Any]) -> list[str]:
+    """Returns what is wrong with the fields and settings that are present; [] if nothing."""
+    problems, graders = base.threshold_problems(fields), {}
+    if 'graders' in fields:
+      graders, key_problems = _by_key(fields['graders'])
+      problems.extend(key_problems)
+      problems.extend(_part_problems(graders, fields.get('make_part')))
+    if 'calculate_output' in fields and graders:
       try:
-        formula.parse(given['calculate_output'], graders)
+        formula.parse(fields['calculate_output'], graders)
       except formula.FormulaError as error:
-        found.append(f'calculate_output: {error}')
-    return found
+        problems.append(f'calculate_output: {error}')
+    return problems
 
   def __call__(self, item: dict[str, Any], sample: dict[str, Any]) -> Grade:
     return self.many([(item, sample)])[0]
 
   def many(self, pairs: list[tuple[dict[str, Any], dict[str, Any]]]) -> list[Grade]:
-    """Returns the Grade of each (item, sample), in order; the graders work side by side."""
+    """Returns the Grade of each (item, sample), in order; the parts work concurrently."""
     if not pairs:
       return []
-    pooled = [key for key, part in self.parts.items() if hasattr(part, 'many')]
-    with concurrent.futures.ThreadPoolExecutor(max(1, len(pooled)), 'multi') as threads:
-      # Those that have many() wait for processes or answers; the others use this thread alone.
-      waiting = {key: threads.submit(self._column, key, pairs) for key in pooled}
-      columns = {key: self._column(key, pairs) for key in self.parts if key not in waiting}
-      columns.update({key: work.result() for key, work in waiting.items()})
+    threaded = [key for key, part in self.parts.items() if hasattr(part, 'many')]
+    with concurrent.futures.ThreadPoolExecutor(max(1, len(threaded)), 'multi') as threads:
+      # Parts with many() wait for processes or responses; the others compute in this thread.
+      futures = {key: threads.submit(self._column, key, pairs) for key in threaded}
+      columns = {key: self._column(key, pairs) for key in self.parts if key not in futures}
+      columns.update({key: future.result() for key, future in futures.items()})
     return [self._grade({key: columns[key][n] for key in self.parts}) for n in range(len(pairs))]
 
   def _column(self, key, pairs) -> list[Grade]:
-    """Returns the grades of one part, counted in its tally."""
-    part, began = self.parts[key], time.perf_counter()
-    grades = base.try_all(part, pairs)
+    """Returns the grades of one part, and counts them in its tally."""
+    part, start_time = self.parts[key], time.perf_counter()
+    grades = base.grade_all(part, pairs)
     if not _own_tally(part):
-      seconds = (time.perf_counter() - began) / len(pairs)
+      seconds = (time.perf_counter() - start_time) / len(pairs)
       for grade in grades:
         self.tallies[key].add(grade.errors, seconds)
     return grades
@@ -134,33 +133,33 @@ class Multi:
     return Grade(reward, components, errors)
 
   def item_fields(self) -> frozenset[str] | None:
-    """Returns the paths of item that its graders surely read; None if none of them can tell.
+    """Returns the paths of item that every call of its parts reads; None if no part knows them.
 
-    Those of a python grader, which cannot, may come on top: what is known is checked anyway.
+    A python grader, which does not know them, may read more: the known ones are checked anyway.
     """
-    known = [fields for part in self.parts.values() if (fields := part.item_fields()) is not None]
-    return frozenset().union(*known) if known else None
+    paths = [fields for part in self.parts.values() if (fields := part.item_fields()) is not None]
+    return frozenset().union(*paths) if paths else None
 
   @property
   def isolation(self) -> str | None:
-    """The level at which parts run code; None: no part does."""
+    """The isolation level of the first part that runs code; None if no part does."""
     return next(
       (level for part in self.parts.values() if (level := getattr(part, 'isolation', None))), None
     )
 
   @property
   def waits_for_all(self) -> bool:
-    """Whether a part is to be given all answers of a step at once."""
+    """Whether a part needs all answers of a step in one call."""
     return any(getattr(part, 'waits_for_all', False) for part in self.parts.values())
 
   def close(self) -> None:
-    """Closes its graders."""
+    """Closes its parts."""
     for part in self.parts.values():
       part.close()
 
 
 def _by_key(graders: Any) -> tuple[dict[str, dict[str, Any]], list[str]]:
-  """Returns ({key: grader's JSON, named}, problems); what is no grader is left out."""
+  """Returns ({key: a grader's JSON with its name}, problems); invalid entries are left out."""
   if isinstance(graders, (list, tuple)):
     keyed = [
       (grader.get('name') if isinstance(grader, dict) else None, f'graders[{n}]', grader)
@@ -169,54 +168,54 @@ def _by_key(graders: Any) -> tuple[dict[str, dict[str, Any]], list[str]]:
   elif isinstance(graders, dict):
     keyed = [(key, f'graders.{key}', grader) for key, grader in graders.items()]
   else:
-    return {}, [f'graders is {template.kind(graders)}, need an object of graders by their names']
-  found, problems = {}, []
+    return {}, [f'graders is {template.json_type(graders)}, need an object: name -> grader']
+  grader_by_key, problems = {}, []
   for key, path, grader in keyed:
     if not isinstance(grader, dict):
-      problems.append(f'{path} is {template.kind(grader)}, need the JSON object of a grader')
+      problems.append(f'{path} is {template.json_type(grader)}, need the JSON object of a grader')
     elif key is None:
-      problems.append(f"{path}: field 'name' is missing: the formula needs it in a list of graders")
+      problems.append(f"{path}: field 'name' is missing: in a list of graders the formula uses it")
     elif problem := formula.name_problem(key):
       problems.append(f'{path}: the name {problem}')
-    elif key in found:
-      problems.append(f'{path}: the name {key!r} is taken by another grader; rename one')
+    elif key in grader_by_key:
+      problems.append(f'{path}: the name {key!r} is used by another grader; rename one')
     else:
-      found[key] = {**grader, 'name': grader.get('name') or key}
+      grader_by_key[key] = {**grader, 'name': grader.get('name') or key}
   if not keyed:
     problems.append('graders is empty, need at least one grader')
-  return found, problems
+  return grader_by_key, problems
 
 
 def _part_problems(graders: dict[str, dict[str, Any]], make_part) -> list[str]:
-  found = [
-    f'graders.{key}: a multi cannot stand inside a multi; put its graders beside the others '
-    'and its formula into this one'
+  problems = [
+    f'graders.{key}: a multi cannot be inside a multi; add its graders to the others and its '
+    'formula to this one'
     for key, grader in graders.items()
     if grader.get('type') == 'multi'
   ]
   if make_part is None:
-    return [*found, 'make_part is None, need graders.make(...), which can make its graders']
-  return found + [
-    f'graders.{key}{_joint(problem, grader)}{problem}'
+    return [*problems, 'make_part is None; construct a multi grader with graders.make(...)']
+  return problems + [
+    f'graders.{key}{_separator(problem, grader)}{problem}'
     for key, grader in graders.items()
     if grader.get('type') != 'multi'
     for problem in make_part.problems(grader)
   ]
 
 
-def _joint(problem: str, grader: dict[str, Any]) -> str:
+def _separator(problem: str, grader: dict[str, Any]) -> str:
   """Returns '.' before a problem that begins with a field of the grader, otherwise ': '."""
   return '.' if re.match(r'\w*', problem)[0] in grader else ': '
 
 
 def _own_tally(part: base.Grader) -> base.Tally | None:
-  """Returns the tally that a part keeps of itself, if it does."""
+  """Returns the tally that a part updates itself, if it has one."""
   return getattr(part, 'tallies', {}).get(part.name)
 
 
-def _merge(errors: dict[str, bool | str], key: str, more: dict[str, bool | str]) -> None:
-  """Adds the errors of the grader called key; a detail says whose it is, after earlier ones."""
-  for name, value in more.items():
+def _merge(errors: dict[str, bool | str], key: str, part_errors: dict[str, bool | str]) -> None:
+  """Adds the errors of the part called key; its details get the key as prefix and are appended."""
+  for name, value in part_errors.items():
     if isinstance(value, str):
       value = f'{key}: {value}' if key else value
       value = f'{errors[name]}\n{value}' if name in errors else value

@@ -1,4 +1,4 @@
-"""What OpenAI's graders/validate and graders/run answer, for one answer or a file of them."""
+"""OpenAI's graders/validate and graders/run responses, for one answer or a JSONL of answers."""
 
 import collections
 import json
@@ -12,7 +12,7 @@ from rft_jax.graders import template
 from rft_jax.graders.base import Grader
 from rft_jax.types import Grade
 
-# Every key of metadata.errors, with what it has where it was not raised.
+# Every key of metadata.errors with its default, the value where the error did not occur.
 ERRORS = {
   'formula_parse_error': False,
   'sample_parse_error': False,
@@ -31,12 +31,12 @@ ERRORS = {
   'model_grader_parse_error': False,
   'model_grader_server_error_details': None,
 }
-AT_ONCE = 256  # lines of a file that are graded together
-_WAY_OUT = 'need {"model_sample": "...", "item": {...}}'
+BATCH_SIZE = 256  # lines of a file, graded in one call
+_LINE_FORMAT = 'need {"model_sample": "...", "item": {...}}'
 
 
 def validate(grader: Grader) -> dict[str, Any]:
-  """Returns {'grader': its JSON in normal form}, as graders/validate does of a sound grader."""
+  """Returns {'grader': its JSON in normal form}, as graders/validate does for a valid grader."""
   return {'grader': graders.describe(grader)}
 
 
@@ -47,47 +47,50 @@ def run(
   *,
   response_format: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-  """Returns what graders/run does of one answer: reward, sub_rewards, metadata, token usage.
+  """Returns the graders/run response for one answer: reward, sub_rewards, metadata, token usage.
 
-  reward is None after a grader fault, which is tried twice.
+  reward is None after a grader fault in two attempts.
   """
   for tally in getattr(grader, 'tallies', {}).values():
     tally.take()
-  began = time.monotonic()
+  start_time = time.monotonic()
   (grade,) = _grades(grader, [(model_sample, item or {})], response_format)
   usage = _usage(grader)
-  return _response(grader, grade, time.monotonic() - began, usage)
+  return _response(grader, grade, time.monotonic() - start_time, usage)
 
 
 def run_file(grader: Grader, path, *, response_format=None) -> Iterator[dict[str, Any]]:
-  """Yields what run gives for each line of a JSONL of {"model_sample", "item"}, in order.
+  """Yields the response of run() for each line of a JSONL of {"model_sample", "item"}, in order.
 
-  Lines are graded many at once, so their time is a mean, and the tokens of judges are told by
-  summary() alone.
+  Lines are graded in batches: the time of a line is the mean of its batch, and judge tokens are
+  reported only by summary().
 
   Raises:
-    ValueError: lines are not of that form; before anything is graded, all of them at once.
+    ValueError: lines are not of that form; lists all of them, before anything is graded.
   """
-  lines = read(path)
-  for start in range(0, len(lines), AT_ONCE):
-    some = lines[start : start + AT_ONCE]
-    began = time.monotonic()
-    grades = _grades(grader, some, response_format)
-    seconds = (time.monotonic() - began) / len(some)
+  lines = read_lines(path)
+  for start in range(0, len(lines), BATCH_SIZE):
+    batch = lines[start : start + BATCH_SIZE]
+    start_time = time.monotonic()
+    grades = _grades(grader, batch, response_format)
+    seconds = (time.monotonic() - start_time) / len(batch)
     for grade in grades:
       yield _response(grader, grade, seconds, {})
 
 
 def summary(grader: Grader, responses: list[dict[str, Any]]) -> dict[str, Any]:
-  """Returns counts over responses: mean rewards, errors by kind, seconds, tokens of judges."""
-  rewards = [one['reward'] for one in responses if one['reward'] is not None]
+  """Returns totals of responses: mean rewards, counts of errors, seconds, judge tokens."""
+  rewards = [response['reward'] for response in responses if response['reward'] is not None]
   columns = collections.defaultdict(list)
-  for one in responses:
-    for name, score in one['sub_rewards'].items():
+  for response in responses:
+    for name, score in response['sub_rewards'].items():
       if score is not None:
         columns[name].append(score)
   errors = collections.Counter(
-    key for one in responses for key, value in one['metadata']['errors'].items() if value is True
+    key
+    for response in responses
+    for key, value in response['metadata']['errors'].items()
+    if value is True
   )
   return {
     'answers': len(responses),
@@ -95,14 +98,14 @@ def summary(grader: Grader, responses: list[dict[str, Any]]) -> dict[str, Any]:
     'reward_mean': sum(rewards) / len(rewards) if rewards else None,
     'sub_rewards_mean': {name: sum(scores) / len(scores) for name, scores in columns.items()},
     'errors': dict(errors),
-    'seconds': sum(one['metadata']['execution_time'] for one in responses),
+    'seconds': sum(response['metadata']['execution_time'] for response in responses),
     'model_grader_token_usage_per_model': _usage(grader),
   }
 
 
-def read(path) -> list[tuple[str, dict[str, Any]]]:
-  """Returns [(model_sample, item)] of a JSONL file; raises ValueError with all that is wrong."""
-  path, found, problems = pathlib.Path(path), [], []
+def read_lines(path) -> list[tuple[str, dict[str, Any]]]:
+  """Returns [(model_sample, item)] of a JSONL file; raises ValueError with every problem."""
+  path, samples, problems = pathlib.Path(path), [], []
   try:
     lines = path.read_text(encoding='utf-8').splitlines()
   except (OSError, UnicodeDecodeError) as error:
@@ -116,48 +119,48 @@ def read(path) -> list[tuple[str, dict[str, Any]]]:
       problems.append(f'{path}:{number}: not JSON: {error}')
       continue
     if problem := _problem(row):
-      problems.append(f'{path}:{number}: {problem}, {_WAY_OUT}')
+      problems.append(f'{path}:{number}: {problem}, {_LINE_FORMAT}')
     else:
-      found.append((row['model_sample'], row.get('item') or {}))
-  if not found and not problems:
-    problems.append(f'{path}: no lines, {_WAY_OUT} in each')
+      samples.append((row['model_sample'], row.get('item') or {}))
+  if not samples and not problems:
+    problems.append(f'{path}: no lines, {_LINE_FORMAT} in each')
   if problems:
     more = f'\n... and {len(problems) - 20} more' if len(problems) > 20 else ''
     raise ValueError('\n'.join(problems[:20]) + more)
-  return found
+  return samples
 
 
 def _problem(row) -> str | None:
   if not isinstance(row, dict):
-    return f'the line is {template.kind(row)}'
+    return f'the line is {template.json_type(row)}'
   unknown = [key for key in row if key not in ('model_sample', 'item')]
   if unknown:
-    near = template.did_you_mean(unknown[0], ('model_sample', 'item'))
-    return f'unknown key {unknown[0]!r}{near}'
+    hint = template.did_you_mean(unknown[0], ('model_sample', 'item'))
+    return f'unknown key {unknown[0]!r}{hint}'
   if not isinstance(row.get('model_sample'), str):
     return (
-      f'model_sample is {template.kind(row["model_sample"])}'
+      f'model_sample is {template.json_type(row["model_sample"])}'
       if 'model_sample' in row
       else 'model_sample is missing'
     )
   if not isinstance(row.get('item') or {}, dict):
-    return f'item is {template.kind(row["item"])}'
+    return f'item is {template.json_type(row["item"])}'
   return None
 
 
 def _grades(grader, lines, response_format) -> list[Grade]:
-  made = [(graders.make_sample(text, response_format), item) for text, item in lines]
-  graded = iter(
-    graders.grade_many(grader, [(item, sample) for (sample, errors), item in made if not errors])
+  samples = [(graders.make_sample(text, response_format), item) for text, item in lines]
+  valid_grades = iter(
+    graders.grade_many(grader, [(item, sample) for (sample, errors), item in samples if not errors])
   )
   return [
-    Grade(grader.ungradable_reward, {}, errors) if errors else next(graded)
-    for (_, errors), _ in made
+    Grade(grader.ungradable_reward, {}, errors) if errors else next(valid_grades)
+    for (_, errors), _ in samples
   ]
 
 
 def _usage(grader) -> dict[str, dict[str, int]]:
-  """Takes the tallies; returns the tokens of each judge."""
+  """Returns the tokens of each judge model, and resets the tallies."""
   usage = collections.defaultdict(collections.Counter)
   for tally in getattr(grader, 'tallies', {}).values():
     usage[tally.model].update(

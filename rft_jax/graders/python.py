@@ -1,4 +1,4 @@
-"""The `python` grader: a function grade(sample, item) of the user's, run in a sandbox."""
+"""The `python` grader: calls the user's function grade(sample, item) in a sandbox."""
 
 import ast
 import dataclasses
@@ -20,84 +20,84 @@ NEED = 'need a function grade(sample, item) that returns a float'
 class Python:
   """Scores by calling grade(sample, item) of the user's source.
 
-  The `python` grader of the OpenAI API. The source is loaded once into a worker process and
-  called there for each answer; pool.py says what that protects from. A call must return a
-  finite number; True and False count as 1.0 and 0.0. What it makes of one answer (an exception,
+  The `python` grader of the OpenAI API. The source is loaded once into a worker process and called
+  there for each answer; sandbox/pool.py describes what that protects from. A call must return a
+  finite number; True and False count as 1.0 and 0.0. Any other outcome for an answer (an exception,
   SystemExit, NaN, another type) is the policy fault python_grader_runtime_error; a time-out, the
   memory limit and a worker that dies are the grader fault python_grader_server_error.
 
       Python(name='starts', source='def grade(sample, item):\\n'
              '  return float(sample["output_text"].startswith(item["answer"]))')
 
-  Names that the source sets at its top level live as long as its worker, over many calls: a
-  source whose result depends on them, or on chance, makes a run that cannot be repeated.
+  Global variables of the source keep their values between the calls of a worker: a source whose
+  result depends on them, or on random numbers, makes the run irreproducible.
 
   Raises:
     ValueError: at construction, listing every problem: the source is too long, does not compile,
       has no grade with two positional arguments, or raises when loaded.
-    RuntimeError: at construction, if no worker can be started here.
+    RuntimeError: at construction, if no worker process can be started on this machine.
   """
 
   name: str
   source: str
-  image_tag: str | None = None  # accepted and not used: the source sees the packages installed here
-  pass_threshold: float | None = None  # for the share that passes; the reward ignores it
+  image_tag: str | None = None  # accepted and ignored: the source uses the packages installed here
+  pass_threshold: float | None = None  # for the reported pass rate; the reward ignores it
   ungradable_reward: float = 0.0
   sandbox: SandboxConfig = dataclasses.field(default_factory=SandboxConfig)
   _sandbox: Sandbox = dataclasses.field(init=False, repr=False)
 
   def __post_init__(self):
     base.raise_problems(self.name, self.problems(vars(self)))
-    for module in _absent_imports(self.source):
+    for module in _missing_packages(self.source):
       warnings.warn(
-        f'grader {self.name}: the source imports {module}, which is not installed '
-        f'here; pip install it, or the calls that reach the import fail',
+        f'grader {self.name}: the source imports {module}, which is not installed; pip install '
+        'it, or calls that reach the import fail',
         stacklevel=3,
       )
     try:
-      started = Sandbox(
+      sandbox = Sandbox(
         {'mode': 'python', 'source': self.source, 'filename': f'<grader {self.name}>'}, self.sandbox
       )
     except ValueError as error:
       raise ValueError(f'grader {self.name}:\n  source: {error}') from None
-    object.__setattr__(self, '_sandbox', started)
+    object.__setattr__(self, '_sandbox', sandbox)
 
   @staticmethod
-  def problems(given: dict[str, Any]) -> list[str]:
-    """Returns what is wrong with those fields and settings that are given; [] if nothing."""
-    sandbox = given.get('sandbox') or SandboxConfig()
-    found = [f'sandbox.{problem}' for problem in sandbox.problems()]
-    if not isinstance(given.get('image_tag'), (str, type(None))):
-      found.append(f'image_tag={given["image_tag"]!r}, need a string')
-    if 'source' in given:
-      found.extend(
+  def problems(fields: dict[str, Any]) -> list[str]:
+    """Returns what is wrong with the fields and settings that are present; [] if nothing."""
+    sandbox = fields.get('sandbox') or SandboxConfig()
+    problems = [f'sandbox.{problem}' for problem in sandbox.problems()]
+    if not isinstance(fields.get('image_tag'), (str, type(None))):
+      problems.append(f'image_tag={fields["image_tag"]!r}, need a string')
+    if 'source' in fields:
+      problems.extend(
         f'source: {problem}'
-        for problem in _source_problems(given['source'], sandbox.source_limit_kb)
+        for problem in _source_problems(fields['source'], sandbox.source_limit_kb)
       )
-    return found + base.threshold_problems(given)
+    return problems + base.threshold_problems(fields)
 
   @property
   def isolation(self) -> str:
-    """The level that the source runs at: one of isolation.LEVELS."""
+    """The isolation level of the worker processes: one of isolation.LEVELS."""
     return self._sandbox.level
 
   def __call__(self, item: dict[str, Any], sample: dict[str, Any]) -> Grade:
     return self.many([(item, sample)])[0]
 
   def many(self, pairs: list[tuple[dict[str, Any], dict[str, Any]]]) -> list[Grade]:
-    """Returns the Grade of each (item, sample), in order, many calls under way at once."""
+    """Returns the Grade of each (item, sample), in order; the workers run concurrently."""
     grades: list[Grade | None] = [None] * len(pairs)
-    calls, places = [], []
-    for place, (item, sample) in enumerate(pairs):
+    calls, indices = [], []
+    for index, (item, sample) in enumerate(pairs):
       try:
         calls.append([json.dumps([sample, item]).encode()])
-        places.append(place)
+        indices.append(index)
       except (TypeError, ValueError, RecursionError) as error:
-        grades[place] = base.grader_fault(
+        grades[index] = base.grader_fault(
           self, {'other_error': True, 'other_error_details': f'item or sample is not JSON: {error}'}
         )
-    for place, outcome in zip(places, self._sandbox.run(calls)):
-      grades[place] = self._grade(outcome)
+    for index, outcome in zip(indices, self._sandbox.run(calls)):
+      grades[index] = self._grade(outcome)
     return grades
 
   def _grade(self, outcome: Outcome) -> Grade:
@@ -114,7 +114,7 @@ class Python:
     return base.sandbox_fault(self, outcome.kind, outcome.details)
 
   def item_fields(self) -> None:
-    """Returns None: what a program reads cannot be told from outside."""
+    """Returns None: the fields that a program reads are unknown."""
     return None
 
   def close(self) -> None:
@@ -123,24 +123,24 @@ class Python:
 
 
 def _source_problems(source: Any, limit_kb: int) -> list[str]:
-  """Returns what is wrong with the source of a grade function as far as reading it tells."""
+  """Returns what is wrong with the source of a grade function, without running it."""
   if not isinstance(source, str):
-    return [f'is {template.kind(source)}, need a string']
-  found, size = [], len(source.encode('utf-8', 'surrogatepass'))
+    return [f'is {template.json_type(source)}, need a string']
+  problems, size = [], len(source.encode('utf-8', 'surrogatepass'))
   if size > limit_kb * 1024:
-    found.append(f'has {size} bytes, need at most {limit_kb * 1024} (sandbox.source_limit_kb)')
+    problems.append(f'has {size} bytes, need at most {limit_kb * 1024} (sandbox.source_limit_kb)')
   try:
     tree = ast.parse(source)
     compile(source, 'source', 'exec', dont_inherit=True)
   except SyntaxError as error:
-    return found + [_shown(error, source)]
+    return problems + [_format_error(error, source)]
   except (ValueError, RecursionError, MemoryError) as error:
-    return found + [f'does not compile: {type(error).__name__}: {error}']
-  return found + _grade_problems(tree)
+    return problems + [f'does not compile: {type(error).__name__}: {error}']
+  return problems + _grade_problems(tree)
 
 
-def _shown(error: SyntaxError, source: str) -> str:
-  """Returns line, message, text and caret of a syntax error, as Python prints them."""
+def _format_error(error: SyntaxError, source: str) -> str:
+  """Returns line number, message, text and caret of a syntax error, as Python prints them."""
   lines = source.splitlines()
   number = error.lineno or 1
   text = (lines[number - 1] if number <= len(lines) else error.text or '').rstrip()
@@ -152,7 +152,7 @@ def _shown(error: SyntaxError, source: str) -> str:
 def _grade_problems(tree: ast.Module) -> list[str]:
   """Returns what is wrong with the last definition of grade at the top level of tree.
 
-  A name grade that is bound in another way (imported, made by a call) is left to the loading.
+  A name grade that is bound otherwise (imported, assigned) is checked when the source is loaded.
   """
   functions, bound = {}, set()
   for node in _top_level(tree.body):
@@ -165,8 +165,8 @@ def _grade_problems(tree: ast.Module) -> list[str]:
     else:
       bound.update(_bound_names(node))
   if 'grade' not in functions:
-    near = difflib.get_close_matches('grade', functions, n=1, cutoff=0.4)
-    hint = f'; it defines {near[0]!r}: rename it' if near else ''
+    matches = difflib.get_close_matches('grade', functions, n=1, cutoff=0.4)
+    hint = f'; it defines {matches[0]!r}: rename it' if matches else ''
     return [] if 'grade' in bound or '*' in bound else [f'defines no grade, {NEED}{hint}']
   node = functions['grade']
   if isinstance(node, ast.AsyncFunctionDef):
@@ -188,7 +188,7 @@ def _grade_problems(tree: ast.Module) -> list[str]:
 
 
 def _top_level(body):
-  """Yields the statements that run at the top level, those inside if, try and with included."""
+  """Yields the statements of the top level, including those inside if, try and with."""
   for node in body:
     yield node
     if isinstance(node, (ast.If, ast.Try, ast.With, ast.ExceptHandler)):
@@ -208,8 +208,8 @@ def _bound_names(node) -> set[str]:
   return {node.name} if isinstance(node, ast.ClassDef) else set()
 
 
-def _absent_imports(source: str) -> list[str]:
-  """Returns the packages that source imports somewhere and that are not installed."""
+def _missing_packages(source: str) -> list[str]:
+  """Returns the packages that source imports anywhere and that are not installed."""
   names = set()
   for node in ast.walk(ast.parse(source)):
     if isinstance(node, ast.Import):
@@ -222,5 +222,5 @@ def _absent_imports(source: str) -> list[str]:
 def _is_installed(package: str) -> bool:
   try:
     return importlib.util.find_spec(package) is not None
-  except ValueError:  # it is loaded, and does not say from where
+  except ValueError:  # a loaded module without __spec__
     return True

@@ -1,4 +1,4 @@
-"""The `repetition` grader: full value for a text that never says the same twice."""
+"""The `repetition` grader: scores the share of distinct n-grams of a text."""
 
 import dataclasses
 from typing import Any
@@ -13,11 +13,11 @@ UNITS = ('words', 'characters')
 class Repetition:
   """Scores 1 minus the share of repeated n-grams of a rendered template; to be used inside multi.
 
-      score = number of different n-grams / number of n-grams
+      score = number of distinct n-grams / number of n-grams
 
-  1.0 where nothing is repeated, towards 0 for a loop, and 1.0 for a text too short for an n-gram.
-  Words are what stands between white space, in their case. A text of one word (a script without
-  spaces, or a loop of one letter) is counted in characters, also where unit is words.
+  1.0 without repetition, near 0 for a repeating loop, and 1.0 for a text too short for an n-gram.
+  Words are separated by white space and compared with case. A text of one word (a script without
+  spaces, or one repeated letter) is split into characters, also if unit is words.
 
       Repetition(name='fresh', input='{{ sample.output_text }}', n=4)
 
@@ -29,30 +29,30 @@ class Repetition:
   input: str
   n: int = 4
   unit: str = 'words'  # or characters
-  pass_threshold: float | None = None  # for the share that passes; the reward ignores it
+  pass_threshold: float | None = None  # for the reported pass rate; the reward ignores it
   ungradable_reward: float = 0.0
 
   def __post_init__(self):
     base.raise_problems(self.name, self.problems(vars(self)))
 
   @staticmethod
-  def problems(given: dict[str, Any]) -> list[str]:
-    """Returns what is wrong with those fields that are given; [] if nothing."""
-    found = [f'input: {problem}' for problem in template.problems(given.get('input', ''))]
-    n, unit = given.get('n', 4), given.get('unit', 'words')
+  def problems(fields: dict[str, Any]) -> list[str]:
+    """Returns what is wrong with the fields that are present; [] if nothing."""
+    problems = [f'input: {problem}' for problem in template.problems(fields.get('input', ''))]
+    n, unit = fields.get('n', 4), fields.get('unit', 'words')
     if type(n) is not int or n < 1:
-      found.append(f'n={n!r}, need an integer >= 1')
+      problems.append(f'n={n!r}, need an integer >= 1')
     if unit not in UNITS:
       hint = template.did_you_mean(unit, UNITS)
-      found.append(f'unit={unit!r}{hint}, need one of {", ".join(UNITS)}')
-    return found + base.threshold_problems(given)
+      problems.append(f'unit={unit!r}{hint}, need one of {", ".join(UNITS)}')
+    return problems + base.threshold_problems(fields)
 
   def __call__(self, item: dict[str, Any], sample: dict[str, Any]) -> Grade:
     try:
       text = template.render(self.input, item=item, sample=sample)
     except template.Fault as fault:
-      return base.faulty(self, fault)
-    score = _share_of_different(text, self.n, self.unit)
+      return base.template_fault(self, fault)
+    score = _distinct_share(text, self.n, self.unit)
     return Grade(score, {self.name: score}, {})
 
   def item_fields(self) -> frozenset[str]:
@@ -60,13 +60,13 @@ class Repetition:
     return template.fields(self.input)
 
   def close(self) -> None:
-    """Does nothing: there is nothing to free."""
+    """Does nothing: the grader holds no resources."""
 
 
-def _share_of_different(text: str, n: int, unit: str) -> float:
-  """Returns the number of different n-grams of text over the number of all; 1.0 if it has none."""
-  parts = text.split() if unit == 'words' else list(text)
-  if len(parts) == 1:
-    parts = list(parts[0])
-  grams = list(zip(*(parts[start:] for start in range(n))))
-  return len(set(grams)) / len(grams) if grams else 1.0
+def _distinct_share(text: str, n: int, unit: str) -> float:
+  """Returns distinct n-grams of text / all n-grams of text; 1.0 if it has none."""
+  tokens = text.split() if unit == 'words' else list(text)
+  if len(tokens) == 1:
+    tokens = list(tokens[0])
+  ngrams = list(zip(*(tokens[start:] for start in range(n))))
+  return len(set(ngrams)) / len(ngrams) if ngrams else 1.0

@@ -1,4 +1,4 @@
-"""The `reward_model` grader: a model trained on preferences puts a number on an answer."""
+"""The `reward_model` grader: scores the answer with a reward model trained on preferences."""
 
 import dataclasses
 import math
@@ -9,47 +9,45 @@ from rft_jax.graders import base, template
 from rft_jax.graders.judges import prompt as judge_prompt
 from rft_jax.types import Grade
 
-_KEYS = ('invalid_variable_error', 'invalid_variable_error_details')
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class RewardModel:
-  """Scores by the number that a reward model of this run gives, as it comes.
+  """Scores by the unscaled number of a reward model of the run.
 
-  Our own type, after the API's graders. The model is a callable that the run holds under a name:
-  [(prompt messages, answer)] -> [float]; a run takes the name for a Hugging Face directory or hub
-  id. Without `input` it is given the row's messages and sample.output_text; with it, message
-  templates of text whose last has the role assistant, and is the answer. A number that is not
-  finite, a text (why there is none), and whatever the callable raises, is the grader
-  fault other_error.
+  Not a type of the OpenAI API. The model is a callable that the run registers under a name:
+  [(prompt messages, answer)] -> [float]; in a run the name is a Hugging Face directory or hub id.
+  Without `input` the model scores the row's messages with sample.output_text. With it, `input` is a
+  list of text message templates; the last has the role assistant and is the answer. A number that
+  is not finite, a string (the reason why there is no number) and an exception of the callable are
+  the grader fault other_error.
 
       {'type': 'reward_model', 'name': 'preference', 'model': 'runs/reward/export'}
 
   Raises:
-    ValueError: at construction, listing every problem: a model that the run does not hold.
+    ValueError: at construction, listing every problem: a model that the run has not registered.
   """
 
   name: str
   model: str
   input: list[dict[str, Any]] | None = None
-  pass_threshold: float | None = None  # for the share that passes; the reward ignores it
+  pass_threshold: float | None = None  # for the reported pass rate; the reward ignores it
   ungradable_reward: float = 0.0
   reward_models: dict[str, Callable] | None = None
 
-  waits_for_all = True  # it computes where the policy samples, and in an order of its own
+  waits_for_all = True  # it computes on the device that samples, on sorted answers
 
   def __post_init__(self):
     base.raise_problems(self.name, self.problems(vars(self)))
 
   @staticmethod
-  def problems(given: dict[str, Any]) -> list[str]:
-    """Returns what is wrong with those fields and settings that are given; [] if nothing."""
-    found = base.threshold_problems(given)
-    if 'model' in given:
-      found.extend(_model_problems(given['model'], given.get('reward_models') or {}))
-    if given.get('input') is not None:
-      found.extend(_input_problems(given['input']))
-    return found
+  def problems(fields: dict[str, Any]) -> list[str]:
+    """Returns what is wrong with the fields and settings that are present; [] if nothing."""
+    problems = base.threshold_problems(fields)
+    if 'model' in fields:
+      problems.extend(_model_problems(fields['model'], fields.get('reward_models') or {}))
+    if fields.get('input') is not None:
+      problems.extend(_input_problems(fields['input']))
+    return problems
 
   def __call__(self, item: dict[str, Any], sample: dict[str, Any]) -> Grade:
     return self.many([(item, sample)])[0]
@@ -57,42 +55,46 @@ class RewardModel:
   def many(self, pairs: list[tuple[dict[str, Any], dict[str, Any]]]) -> list[Grade]:
     """Returns the Grade of each (item, sample), in order, all in one call of the model."""
     grades: list[Grade | None] = [None] * len(pairs)
-    asked, places = [], []
-    for place, (item, sample) in enumerate(pairs):
+    conversations, indices = [], []
+    for index, (item, sample) in enumerate(pairs):
       try:
-        asked.append(self._asked(item, sample))
-        places.append(place)
+        conversations.append(self._prompt_and_answer(item, sample))
+        indices.append(index)
       except template.Fault as fault:
-        grades[place] = base.faulty(self, fault)
-    for place, score in zip(places, self._scores(asked) if asked else ()):
-      grades[place] = self._grade(score)
+        grades[index] = base.template_fault(self, fault)
+    for index, score in zip(indices, self._scores(conversations) if conversations else ()):
+      grades[index] = self._grade(score)
     return grades
 
-  def _asked(self, item, sample) -> tuple[list[dict[str, Any]], str]:
-    """Returns (prompt messages, answer) of one answer; raises template.Fault."""
+  def _prompt_and_answer(self, item, sample) -> tuple[list[dict[str, Any]], str]:
+    """Returns (prompt messages, answer) of one sample; raises template.Fault."""
     if self.input is not None:
       texts = iter(
         template.render_all(judge_prompt.templates(self.input), item=item, sample=sample)
       )
       *prompt, answer = [
-        {'role': message['role'], 'content': judge_prompt.content(message, texts)}
+        {'role': message['role'], 'content': judge_prompt.rendered_content(message, texts)}
         for message in self.input
       ]
       return prompt, answer['content']
     if not isinstance(item.get('messages'), list):
       raise template.Fault(
-        dict(zip(_KEYS, (True, 'item.messages: the row has none'))), of_policy=False
+        {
+          'invalid_variable_error': True,
+          'invalid_variable_error_details': 'item.messages: the row has none',
+        },
+        is_policy_fault=False,
       )
     return item['messages'], template.render('{{ sample.output_text }}', item=item, sample=sample)
 
-  def _scores(self, asked) -> list:
-    """Returns a score for each, or the reason why there is none."""
+  def _scores(self, conversations) -> list:
+    """Returns a score for each conversation, or a string with the reason why there is none."""
     try:
-      scores = list(self.reward_models[self.model](asked))
-    except Exception as error:  # foreign code: the fault is counted and shown
-      return [f'{type(error).__name__}: {error}'] * len(asked)
-    if len(scores) != len(asked):
-      return [f'{len(scores)} scores for {len(asked)} answers'] * len(asked)
+      scores = list(self.reward_models[self.model](conversations))
+    except Exception as error:  # user code: the fault is counted and reported
+      return [f'{type(error).__name__}: {error}'] * len(conversations)
+    if len(scores) != len(conversations):
+      return [f'{len(scores)} scores for {len(conversations)} answers'] * len(conversations)
     return scores
 
   def _grade(self, score) -> Grade:
@@ -111,45 +113,44 @@ class RewardModel:
     return Grade(value, {self.name: value}, {})
 
   def item_fields(self) -> frozenset[str]:
-    """Returns the paths of item that make its prompt."""
+    """Returns the paths of item that its prompt reads."""
     return frozenset({'messages'}) if self.input is None else judge_prompt.item_fields(self.input)
 
   def close(self) -> None:
-    """Does nothing: the models belong to the run."""
+    """Does nothing: the run closes its reward models."""
 
 
-def named_in(grader: Any) -> list[str]:
-  """Returns the models that a grader's JSON names for its reward_model graders, each once."""
-  found = []
+def reward_model_names(grader: Any) -> list[str]:
+  """Returns the distinct models of the reward_model graders in a grader's JSON."""
+  names = []
   if isinstance(grader, dict):
     if grader.get('type') == 'reward_model' and isinstance(grader.get('model'), str):
-      found.append(grader['model'])
-    found += [name for value in grader.values() for name in named_in(value)]
+      names.append(grader['model'])
+    names += [name for value in grader.values() for name in reward_model_names(value)]
   elif isinstance(grader, (list, tuple)):
-    found = [name for value in grader for name in named_in(value)]
-  return list(dict.fromkeys(found))
+    names = [name for value in grader for name in reward_model_names(value)]
+  return list(dict.fromkeys(names))
 
 
-def _model_problems(model: Any, known: dict[str, Callable]) -> list[str]:
-  if isinstance(model, str) and model in known:
+def _model_problems(model: Any, reward_models: dict[str, Callable]) -> list[str]:
+  if isinstance(model, str) and model in reward_models:
     return []
-  has = f'it holds {", ".join(known)}' if known else 'it holds none'
+  names = f'it has {", ".join(reward_models)}' if reward_models else 'it has none'
   return [
-    f'model={model!r}{template.did_you_mean(model, known)}: no reward model of this run has '
-    f'that name, {has}; pass reward_models={{{model!r}: score}}, where score takes '
+    f'model={model!r}{template.did_you_mean(model, reward_models)}: no reward model of this run '
+    f'has that name, {names}; pass reward_models={{{model!r}: score}}, where score takes '
     '[(prompt messages, answer)] and returns a list of floats'
   ]
 
 
 def _input_problems(messages: Any) -> list[str]:
-  if found := judge_prompt.problems(messages):
-    return found
-  found = []
-  if judge_prompt.kinds(messages) - set(judge_prompt.TEXTS):
-    found.append('input: a reward model reads text alone, need no images or audio')
+  if problems := judge_prompt.problems(messages):
+    return problems
+  if judge_prompt.part_types(messages) - set(judge_prompt.TEXT_TYPES):
+    problems.append('input: a reward model reads only text; remove images and audio')
   if messages[-1]['role'] != 'assistant' or len(messages) < 2:
-    found.append(
+    problems.append(
       f'input: ends with the role {messages[-1]["role"]}, need a prompt and then a '
-      'message of the role assistant: the answer'
+      'message with the role assistant, the answer'
     )
-  return found
+  return problems

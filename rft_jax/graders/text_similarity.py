@@ -1,4 +1,4 @@
-"""The `text_similarity` grader: how near one text is to another, by a named metric."""
+"""The `text_similarity` grader: fuzzy match, BLEU, GLEU, METEOR or ROUGE between two texts."""
 
 import dataclasses
 from collections.abc import Callable
@@ -7,36 +7,36 @@ from typing import Any
 from rft_jax.graders import base, template
 from rft_jax.types import Grade
 
-VARIANTS = ('ratio', 'token_set_ratio')  # of fuzzy_match, besides the weighted one
+VARIANTS = ('ratio', 'token_set_ratio')  # of fuzzy_match; the default is the weighted ratio
 WORDNET_MISSING = (
-  "evaluation_metric='meteor' needs the WordNet data of nltk, which cannot be read here (and "
-  'nothing is downloaded during a run): python -m nltk.downloader wordnet, with NLTK_DATA set to '
-  'its folder if that is not a usual place; or choose another metric'
+  "evaluation_metric='meteor' needs the WordNet data of nltk, which cannot be read (nothing is "
+  'downloaded during a run): run `python -m nltk.downloader wordnet`, and set NLTK_DATA to its '
+  'folder if that is not one of the defaults of nltk; or choose another metric'
 )
-NO_EMBEDDINGS = (
-  "evaluation_metric='cosine' needs an embedding model, and this version can load none, so there "
-  'is nothing to install (at OpenAI it is text-embedding-3-large, in evals only, never in '
-  'fine-tuning): choose another metric, or call a model of your own from a python grader'
+COSINE_UNAVAILABLE = (
+  "evaluation_metric='cosine' needs an embedding model, which this version cannot load "
+  '(OpenAI uses text-embedding-3-large, in evals only, not in fine-tuning): choose '
+  'another metric, or call your own model from a python grader'
 )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TextSimilarity:
-  """Scores in [0, 1] how near input is to reference, two rendered templates.
+  """Scores in [0, 1] the similarity of input and reference, two rendered templates.
 
-  The `text_similarity` grader of the OpenAI API. It names the metrics and not their details;
-  here they are, as libraries compute them:
+  The `text_similarity` grader of the OpenAI API. The API names the metrics without details; they
+  are computed by these libraries:
 
     fuzzy_match     rapidfuzz.fuzz.WRatio / 100 after rapidfuzz.utils.default_process (lower case,
-                    letters and digits alone); variant: ratio or token_set_ratio in its place
-    bleu            nltk sentence_bleu of the words between white space, up to 4-grams, smoothing
+                    letters and digits only); variant: ratio or token_set_ratio instead
+    bleu            nltk sentence_bleu of words split at white space, up to 4-grams, smoothing
                     method 1: two equal texts of fewer than four words score below 1
     gleu            nltk sentence_gleu of the same words
     meteor          nltk meteor_score of the same words; needs the WordNet data
-    rouge_1 .. _5   rouge-score's F-measure of n-grams; its tokenizer keeps a-z and 0-9 alone, so
+    rouge_1 .. _5   rouge-score's F-measure of n-grams; its tokenizer keeps only a-z and 0-9, so
                     a text in another script scores 0
-    rouge_l         the same of the longest common subsequence
-    cosine          of embeddings; refused, there being no model
+    rouge_l         rouge-score's F-measure of the longest common subsequence
+    cosine          of embeddings; refused, as there is no embedding model
 
       TextSimilarity(name='near', input='{{ sample.output_text }}',
                      reference='{{ item.answer }}', evaluation_metric='fuzzy_match')
@@ -50,7 +50,7 @@ class TextSimilarity:
   reference: str
   evaluation_metric: str
   variant: str | None = None  # of fuzzy_match; None: the weighted ratio
-  pass_threshold: float | None = None  # for the share that passes; the reward ignores it
+  pass_threshold: float | None = None  # for the reported pass rate; the reward ignores it
   ungradable_reward: float = 0.0
   _similarity: Callable[[str, str], float] = dataclasses.field(
     init=False, repr=False, compare=False
@@ -61,36 +61,36 @@ class TextSimilarity:
     object.__setattr__(self, '_similarity', _similarity(self.evaluation_metric, self.variant))
 
   @staticmethod
-  def problems(given: dict[str, Any]) -> list[str]:
-    """Returns what is wrong with those fields that are given; [] if nothing."""
-    found = base.template_problems(given, ('input', 'reference'))
-    metric, variant = given.get('evaluation_metric', 'fuzzy_match'), given.get('variant')
+  def problems(fields: dict[str, Any]) -> list[str]:
+    """Returns what is wrong with the fields that are present; [] if nothing."""
+    problems = base.template_problems(fields, ('input', 'reference'))
+    metric, variant = fields.get('evaluation_metric', 'fuzzy_match'), fields.get('variant')
     if not isinstance(metric, str) or metric not in (*METRICS, 'cosine'):
       hint = template.did_you_mean(metric, METRICS)
-      found.append(f'evaluation_metric={metric!r}{hint}, need one of {", ".join(METRICS)}')
+      problems.append(f'evaluation_metric={metric!r}{hint}, need one of {", ".join(METRICS)}')
     elif metric == 'cosine':
-      found.append(f'{NO_EMBEDDINGS}; those that work: {", ".join(METRICS)}')
+      problems.append(f'{COSINE_UNAVAILABLE}; available: {", ".join(METRICS)}')
     elif metric == 'meteor' and not _has_wordnet():
-      found.append(WORDNET_MISSING)
+      problems.append(WORDNET_MISSING)
     if variant is not None and variant not in VARIANTS:
       hint = template.did_you_mean(variant, VARIANTS)
-      found.append(
+      problems.append(
         f'variant={variant!r}{hint}, need one of {", ".join(VARIANTS)}, or none for '
         'the weighted ratio'
       )
     elif variant is not None and metric != 'fuzzy_match':
-      found.append(
-        f'variant={variant!r} belongs to fuzzy_match alone, and evaluation_metric is '
-        f'{metric!r}: leave it out'
+      problems.append(
+        f'variant={variant!r} is only for fuzzy_match, and evaluation_metric is {metric!r}: '
+        'leave it out'
       )
-    return found + base.threshold_problems(given)
+    return problems + base.threshold_problems(fields)
 
   def __call__(self, item: dict[str, Any], sample: dict[str, Any]) -> Grade:
     try:
-      given, wanted = template.render_all([self.input, self.reference], item=item, sample=sample)
+      text, reference = template.render_all([self.input, self.reference], item=item, sample=sample)
     except template.Fault as fault:
-      return base.faulty(self, fault)
-    score = float(self._similarity(given, wanted))
+      return base.template_fault(self, fault)
+    score = float(self._similarity(text, reference))
     return Grade(score, {self.name: score}, {})
 
   def item_fields(self) -> frozenset[str]:
@@ -98,10 +98,10 @@ class TextSimilarity:
     return template.fields(self.input) | template.fields(self.reference)
 
   def close(self) -> None:
-    """Does nothing: there is nothing to free."""
+    """Does nothing: the grader holds no resources."""
 
 
-# --- the metrics: each loads its library, and returns (given, wanted) -> score --------------------
+# --- the metrics: each loads its library and returns (text, reference) -> score -------------------
 def _similarity(metric: str, variant: str | None) -> Callable[[str, str], float]:
   return _fuzzy_match(variant) if metric == 'fuzzy_match' else METRICS[metric]()
 
@@ -110,28 +110,28 @@ def _fuzzy_match(variant: str | None = None):
   from rapidfuzz import fuzz, utils
 
   ratio = getattr(fuzz, variant or 'WRatio')
-  return lambda given, wanted: ratio(given, wanted, processor=utils.default_process) / 100
+  return lambda text, reference: ratio(text, reference, processor=utils.default_process) / 100
 
 
 def _bleu():
   from nltk.translate import bleu_score
 
   smoothing = bleu_score.SmoothingFunction().method1
-  return lambda given, wanted: bleu_score.sentence_bleu(
-    [wanted.split()], given.split(), smoothing_function=smoothing
+  return lambda text, reference: bleu_score.sentence_bleu(
+    [reference.split()], text.split(), smoothing_function=smoothing
   )
 
 
 def _gleu():
   from nltk.translate import gleu_score
 
-  return lambda given, wanted: gleu_score.sentence_gleu([wanted.split()], given.split())
+  return lambda text, reference: gleu_score.sentence_gleu([reference.split()], text.split())
 
 
 def _meteor():
   from nltk.translate import meteor_score
 
-  return lambda given, wanted: meteor_score.meteor_score([wanted.split()], given.split())
+  return lambda text, reference: meteor_score.meteor_score([reference.split()], text.split())
 
 
 def _rouge(kind: str):
@@ -139,7 +139,7 @@ def _rouge(kind: str):
     from rouge_score import rouge_scorer
 
     scorer = rouge_scorer.RougeScorer([kind], use_stemmer=False)
-    return lambda given, wanted: scorer.score(wanted, given)[kind].fmeasure
+    return lambda text, reference: scorer.score(reference, text)[kind].fmeasure
 
   return load
 
@@ -157,12 +157,12 @@ METRICS = {
 def _has_wordnet() -> bool:
   """Returns whether WordNet can be read.
 
-  The data itself is asked for a word. METEOR would not tell: it looks up only the words that
-  match in no other way, so it scores two equal texts without WordNet.
+  A word is looked up in the data. Computing METEOR would not be a test: it looks up only words
+  that match in no other way, so it scores two equal texts without WordNet.
   """
   from nltk.corpus import wordnet
 
   try:
     return bool(wordnet.synsets('word'))
-  except Exception:  # absent is a LookupError; what damaged files raise, nltk does not say
+  except Exception:  # absent files raise LookupError; for damaged ones nltk documents no error
     return False

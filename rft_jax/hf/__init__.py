@@ -1,7 +1,9 @@
 """Hugging Face directories in and out: load, export, and save_base for models from scratch."""
 
+from rft_jax.hf.config import read_config
 from rft_jax.hf.export import export, save_base
-from rft_jax.hf.load import load, read_config, resolve
+from rft_jax.hf.hub import resolve
+from rft_jax.hf.load import load
 from rft_jax.hf.reward_model import (
   abstract_reward_model,
   export_reward_model,

@@ -1,11 +1,11 @@
-"""The model card (README.md) of an exported model: what is known, and what is not."""
+"""Model card (README.md) of an exported model; facts that are not known are stated as such."""
 
 import datetime
 import json
 
 import rft_jax
 
-# Key of `card`, and how the page names it. A key that is not given is told as not known.
+# Key of `card` -> its title in the model card. Without a value it is listed as not known.
 FACTS = {
   'base_model': 'Base model',
   'stages': 'Stages of training',
@@ -19,10 +19,10 @@ FACTS = {
   'date': 'Date',
   'rft_jax': 'rft_jax version',
 }
-MEASURED = ('before', 'after')  # {metric: number or {'mean', 'low', 'high'}}
+MEASUREMENTS = ('before', 'after')  # {metric: number or {'mean', 'low', 'high'}}
 UNKNOWN = 'not known'
-_TASKS = {False: 'text-generation', True: 'text-classification'}
-_ABOUT = {
+_PIPELINE_TAGS = {False: 'text-generation', True: 'text-classification'}
+_INTRODUCTION = {
   False: (
     '# A model fine-tuned with rft_jax',
     '',
@@ -41,15 +41,15 @@ _ABOUT = {
 def model_card(
   card: dict, *, source: str, is_hub_id: bool, dtype: str, reward_model: bool = False
 ) -> str:
-  """Returns the text of README.md.
+  """Returns the text of the model card, README.md.
 
   Args:
-    card: values by the keys of FACTS, `before` and `after`; other keys become lines as they are.
-      Strings and numbers stand in a line, everything else in a block of JSON.
-    source: what the model began as.
-    is_hub_id: source is a hub id, and so may stand in the header that the hub reads.
+    card: values by the keys of FACTS, `before` and `after`; other keys are their own titles.
+      Strings and numbers become a line, everything else a block of JSON.
+    source: the directory or hub id that the model was loaded from.
+    is_hub_id: source is a hub id, so it is also put in the header that the hub reads.
     dtype: of the weights on disk.
-    reward_model: it scores answers, and writes none.
+    reward_model: the model scores answers instead of generating them.
   """
   card = {
     'base_model': source,
@@ -58,14 +58,14 @@ def model_card(
   } | card
   header = [
     'library_name: transformers',
-    f'pipeline_tag: {_TASKS[reward_model]}',
+    f'pipeline_tag: {_PIPELINE_TAGS[reward_model]}',
     'tags:',
     '- rft_jax',
   ]
   if is_hub_id:
     name, _, _ = source.partition('@')
     header.insert(0, f'base_model: {name}')
-  extra = {key: key for key in card if key not in FACTS and key not in MEASURED}
+  extra = {key: key for key in card if key not in FACTS and key not in MEASUREMENTS}
   facts = [_fact(title, card.get(key)) for key, title in (FACTS | extra).items()]
   return '\n'.join(
     [
@@ -73,12 +73,12 @@ def model_card(
       *header,
       '---',
       '',
-      *_ABOUT[reward_model],
+      *_INTRODUCTION[reward_model],
       f'Stored as {dtype}.',
       '',
       '## Before and after',
       '',
-      *_measured(card),
+      *_measurements(card),
       '',
       '## How it was made',
       '',
@@ -105,9 +105,9 @@ def _fact(title, value):
   )
 
 
-def _measured(card):
+def _measurements(card):
   """Returns the lines of a table: a row for each metric of `before` or `after`."""
-  before, after = (card.get(key) or {} for key in MEASURED)
+  before, after = (card.get(key) or {} for key in MEASUREMENTS)
   if not before and not after:
     return [f'Held-out figures: {UNKNOWN}.']
   rows = [

@@ -1,7 +1,7 @@
 """Weights on disk: the safetensors files of a directory, read and written tensor by tensor.
 
-Knows names, shapes and files, and nothing about models: which tensor belongs to which leaf is
-said by the WeightRules of a family.
+Handles names, shapes and files; the tensor of each leaf of a model is given by the WeightRules of
+its family.
 """
 
 import json
@@ -10,7 +10,7 @@ import pathlib
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-import ml_dtypes  # its import is what makes NumPy, and so safetensors, know bfloat16
+import ml_dtypes  # its import adds bfloat16 to NumPy, and so to safetensors
 import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save_file
@@ -19,28 +19,28 @@ SINGLE = 'model.safetensors'
 INDEX = 'model.safetensors.index.json'
 FLOATS = ('F64', 'F32', 'F16', 'BF16')
 DTYPES = {'float32': np.dtype(np.float32), 'bfloat16': np.dtype(ml_dtypes.bfloat16)}
-BUFFERS = ('rotary_emb.inv_freq',)  # computed, not learnt; old checkpoints hold them all the same
+BUFFERS = ('rotary_emb.inv_freq',)  # computed, not trained, but stored in old checkpoints
 
 
 class Tensor(NamedTuple):
-  """Where a tensor stands, from the header of its file."""
+  """The file, shape and dtype of a tensor, from the header of its file."""
 
   path: pathlib.Path
   shape: tuple[int, ...]
   dtype: str  # as safetensors spells it: 'F32', 'BF16'
 
 
-class Output(NamedTuple):
-  """A tensor to be written: fetched only when its file is."""
+class OutputTensor(NamedTuple):
+  """A tensor to be written: fetched from the device only when its file is written."""
 
   name: str
   shape: tuple[int, ...]
   fetch: Callable[[], np.ndarray]
 
 
-# --- the names and shapes of a leaf --------------------------------------------------------------
+# --- names and shapes of the tensors of a leaf ---------------------------------------------------
 def names(rule, layers: int) -> list[str]:
-  """Returns the tensors that make up a leaf: one, or one a layer."""
+  """Returns the names of the tensors that make up a leaf: one, or one for each layer."""
   if '{layer}' in rule.name:
     return [rule.name.format(layer=layer) for layer in range(layers)]
   return [rule.name]
@@ -53,7 +53,7 @@ def tensor_shape(rule, leaf_shape) -> tuple[int, ...]:
   return shape[::-1] if _transposed(rule) else shape
 
 
-def expected(rules, leaf_shapes, layers: int) -> dict[str, tuple[int, ...]]:
+def expected_shapes(rules, leaf_shapes, layers: int) -> dict[str, tuple[int, ...]]:
   """Returns the shape on disk of every tensor of a model.
 
   Args:
@@ -75,8 +75,8 @@ def _transposed(rule):
 
 
 # --- reading -------------------------------------------------------------------------------------
-def index(directory: pathlib.Path) -> dict[str, Tensor]:
-  """Returns every tensor of a checkpoint, in one file or in shards with their index.
+def list_tensors(directory: pathlib.Path) -> dict[str, Tensor]:
+  """Returns every tensor of a checkpoint by name, without its values: one file, or shards.
 
   Raises:
     FileNotFoundError: there are no safetensors, or shards that the index names are absent.
@@ -88,12 +88,12 @@ def index(directory: pathlib.Path) -> dict[str, Tensor]:
   elif (directory / SINGLE).exists():
     weight_map, files = {}, [SINGLE]
   else:
-    others = sorted(path.name for path in directory.glob('*.bin'))
+    pickles = sorted(path.name for path in directory.glob('*.bin'))
     raise FileNotFoundError(
       f'{directory}: found neither {SINGLE} nor {INDEX}'
       + (
-        f', only {", ".join(others)}: save it again with safe_serialization=True'
-        if others
+        f', only {", ".join(pickles)}: save it again with safe_serialization=True'
+        if pickles
         else '; is the download complete?'
       )
     )
@@ -103,21 +103,22 @@ def index(directory: pathlib.Path) -> dict[str, Tensor]:
       f'{directory}: {INDEX} names files that are not there: '
       f'{", ".join(absent)}; download them again'
     )
-  found, twice = {}, []
+  tensors, duplicates = {}, []
   for file in files:
     for name, tensor in _header(directory / file):
-      if name in found:
-        twice.append(f'{name} in {found[name].path.name} and {file}')
-      found[name] = tensor
-  if twice:
-    raise ValueError('\n'.join([f'{directory}: tensors that are there twice:', *twice]))
-  return found
+      if name in tensors:
+        duplicates.append(f'{name} in {tensors[name].path.name} and {file}')
+      tensors[name] = tensor
+  if duplicates:
+    raise ValueError('\n'.join([f'{directory}: tensors that are in two files:', *duplicates]))
+  return tensors
 
 
 def _header(path) -> Iterable[tuple[str, Tensor]]:
   try:
     with safe_open(path, 'numpy') as file:
-      for name in file.keys():
+      keys = file.keys()  # safe_open is no dict: it cannot be iterated
+      for name in keys:
         entry = file.get_slice(name)
         yield name, Tensor(path, tuple(entry.get_shape()), entry.get_dtype())
   except Exception as error:  # SafetensorError derives from Exception itself
@@ -126,25 +127,25 @@ def _header(path) -> Iterable[tuple[str, Tensor]]:
     ) from error
 
 
-def problems(found: dict[str, Tensor], wanted: dict[str, tuple[int, ...]]) -> list[str]:
-  """Compares a checkpoint with what a model needs: one line for each difference.
+def problems(tensors: dict[str, Tensor], expected: dict[str, tuple[int, ...]]) -> list[str]:
+  """Compares the tensors of a checkpoint with the expected shapes: one line for each difference.
 
-  Tells the missing, the extra, the mis-shaped and those that hold no floating-point numbers.
+  Lists the missing, the extra, the mis-shaped and those that are not floating-point numbers.
   """
   lines = [
     f'missing: {name}, expected {list(shape)}'
-    for name, shape in wanted.items()
-    if name not in found
+    for name, shape in expected.items()
+    if name not in tensors
   ]
-  for name, tensor in found.items():
-    where = f'{name} {list(tensor.shape)} in {tensor.path.name}'
-    if name not in wanted:
+  for name, tensor in tensors.items():
+    label = f'{name} {list(tensor.shape)} in {tensor.path.name}'
+    if name not in expected:
       if not name.endswith(BUFFERS):
-        lines.append(f'extra: {where}, which a model of this config.json does not have')
-    elif tensor.shape != wanted[name]:
-      lines.append(f'shape: {where}, expected {list(wanted[name])}')
+        lines.append(f'extra: {label}, which a model of this config.json does not have')
+    elif tensor.shape != expected[name]:
+      lines.append(f'shape: {label}, expected {list(expected[name])}')
     elif tensor.dtype not in FLOATS:
-      lines.append(f'dtype: {where} is {tensor.dtype}, expected one of {", ".join(FLOATS)}')
+      lines.append(f'dtype: {label} is {tensor.dtype}, expected one of {", ".join(FLOATS)}')
   return lines
 
 
@@ -154,57 +155,57 @@ def read(tensor: Tensor, name: str) -> np.ndarray:
     return file.get_tensor(name)
 
 
-def read_leaf(found: dict[str, Tensor], rule, shape, layers: int) -> np.ndarray:
-  """Returns a leaf as f32[shape]: transposed if the rule says so, stacked if it names a layer."""
+def read_leaf(tensors: dict[str, Tensor], rule, shape, layers: int) -> np.ndarray:
+  """Returns a leaf as f32[shape], transposed and stacked along the layers according to the rule."""
   leaf = np.empty(shape, np.float32)
-  parts = leaf if '{layer}' in rule.name else leaf[None]
-  for part, name in zip(parts, names(rule, layers), strict=True):
-    value = read(found[name], name)
-    part[...] = value.T if _transposed(rule) else value
+  slices = leaf if '{layer}' in rule.name else leaf[None]
+  for target, name in zip(slices, names(rule, layers), strict=True):
+    value = read(tensors[name], name)
+    target[...] = value.T if _transposed(rule) else value
   return leaf
 
 
 # --- writing -------------------------------------------------------------------------------------
-def outputs(rule, leaf, layers: int, to_host) -> list[Output]:
-  """Returns the tensors of one leaf; read_leaf() is the inverse.
+def leaf_tensors(rule, leaf, layers: int, to_host) -> list[OutputTensor]:
+  """Returns the tensors of one leaf, to be written; read_leaf() is the inverse.
 
   Args:
     rule: the leaf's WeightRule.
     leaf: f32, on one device or sharded.
     layers: L.
-    to_host: from a device array to the same as np.ndarray.
+    to_host: converts a device array to np.ndarray.
   """
 
   def fetch(layer):
-    # A layer at a time: a stacked leaf is never whole on the host.
+    # A layer at a time: the host never holds a whole stacked leaf.
     value = to_host(leaf if layer is None else leaf[layer])
     return value.T if _transposed(rule) else value
 
   shape = tensor_shape(rule, leaf.shape)
   stacked = '{layer}' in rule.name
   return [
-    Output(name, shape, lambda layer=i if stacked else None: fetch(layer))
+    OutputTensor(name, shape, lambda layer=i if stacked else None: fetch(layer))
     for i, name in enumerate(names(rule, layers))
   ]
 
 
 def write(
   directory: pathlib.Path,
-  tensors: list[Output],
+  tensors: list[OutputTensor],
   *,
   dtype: str = 'float32',
   shard_bytes: int = 5 * 10**9,
   writes: bool = True,
 ) -> list[str]:
-  """Writes tensors as safetensors, in shards with an index where one file would pass shard_bytes.
+  """Writes tensors as safetensors: one file, or shards with an index if it exceeds shard_bytes.
 
   Args:
     directory: must exist.
     tensors: written in this order, fetched file by file.
     dtype: 'float32' or 'bfloat16' (rounded to nearest even).
     shard_bytes: bytes; a larger tensor has a file to itself.
-    writes: False on the processes of a multi-host run that fetch (which is collective) but leave
-      the writing to another.
+    writes: False on the processes of a multi-host run that take part in fetching (a collective
+      operation) but do not write files.
 
   Returns:
     The names of the files.

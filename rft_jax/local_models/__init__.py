@@ -1,1 +1,1 @@
-"""Models that grade in the same process: a judge, and reward models."""
+"""Models that grade in the process of the run: a judge (LLM) and reward models."""

@@ -1,4 +1,4 @@
-"""The parts of one layer: norms, projections, the gated MLP, and the block they make.
+"""The parts of a transformer layer: RMS norm, linear, attention projections, MLP, and the block.
 
 Each is written for one layer; the decoder stacks L of them by jax.vmap over the constructor.
 """
@@ -11,12 +11,13 @@ from flax import nnx
 
 from rft_jax.models import attention, rotary
 from rft_jax.models.config import DecoderConfig
+from rft_jax.models.precision import precision_for
 
 INIT_STD = 0.02
 
 
 def residual_std(config: DecoderConfig) -> float:
-  """Of projections back into the residual stream, which adds up 2 L of them."""
+  """Returns the initial std of projections into the residual stream, which sums 2 L of them."""
   return INIT_STD / math.sqrt(2 * config.layers)
 
 
@@ -44,18 +45,16 @@ class Linear(nnx.Module):
     self.bias = nnx.Param(jnp.zeros((outputs,))) if bias else None
 
   def __call__(self, x):
-    # One row axis, not two: the gradient of the kernel contracts over the rows, and over two axes
-    # that made a training step on a CPU a fifth slower.
+    # One row axis, not two: the gradient of the kernel contracts over the rows, and a contraction
+    # over two axes made a training step on a CPU a fifth slower.
     rows = x.reshape(-1, x.shape[-1])
-    y = jnp.matmul(
-      rows, self.kernel[...].astype(x.dtype), precision=attention.precision_for(x.dtype)
-    )
+    y = jnp.matmul(rows, self.kernel[...].astype(x.dtype), precision=precision_for(x.dtype))
     y = y if self.bias is None else y + self.bias[...].astype(x.dtype)
     return y.reshape(*x.shape[:-1], y.shape[-1])
 
 
 class Attention(nnx.Module):
-  """Projections around the attention rule: q, k, v before it and o after it."""
+  """The projections around attention: q, k, v before it and o after it."""
 
   def __init__(self, config: DecoderConfig, *, rngs):
     self.config = config
@@ -73,7 +72,7 @@ class Attention(nnx.Module):
     config = self.config
     with jax.named_scope('qkv'):
       q, k, v = (
-        part(x).reshape(*x.shape[:2], -1, config.head_dim) for part in (self.q, self.k, self.v)
+        linear(x).reshape(*x.shape[:2], -1, config.head_dim) for linear in (self.q, self.k, self.v)
       )
       if config.qk_norm:
         q, k = self.q_norm(q), self.k_norm(k)
@@ -109,11 +108,11 @@ class Block(nnx.Module):
     self.mlp_norm = RMSNorm(config.dim, config.norm_epsilon)
     self.mlp = MLP(config, rngs=rngs)
 
-  def __call__(self, x, rope, prefix=None, begins=None):
+  def __call__(self, x, rope, prefix=None, segment_starts=None):
     """Returns (x, (k, v)): the layer's output and the keys and values of its own tokens."""
     q, k, v = self.qkv(x, rope)
     attended = attention.attend(
-      q, k, v, prefix, begins, implementation=self.attention.config.attention
+      q, k, v, prefix, segment_starts, implementation=self.attention.config.attention
     )
     return self.finish(x, attended), (k, v)
 

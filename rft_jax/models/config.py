@@ -1,22 +1,21 @@
-"""What a decoder is made of: sizes, rotary embedding, which optional leaves exist.
+"""DecoderConfig: sizes, RoPE settings and optional parts of a decoder.
 
 A DecoderConfig is read from a checkpoint's own config.json by one of the families, or written
-down by hand for a small model from scratch. It is frozen and hashable, because a Decoder
-carries it as a static part of its tree structure.
+by hand for a small model from scratch. It is frozen and hashable, because a Decoder has it as a
+static part of its tree structure.
 """
 
 import dataclasses
-from typing import NamedTuple
 
 DTYPES = ('float32', 'bfloat16')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Llama3Rope:
-  """Llama 3.1's stretching of the rotary wavelengths, by the names of its config.json.
+  """Llama 3.1's stretching of the RoPE wavelengths, with the field names of its config.json.
 
   Wavelengths above original_max_positions / low_freq_factor are stretched by factor, those below
-  original_max_positions / high_freq_factor are kept, and between the two the change is gradual.
+  original_max_positions / high_freq_factor are unchanged, those in between are interpolated.
   """
 
   factor: float
@@ -44,14 +43,14 @@ class DecoderConfig:
   mlp_bias: bool = False  # of gate, up and down
   qk_norm: bool = False  # an RMS norm of length H on each query and key head
   tied_head: bool = False  # logits against the embedding, no head/kernel leaf
-  max_positions: int = 2048  # tokens; the longest context the checkpoint promises
-  model_type: str = 'llama'  # the family it is read from and written to
-  eos_ids: tuple[int, ...] = ()  # every id that ends a sequence
+  max_positions: int = 2048  # tokens; the longest context the checkpoint supports
+  model_type: str = 'llama'  # key in families.FAMILIES, of config.json
+  eos_ids: tuple[int, ...] = ()  # every end-of-sequence id
   pad_id: int | None = None
   bos_id: int | None = None
-  valid_vocab: int | None = None  # ids the tokenizer has, <= vocab_size; None means vocab_size
+  valid_vocab: int | None = None  # ids of the tokenizer, <= vocab_size; None means vocab_size
   dtype: str = 'float32'  # of the matrix products; the weights themselves are float32
-  attention: str = 'auto'  # how it is computed, see attention.IMPLEMENTATIONS
+  attention: str = 'auto'  # the implementation, a name in attention.IMPLEMENTATIONS
 
   def __post_init__(self):
     if self.valid_vocab is None:
@@ -59,7 +58,7 @@ class DecoderConfig:
 
   @property
   def matrix_parameters(self) -> int:
-    """How many weights a token is multiplied with: every layer and the head, not the embedding."""
+    """The number of weights in matrix products: every layer and the head, not the embedding."""
     heads = self.dim * self.head_dim * 2 * (self.heads + self.kv_heads)
     layer = heads + 3 * self.dim * self.mlp_dim
     return self.layers * layer + self.dim * self.vocab_size
@@ -82,7 +81,7 @@ class DecoderConfig:
       if not _is_count(getattr(self, name))
     ]
     if problems:
-      return problems  # what follows divides by these
+      return problems  # the checks below divide by these
     checks = (
       (
         self.heads % self.kv_heads == 0,
@@ -101,17 +100,7 @@ class DecoderConfig:
       ),
       (self.dtype in DTYPES, f'dtype={self.dtype!r}, need one of {DTYPES}'),
     )
-    return [problem for good, problem in checks if not good]
-
-
-class WeightRule(NamedTuple):
-  """Where one leaf of ours stands in a Hugging Face checkpoint.
-
-  A leaf that is stacked along L has '{layer}' in its name, and each layer's tensor is one slice.
-  """
-
-  name: str  # 'model.layers.{layer}.self_attn.q_proj.weight'
-  transform: str  # 'transpose' (torch keeps [out, in], we keep [in, out]) or 'none'
+    return [problem for valid, problem in checks if not valid]
 
 
 def _is_count(value):

@@ -1,11 +1,11 @@
 """The decoder: embedding, L equal blocks stacked and scanned, final norm, logits.
 
 An flax.nnx Module used as a plain pytree: jax.jit, jax.grad and optax work on the instance, whose
-leaves are float32 and named 'blocks/attention/q/kernel' and so on. Which leaves exist stands in the
-DecoderConfig; families/ says where a checkpoint keeps them.
+leaves are float32 and named 'blocks/attention/q/kernel' and so on. The DecoderConfig determines
+which leaves exist; families/ has their names in a checkpoint.
 
-Padding is on the right and told by lengths. What stands at padded positions is arbitrary, finite,
-and does not reach the others.
+Rows are padded on the right, and lengths mark the padding. Values at padded positions are arbitrary
+and finite, and do not affect the others.
 """
 
 import functools
@@ -14,14 +14,15 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from rft_jax.models import attention, rotary
+from rft_jax.models import rotary
+from rft_jax.models.attention_rule import ATTENTION_OUTPUT, SharedPrefix
 from rft_jax.models.blocks import INIT_STD, Block, RMSNorm
 from rft_jax.models.config import DecoderConfig
+from rft_jax.models.precision import precision_for
 
 
-# --- the head ------------------------------------------------------------------------------------
 class Head(nnx.Module):
-  """The kernel of the logits where it is not the embedding; calling it returns it."""
+  """The kernel of the logits where it is not tied to the embedding; calling it returns that."""
 
   def __init__(self, config: DecoderConfig, *, rngs):
     shape = (config.dim, config.vocab_size)
@@ -31,7 +32,6 @@ class Head(nnx.Module):
     return self.kernel[...]
 
 
-# --- the whole -----------------------------------------------------------------------------------
 class Decoder(nnx.Module):
   """A causal language model. Leaves are float32, matrix products are in config.dtype.
 
@@ -49,7 +49,7 @@ class Decoder(nnx.Module):
     )
     self.final_norm = RMSNorm(config.dim, config.norm_epsilon)
     if not config.tied_head:
-      self.head = Head(config, rngs=rngs)  # stands before the method below; both return [D, V]
+      self.head = Head(config, rngs=rngs)  # shadows the method below; both return [D, V]
 
   def __call__(self, tokens, *, lengths, remat='none'):
     """Returns the logits f32[B, T, V] of tokens i32[B, T] with lengths i32[B], right-padded."""
@@ -63,7 +63,7 @@ class Decoder(nnx.Module):
     """Final-normed hidden [..., D] -> logits f32[..., V], a float32 product on any hardware."""
     with jax.named_scope('logits'):
       return jnp.matmul(
-        hidden.astype(jnp.float32), self.head(), precision=attention.precision_for(jnp.float32)
+        hidden.astype(jnp.float32), self.head(), precision=precision_for(jnp.float32)
       )
 
   def hidden(self, tokens, *, lengths, remat='none'):
@@ -72,28 +72,31 @@ class Decoder(nnx.Module):
     Args:
       tokens: i32[B, T], right-padded.
       lengths: i32[B], 0 to T.
-      remat: a name in REMAT: what the backward pass computes again instead of keeping it.
+      remat: a name in REMAT: what the backward pass recomputes instead of storing it.
     """
-    del lengths  # padding stands behind what it could disturb, and a token sees what is before it
+    del lengths  # padding is on the right, and a causal query attends only to what is before it
     rope = self.rope(jnp.arange(tokens.shape[1])[None])
     layer = lambda x, block: (block(x, rope)[0], None)
-    x, _ = jax.lax.scan(REMAT[remat](layer), self.embedded(tokens), self.blocks)
+    x, _ = jax.lax.scan(REMAT[remat](layer), self.embeddings(tokens), self.blocks)
     return self.final_norm(x)
 
-  def completion_hidden(self, prompts, prompt_lengths, completions, begins=None, *, remat='none'):
+  def completion_hidden(
+    self, prompts, prompt_lengths, completions, segment_starts=None, *, remat='none'
+  ):
     """Returns hidden [B, T, D] where hidden[:, t] predicts completions[:, t].
 
     The prompt is computed once for the G rows that complete it. What they share is the prompt
     without its last token: each row's own inputs are that token and completions[:, :-1], at
-    the positions n - 1, n, ... for a prompt of n tokens. So every hidden state stands at its
-    target, and the first target needs no case of its own.
+    the positions n - 1, n, ... for a prompt of n tokens. So every hidden state is in the column
+    of its target, and the first target is no special case.
 
     Args:
       prompts: i32[P, S], right-padded.
       prompt_lengths: i32[P], 1 to S (0, for a padding row, gives finite garbage).
       completions: i32[B, T], right-padded, B = P * G, row b completes prompt b // G.
-      begins: i32[B, T], where a row holds several completions of its prompt: the column in which
-        that of each token begins. None: each row is one completion, from column 0 on.
+      segment_starts: i32[B, T], where a row holds several completions of its prompt: for each
+        token, the column in which its completion begins. None: each row is one completion, from
+        column 0 on.
       remat: as in hidden.
 
     Raises:
@@ -104,69 +107,69 @@ class Decoder(nnx.Module):
         f'{completions.shape[0]} completions of {prompts.shape[0]} prompts: need '
         'the same number for each, next to each other'
       )
-    last, start = _last_token(prompts, prompt_lengths)
+    last, last_position = _last_token(prompts, prompt_lengths)
     group = completions.shape[0] // prompts.shape[0]
-    spread = lambda of_prompt: jnp.repeat(of_prompt, group)[:, None]
+    repeat = lambda by_prompt: jnp.repeat(by_prompt, group)[:, None]
     columns = jnp.arange(completions.shape[1])
-    age = columns - (0 if begins is None else begins)
-    tokens = jnp.where(age == 0, spread(last), jnp.roll(completions, 1, axis=1))
-    rope = self.rope(spread(start) + age)
+    offset = columns - (0 if segment_starts is None else segment_starts)
+    tokens = jnp.where(offset == 0, repeat(last), jnp.roll(completions, 1, axis=1))
+    rope = self.rope(repeat(last_position) + offset)
     prompt_rope = self.rope(jnp.arange(prompts.shape[1])[None])
 
     def layer(carry, block):
       prompt, x = carry
       prompt, (k, v) = block(prompt, prompt_rope)
-      x, _ = block(x, rope, attention.SharedPrefix(k, v, start), begins)
+      x, _ = block(x, rope, SharedPrefix(k, v, last_position), segment_starts)
       return (prompt, x), None
 
-    carry = self.embedded(prompts), self.embedded(tokens)
+    carry = self.embeddings(prompts), self.embeddings(tokens)
     (_, x), _ = jax.lax.scan(REMAT[remat](layer), carry, self.blocks)
     return self.final_norm(x)
 
-  # --- the pieces that decoding.py puts together in its own way ---
-  def embedded(self, tokens):
+  # --- also used by decoding.py ---
+  def embeddings(self, tokens):
     """Returns the embeddings of i32[...] tokens, [..., D], in the compute dtype."""
-    # clip: an id out of range, in padding for example, may not turn into NaN
+    # clip: an id out of range, in padding for example, must not become NaN
     return self.embed[...].at[tokens].get(mode='clip').astype(self.config.dtype)
 
   def rope(self, positions):
-    """Returns the rotary table of i32[B, T] positions, see rotary.rotate."""
+    """Returns the RoPE table of i32[B, T] positions, see rotary.rotate."""
     config = self.config
     frequencies = rotary.frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
     return rotary.table(positions, frequencies)
 
 
 def _last_token(prompts, prompt_lengths):
-  """The last prompt token and its position, i32[P] each."""
-  start = jnp.maximum(prompt_lengths - 1, 0)
-  return jnp.take_along_axis(prompts, start[:, None], axis=1, mode='clip')[:, 0], start
+  """Returns the last prompt token and its position, i32[P] each."""
+  position = jnp.maximum(prompt_lengths - 1, 0)
+  return jnp.take_along_axis(prompts, position[:, None], axis=1, mode='clip')[:, 0], position
 
 
-# What of a layer is kept for the backward pass: everything, the results of its projections and of
-# attention (all else is cheap to make again), or its input alone.
+# What of a layer is stored for the backward pass: everything; the results of its projections and of
+# attention (all else is cheap to recompute); or its input alone.
 REMAT = {
   'none': lambda layer: layer,
-  # prevent_cse guards what a scan's body needs no guarding from, and would cost fusions
+  # prevent_cse is not needed in the body of a scan, and would prevent fusions
   'dots': functools.partial(
     jax.checkpoint,
     prevent_cse=False,
     policy=jax.checkpoint_policies.save_from_both_policies(
       jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-      jax.checkpoint_policies.save_only_these_names(attention.ATTENDED),
+      jax.checkpoint_policies.save_only_these_names(ATTENTION_OUTPUT),
     ),
   ),
   'full': functools.partial(jax.checkpoint, prevent_cse=False),
 }
 
 
-# --- making one ----------------------------------------------------------------------------------
+# --- initialisation -------------------------------------------------------------------------------
 def init(config: DecoderConfig, key) -> Decoder:
-  """Returns a freshly initialised Decoder; trace it under jit with out_shardings, or eval_shape."""
+  """Returns a newly initialised Decoder; for use under jit with out_shardings, or eval_shape."""
   return Decoder(config, rngs=nnx.Rngs(key))
 
 
 def abstract(config: DecoderConfig) -> Decoder:
-  """Returns a Decoder of ShapeDtypeStructs: the names and shapes, without the weights."""
+  """Returns a Decoder of ShapeDtypeStructs: names and shapes, without weights."""
   return jax.eval_shape(functools.partial(init, config), jax.random.key(0))
 
 

@@ -1,15 +1,15 @@
-"""A number for each token instead of logits: PPO's critic, and reward models.
+"""Value heads: one number for each token instead of logits, for PPO's critic and reward models.
 
 The leaf is named as Hugging Face names it in a model for sequence classification with one label:
-'score/kernel' [D, 1], without a bias. It starts at 0, so that an untrained one says 0 everywhere.
+'score/kernel' [D, 1], without a bias. It starts at 0, so that an untrained head gives 0 everywhere.
 """
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from rft_jax.models import attention
 from rft_jax.models.decoder import Decoder
+from rft_jax.models.precision import precision_for
 
 CRITIC_KINDS = ('separate', 'head')
 
@@ -22,14 +22,14 @@ class Score(nnx.Module):
 
   def __call__(self, hidden):
     return jnp.matmul(
-      hidden.astype(jnp.float32), self.kernel[...], precision=attention.precision_for(jnp.float32)
+      hidden.astype(jnp.float32), self.kernel[...], precision=precision_for(jnp.float32)
     )[..., 0]
 
 
 class Critic(nnx.Module):
-  """A linear head on the hidden states of a decoder: its own, or the policy's.
+  """A linear head on the hidden states of a decoder: the critic's own, or the policy's.
 
-  Leaves: score/kernel [D, 1]; decoder/... where it has its own.
+  Leaves: score/kernel [D, 1]; decoder/... where the critic has its own.
   """
 
   def __init__(self, dim: int, decoder: Decoder | None = None):
@@ -37,7 +37,9 @@ class Critic(nnx.Module):
     self.score = Score(dim)
 
   def hidden(self, policy_hidden, *inputs, **settings):
-    """Returns what the head reads, [B, T, D]: of the decoder of its own, or the policy's.
+    """Returns the hidden states that the head is applied to, [B, T, D].
+
+    Those of the critic's own decoder if it has one, otherwise policy_hidden.
 
     Args:
       policy_hidden: [B, T, D] of the same tokens.
@@ -54,6 +56,10 @@ class Critic(nnx.Module):
 
 
 def make_critic(policy: Decoder, kind: str) -> Critic:
-  """Returns a critic that says 0 everywhere: 'separate' with a copy of the policy, or a 'head'."""
+  """Returns a critic whose values are all 0.
+
+  Args:
+    kind: 'separate' (with a decoder that is a copy of the policy's), or 'head' (on the policy's).
+  """
   decoder = jax.tree.map(jnp.copy, policy) if kind == 'separate' else None
   return Critic(policy.config.dim, decoder)

@@ -1,4 +1,4 @@
-"""Masked sums that keep their denominators, so that a step divides once."""
+"""Masked sums with their denominators, and the aggregations of a loss (token mean, ...)."""
 
 import functools
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ class Weighted(NamedTuple):
 
 
 class Maximum(NamedTuple):
-  """A largest value, which parts of a step do not add to but compare; see added()."""
+  """A largest value: add_sums takes the maximum over the parts of a step instead of the sum."""
 
   value: jax.Array  # f32[]
 
@@ -33,109 +33,115 @@ class Term(NamedTuple):
 
 
 class Sizes(NamedTuple):
-  """What some aggregations must know that the values and weights of a microbatch do not tell."""
+  """What some aggregations need besides the values and the loss mask of a microbatch."""
 
-  length: int | None = None  # 'constant': the tokens a sequence is taken to have
+  length: int | None = None  # 'constant': the nominal number of tokens of a sequence
   group_tokens: Any = None  # 'prompt_mean': f32[B], see tokens_of_groups
 
 
-def only(values, weights):
-  """Returns values [B, T] with 0 where the weight is 0: what stands there is never read.
+def apply_mask(values, mask):
+  """Returns values [B, T] with 0 where the mask is 0, so that masked values are never read.
 
-  Done before exp and log, as it is here, NaN on padding reaches neither value nor gradient; done
-  after, the gradient would be 0 * NaN.
+  Applied before exp and log, as it is everywhere here, NaN on padding reaches neither value nor
+  gradient; applied after, the gradient would be 0 * NaN.
   """
-  return jnp.where(weights > 0, values, 0.0)
+  return jnp.where(mask > 0, values, 0.0)
 
 
-def row_means(values, weights):
-  """Returns f32[B, 1], the mean of values [B, T] over a row's tokens of weight > 0; 0 if none."""
-  counts = (weights > 0).sum(-1, keepdims=True)
-  return only(values, weights).sum(-1, keepdims=True) / jnp.maximum(counts, 1)
+def row_means(values, loss_mask):
+  """Returns f32[B, 1], the mean of values [B, T] over a row's tokens in the mask; 0 if none."""
+  counts = (loss_mask > 0).sum(-1, keepdims=True)
+  return apply_mask(values, loss_mask).sum(-1, keepdims=True) / jnp.maximum(counts, 1)
 
 
 def over_tokens(values, weights) -> Weighted:
-  """Returns the weighted sum of values [B, T]; positions of weight 0 are never read."""
+  """Returns the weighted sum of values [B, T], and the sum of the weights.
+
+  Args:
+    values: f32[B, T]; never read where the weight is 0.
+    weights: [B, T], most often the loss mask.
+  """
   weights = weights.astype(jnp.float32)
-  return Weighted((only(values, weights) * weights).sum(), weights.sum())
+  return Weighted((apply_mask(values, weights) * weights).sum(), weights.sum())
 
 
-def over_sequences(values, weights) -> Weighted:
-  """Returns the sum over sequences of each one's weighted token mean; empty ones do not count."""
-  weights = weights.astype(jnp.float32)
-  lengths = weights.sum(-1)
-  sums = (only(values, weights) * weights).sum(-1)
+def over_sequences(values, loss_mask) -> Weighted:
+  """Returns the sum over sequences of their token means; sequences without tokens do not count."""
+  loss_mask = loss_mask.astype(jnp.float32)
+  lengths = loss_mask.sum(-1)
+  sums = (apply_mask(values, loss_mask) * loss_mask).sum(-1)
   means = sums / jnp.maximum(lengths, 1e-9)
   return Weighted(jnp.where(lengths > 0, means, 0.0).sum(), (lengths > 0).sum(dtype=jnp.float32))
 
 
-def over_sequences_sum(values, weights) -> Weighted:
-  """Returns the weighted sum over tokens, with the number of sequences that are not empty.
+def over_sequences_sum(values, loss_mask) -> Weighted:
+  """Returns the sum over tokens, with the number of sequences that have tokens.
 
   A sequence counts by its length, as the log-probability of a whole answer does (RLOO,
   https://arxiv.org/abs/2402.14740).
   """
-  return Weighted(over_tokens(values, weights).total, (weights.sum(-1) > 0).sum(dtype=jnp.float32))
+  total = over_tokens(values, loss_mask).total
+  return Weighted(total, (loss_mask.sum(-1) > 0).sum(dtype=jnp.float32))
 
 
-def over_constant(values, weights, length: int) -> Weighted:
-  """Returns the weighted sum over tokens with `length` tokens a sequence as the denominator.
+def over_constant(values, loss_mask, length: int) -> Weighted:
+  """Returns the sum over tokens, with `length` tokens for each sequence as the denominator.
 
-  Dr.GRPO, https://arxiv.org/abs/2503.20783: a divisor that does not depend on how long the
-  completions turned out.
+  Dr.GRPO, https://arxiv.org/abs/2503.20783: a divisor that does not depend on the lengths of the
+  completions.
   """
-  summed = over_sequences_sum(values, weights)
-  return Weighted(summed.total, summed.weight * length)
+  sums = over_sequences_sum(values, loss_mask)
+  return Weighted(sums.total, sums.weight * length)
 
 
-def over_prompts(values, weights, group_tokens) -> Weighted:
-  """Returns the sum over prompts of the weighted token mean over all samples of the prompt.
+def over_prompts(values, loss_mask, group_tokens) -> Weighted:
+  """Returns the sum over prompts of the token mean over all samples of the prompt.
 
   Every prompt counts the same (ScaleRL, https://arxiv.org/abs/2510.13786). The samples of a prompt
-  may stand in several microbatches; so a token counts 1 / group_tokens, and the sum of these
-  shares, over the whole step, is the number of prompts that have tokens.
+  may be in several microbatches, so each token has the weight 1 / group_tokens, and the sum of
+  these weights over the whole step is the number of prompts that have tokens.
 
   Args:
-    values, weights: f32[B, T].
+    values, loss_mask: f32[B, T].
     group_tokens: f32[B], of the whole step: see tokens_of_groups. 0 in rows without a prompt.
   """
-  shares = weights / jnp.maximum(group_tokens, 1e-9)[:, None]
-  return over_tokens(values, jnp.where(weights > 0, shares, 0.0))
+  shares = loss_mask / jnp.maximum(group_tokens, 1e-9)[:, None]
+  return over_tokens(values, jnp.where(loss_mask > 0, shares, 0.0))
 
 
-def tokens_of_groups(weights, group) -> np.ndarray:
-  """Returns f32[B], for each row the weight of all rows of its group. Host arrays, numpy.
+def tokens_of_groups(loss_mask, group) -> np.ndarray:
+  """Returns f32[B], for each row the sum of the loss mask over its group. Host arrays, numpy.
 
   Args:
-    weights: f32[B, T] of a whole step, before it is cut into microbatches.
+    loss_mask: f32[B, T] of a whole step, before it is cut into microbatches.
     group: i32[B], the prompt of each row.
   """
-  totals = np.bincount(group, np.asarray(weights, np.float64).sum(1))
+  totals = np.bincount(group, np.asarray(loss_mask, np.float64).sum(1))
   return totals[group].astype(np.float32)
 
 
-def _given(sizes, name):
+def _required(sizes, name):
   if getattr(sizes, name) is None:
     raise ValueError(f'Sizes.{name} is None, and this aggregation needs it')
   return getattr(sizes, name)
 
 
-# How the loss of a step is made of the losses of its tokens: name -> f(values, weights, Sizes).
+# How the losses of tokens become the loss of a step: name -> f(values, loss_mask, Sizes).
 AGGREGATIONS = {
-  'token_mean': lambda values, weights, sizes: over_tokens(values, weights),
-  'sequence_mean': lambda values, weights, sizes: over_sequences(values, weights),
-  'sequence_sum': lambda values, weights, sizes: over_sequences_sum(values, weights),
-  'constant': lambda values, weights, sizes: over_constant(
-    values, weights, _given(sizes, 'length')
+  'token_mean': lambda values, loss_mask, sizes: over_tokens(values, loss_mask),
+  'sequence_mean': lambda values, loss_mask, sizes: over_sequences(values, loss_mask),
+  'sequence_sum': lambda values, loss_mask, sizes: over_sequences_sum(values, loss_mask),
+  'constant': lambda values, loss_mask, sizes: over_constant(
+    values, loss_mask, _required(sizes, 'length')
   ),
-  'prompt_mean': lambda values, weights, sizes: over_prompts(
-    values, weights, _given(sizes, 'group_tokens')
+  'prompt_mean': lambda values, loss_mask, sizes: over_prompts(
+    values, loss_mask, _required(sizes, 'group_tokens')
   ),
 }
 
 
-def added(parts):
-  """Returns the sums of a step from those of its parts, trees of one structure."""
+def add_sums(parts):
+  """Returns the sums of a step from those of its parts, trees of the same structure."""
   parts = list(parts)
   largest = lambda values: Maximum(functools.reduce(jnp.maximum, [x.value for x in values]))
   return jax.tree.map(
@@ -162,3 +168,10 @@ def means(sums):
 
 def _is_sum(node):
   return isinstance(node, (Weighted, Maximum))
+
+
+def check_same_shapes(**arrays) -> None:
+  """Raises a ValueError that names the arrays and their shapes if they are not all equal."""
+  if len({array.shape for array in arrays.values()}) > 1:
+    shapes = ', '.join(f'{name} {array.shape}' for name, array in arrays.items())
+    raise ValueError(f'shapes differ: {shapes}')

@@ -1,4 +1,4 @@
-"""What a config may say about the policy loss, and which choices go together."""
+"""Configuration of the policy loss: its settings, and which combinations are supported."""
 
 import dataclasses
 
@@ -12,7 +12,7 @@ class PolicyLossConfig:
   """The policy loss: its kind, the level of its ratio, and the bounds of that kind."""
 
   loss: str = 'clip'  # clip (PPO, GRPO, DAPO, GSPO), policy_gradient, cispo, gmpo, sapo, ...
-  ratio_level: str = 'token'  # token, step, sequence, sequence_token, product, none
+  ratio_level: str = 'token'  # token, reasoning_step, sequence, sequence_token, product, none
   clip_low: float | None = None  # the gradient stops below 1 - clip_low; None: as published
   clip_high: float | None = None  # and above 1 + clip_high; of gmpo, both in the log
   dual_clip: float = 0.0  # clip: where A < 0 the loss is at most -dual_clip A; 0: off, 3 is usual
@@ -20,7 +20,7 @@ class PolicyLossConfig:
   cispo_high_level: float = 5.0  # cispo: the largest weight; a level, not a width around 1
   cispo_low_width: float = 1.0  # cispo: the smallest weight is 1 - this; 1: off
   sapo_tau_positive: float = 1.0  # sapo: how fast the gradient fades off r = 1, where A > 0
-  sapo_tau_negative: float = 1.05  # and where not
+  sapo_tau_negative: float = 1.05  # and where A <= 0
   vespo_power_positive: float = 2.0  # vespo: weight w^power exp(rate (1 - w)), where A >= 0
   vespo_rate_positive: float = 3.0
   vespo_power_negative: float = 3.0  # and where A < 0
@@ -44,8 +44,8 @@ class PolicyLossConfig:
     checks = [
       (self.loss in LOSSES, f'loss={self.loss!r}, need one of {tuple(LOSSES)}'),
       (
-        self.ratio_level in importance_ratios.NAMES,
-        f'ratio_level={self.ratio_level!r}, need one of {importance_ratios.NAMES}',
+        self.ratio_level in importance_ratios.LEVEL_NAMES,
+        f'ratio_level={self.ratio_level!r}, need one of {importance_ratios.LEVEL_NAMES}',
       ),
       (low >= 0 and (low <= 1 or self.loss == 'gmpo'), f'clip_low={low}, need 0 to 1'),
       (high >= 0, f'clip_high={high}, need >= 0'),
@@ -79,8 +79,8 @@ _ALL = tuple(AGGREGATIONS)
 _PER_SEQUENCE = ('sequence_mean',)
 _SUMS = ('token_mean', 'sequence_sum', 'constant')
 
-# loss -> ratio level -> aggregations. What is missing is refused, with the reason of refusals().
-SUPPORTED = {
+# loss -> ratio level -> aggregations. Others are refused, with a reason from incompatibilities().
+SUPPORTED: dict[str, dict[str, tuple[str, ...]]] = {
   'clip': {
     'token': _ALL,
     'sequence': _PER_SEQUENCE,
@@ -107,46 +107,47 @@ SUPPORTED = {
 
 
 def incompatibilities(loss: str, ratio_level: str, aggregation: str) -> list[str]:
-  """Returns why these three do not go together, each name known by itself; [] if they do."""
+  """Returns why these three cannot be combined, each of them a known name; [] if they can."""
   levels = SUPPORTED[loss]
   if ratio_level in levels:
     if aggregation in levels[ratio_level]:
       return []
     return [
       f'aggregation={aggregation!r} with loss={loss!r} and ratio_level={ratio_level!r}: '
-      f'{_wrong_aggregation(loss, ratio_level)}; need one of {levels[ratio_level]}'
+      f'{_aggregation_reason(loss, ratio_level)}; need one of {levels[ratio_level]}'
     ]
   return [
-    f'ratio_level={ratio_level!r} with loss={loss!r}: {_wrong_level(loss, ratio_level)}; '
+    f'ratio_level={ratio_level!r} with loss={loss!r}: {_level_reason(loss, ratio_level)}; '
     f'need one of {tuple(levels)}'
   ]
 
 
-def spread_gradient(loss: str, ratio_level: str) -> bool:
-  """Returns whether the loss of one token has a gradient by the log-probs of all of its answer."""
-  return loss == 'gmpo' or loss != 'vespo' and ratio_level in ('reasoning_step', 'sequence', 'product')
+def couples_tokens(loss: str, ratio_level: str) -> bool:
+  """Returns whether the loss of one token has a gradient by log-probs of others of its sequence."""
+  coupled_levels = ('reasoning_step', 'sequence', 'product')
+  return loss == 'gmpo' or loss != 'vespo' and ratio_level in coupled_levels
 
 
-def _wrong_aggregation(loss, ratio_level):
+def _aggregation_reason(loss, ratio_level):
   if loss == 'luspo':
-    return 'luspo is GSPO without the 1 / length, which only a sum over tokens leaves out'
+    return 'luspo is GSPO without the factor 1 / length, so its tokens are summed, not averaged'
   if loss == 'vespo':
-    return 'one weight for the whole answer goes with the sum of its log-probs, not their mean'
+    return 'vespo weights the sum of log-probs of a whole completion, not their mean'
   if loss == 'gmpo':
-    return 'gmpo is one loss for the whole answer, and sums would count it once a token'
+    return 'gmpo has one loss for the whole completion, and sums would count it once per token'
   return (
-    f'a ratio of level {ratio_level} is one for the whole answer, and sums over tokens would '
-    'count it once a token, long answers more (wanted? that is luspo)'
+    f'a ratio of level {ratio_level} is the same for the whole completion, and sums over tokens '
+    'would count it once per token, long completions more (if that is intended, use luspo)'
   )
 
 
-def _wrong_level(loss, ratio_level):
+def _level_reason(loss, ratio_level):
   if loss == 'policy_gradient':
-    return 'policy_gradient has no ratio; with one it is called unclipped'
+    return 'policy_gradient has no ratio; the same loss with a ratio is unclipped'
   if ratio_level == 'none':
-    return 'its ratio is always 1, so that no bound ever binds: that is policy_gradient'
+    return 'the ratio is always 1, so that no bound is ever active: that is policy_gradient'
   if loss == 'gmpo':
-    return 'gmpo takes the mean over the sequence itself, of ratios of tokens'
+    return 'gmpo itself takes the mean over the sequence, of ratios of tokens'
   if loss in ('luspo', 'vespo'):
-    return f'{loss} is defined on ratios of whole answers'
+    return f'{loss} is defined on ratios of whole completions'
   return f'{loss} is defined on ratios of tokens'

@@ -1,38 +1,30 @@
-"""Losses that learn from which of two answers is better (and KTO, from single answers).
+"""DPO loss functions and relatives: IPO, hinge, robust, EXO, NCA, BCO, SPPO, APO, SimPO, CPO, ORPO.
 
-Letters: N pairs. x_w, x_l are what a policy says of the chosen ("winner") and of the rejected
-("loser") completion, in nats: the sum over its tokens of the log-prob, less that of the reference
-where NEEDS says so, over its number of tokens where NEEDS says so. Log-probs are of untempered
-logits. h = beta (x_w - x_l), and sigma is the logistic function.
+Letters: N pairs. x_w, x_l are the scores in nats of the chosen ("winner") and of the rejected
+("loser") completion: the sum of the policy's log-probs over its tokens, minus the reference's
+where NEEDS has reference, divided by the number of tokens where NEEDS has means. Log-probs are of
+untempered logits. h = beta (x_w - x_l), and sigma is the logistic function.
 
-Every loss of LOSSES is a function (x_w f32[N], x_l f32[N], *, config) -> f32[N], unreduced.
+Every loss of LOSSES is a function (x_w f32[N], x_l f32[N], *, config) -> f32[N], unreduced; config
+is a preference_objective.PreferenceConfig.
 """
 
-import dataclasses
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from rft_jax.objectives.kl import MAX_LOG_RATIO, clamped_exp
-from rft_jax.objectives.masked import Weighted
-from rft_jax.objectives.preference_pairs import (
-  over_pairs,
-  pair,
-  present,
-  sequence_means,
-  sequence_sums,
-)
 
 
 class Needs(NamedTuple):
-  """What a paired loss reads, and which fields of the config mean something to it."""
+  """What a paired loss reads, and which fields of the config it uses."""
 
   reference: bool = True  # log-probs of a reference policy
   means: bool = False  # x is divided by the number of tokens
   smoothing: bool = False  # label_smoothing
-  divergence: bool = False  # reads x_w - x_l alone, so that a divergence can be put before it
-  nll: bool = False  # is by definition added to the NLL of the chosen completion
+  divergence: bool = False  # reads x_w - x_l alone, so that a divergence can be applied to x first
+  nll: bool = False  # defined as a sum with the NLL of the chosen completion
 
 
 NEEDS = {
@@ -55,114 +47,6 @@ NEEDS = {
 }
 
 
-@dataclasses.dataclass(slots=True, kw_only=True)
-class PreferenceConfig:
-  """How a pair of answers becomes a loss."""
-
-  loss: str = 'dpo'  # a name of NEEDS
-  beta: float = 0.1  # how fast the loss saturates; simpo wants 2 to 2.5; orpo: the weight lambda
-  label_smoothing: float = 0.0  # share of pairs thought to be the wrong way round; exo needs > 0
-  divergence: str = 'reverse_kl'  # f-DPO: reverse_kl, forward_kl, js or alpha
-  alpha: float = 0.5  # of the alpha divergence; 1 is reverse_kl, 0 forward_kl
-  gamma: float = 0.5  # simpo: the margin that is asked for
-  tau: float = 0.05  # discopop: how suddenly its two halves change over
-  nll_coef: float = 0.0  # weight of the NLL of the chosen completions (RPO); cpo and orpo: 1
-
-  def validate(self) -> list[str]:
-    if self.loss not in NEEDS:
-      return [f'loss={self.loss!r}, need one of {tuple(NEEDS)}']
-    needs = NEEDS[self.loss]
-    checks = (
-      (self.beta > 0, f'beta={self.beta}, need > 0'),
-      (
-        0 <= self.label_smoothing < 0.5,
-        f'label_smoothing={self.label_smoothing}, need 0 to below 0.5',
-      ),
-      (
-        needs.smoothing or not self.label_smoothing,
-        f'label_smoothing={self.label_smoothing} means nothing to loss={self.loss!r}',
-      ),
-      (
-        self.loss != 'exo' or self.label_smoothing > 0,
-        "loss='exo' takes a log of label_smoothing; need > 0, such as 0.001",
-      ),
-      (
-        self.divergence in DIVERGENCES,
-        f'divergence={self.divergence!r}, need one of {tuple(DIVERGENCES)}',
-      ),
-      (
-        needs.divergence or self.divergence == 'reverse_kl',
-        f'divergence={self.divergence!r}: loss={self.loss!r} does not read a difference of '
-        'log-ratios alone; leave reverse_kl',
-      ),
-      (
-        self.divergence != 'alpha' or abs(self.alpha - 1) > 1e-6,
-        f"alpha={self.alpha} divides by 0; its limit is divergence='reverse_kl'",
-      ),
-      (self.tau > 0, f'tau={self.tau}, need > 0'),
-      (self.nll_coef >= 0, f'nll_coef={self.nll_coef}, need >= 0'),
-      (
-        not needs.nll or self.nll_coef > 0,
-        f'nll_coef=0: loss={self.loss!r} is defined with the NLL of the chosen; need > 0, say 1',
-      ),
-    )
-    return [problem for good, problem in checks if not good]
-
-
-class Preference(NamedTuple):
-  """The losses of N pairs, and the rewards that the policy implicitly gives."""
-
-  losses: jax.Array  # f32[N]
-  present: jax.Array  # f32[N], 1 where the pair counts
-  chosen_rewards: jax.Array  # f32[N], beta x_w, a constant
-  rejected_rewards: jax.Array  # f32[N], beta x_l, a constant
-
-
-# ------------------------------------------------------------------ from log-probs to a loss
-
-
-def preference(
-  logprobs, reference_logprobs, weights, chosen, rejected, *, config: PreferenceConfig
-) -> Preference:
-  """Returns the loss of each pair, and what it shows to people.
-
-  Args:
-    logprobs: f32[B, T] nats, of the policy being trained.
-    reference_logprobs: f32[B, T] nats, a constant; None for a loss that needs none.
-    weights: f32[B, T], 0 on what is not of the completion; never read there.
-    chosen, rejected: i32[N], rows of the better and of the worse one; -1 is padding.
-  """
-  needs = NEEDS[config.loss]
-  if needs.reference:
-    if reference_logprobs is None:
-      raise ValueError(f'loss={config.loss!r} needs reference_logprobs')
-    logprobs = logprobs - jax.lax.stop_gradient(reference_logprobs)
-  sums = sequence_sums(logprobs, weights)
-  scores = sums
-  if needs.divergence:
-    scores = DIVERGENCES[config.divergence](sums, config.alpha)
-  if needs.means:
-    scores, sums = sequence_means(scores, weights), sequence_means(sums, weights)
-  losses = LOSSES[config.loss](*pair(scores, chosen, rejected), config=config)
-  rewards = jax.lax.stop_gradient(config.beta * sums)
-  return Preference(losses, present(weights, chosen, rejected), *pair(rewards, chosen, rejected))
-
-
-def reward_metrics(found: Preference) -> dict[str, Weighted]:
-  """Returns the metrics of DPO under their usual names; an equal pair is not accurate."""
-  margins = found.chosen_rewards - found.rejected_rewards
-  values = {
-    'chosen': found.chosen_rewards,
-    'rejected': found.rejected_rewards,
-    'margins': margins,
-    'accuracies': (margins > 0).astype(jnp.float32),
-  }
-  return {f'rewards/{name}': over_pairs(value, found.present) for name, value in values.items()}
-
-
-# ------------------------------------------------------------------ paired losses
-
-
 def dpo(x_w, x_l, *, config):
   """-(1 - eps) log sigma(h) - eps log sigma(-h), eps = label_smoothing.
 
@@ -181,7 +65,7 @@ def ipo(x_w, x_l, *, config):
   """(x_w - x_l - 1 / (2 beta))^2. Azar et al. 2023, https://arxiv.org/abs/2310.12036.
 
   'ipo' is of sums, as in the paper; 'ipo_mean' of means, as its authors ran it and as TRL does.
-  The same beta asks for quite different margins in the two.
+  The same beta gives quite different margins in the two.
   """
   return jnp.square(x_w - x_l - 0.5 / config.beta)
 
@@ -192,15 +76,15 @@ def robust(x_w, x_l, *, config):
   Chowdhury et al. 2024, https://arxiv.org/abs/2403.00409.
   """
   h, eps = config.beta * (x_w - x_l), config.label_smoothing
-  right, flipped = -jax.nn.log_sigmoid(h), -jax.nn.log_sigmoid(-h)
-  return ((1 - eps) * right - eps * flipped) / (1 - 2 * eps)
+  correct, flipped = -jax.nn.log_sigmoid(h), -jax.nn.log_sigmoid(-h)
+  return ((1 - eps) * correct - eps * flipped) / (1 - 2 * eps)
 
 
 def exo(x_w, x_l, *, config):
   """KL of (sigma(h), sigma(-h)) from (1 - eps, eps). https://arxiv.org/abs/2402.00856, eq. 16."""
   h, eps = config.beta * (x_w - x_l), config.label_smoothing
-  right = jax.nn.sigmoid(h) * (jax.nn.log_sigmoid(h) - jnp.log1p(-eps))
-  return right + jax.nn.sigmoid(-h) * (jax.nn.log_sigmoid(-h) - jnp.log(eps))
+  correct = jax.nn.sigmoid(h) * (jax.nn.log_sigmoid(h) - jnp.log1p(-eps))
+  return correct + jax.nn.sigmoid(-h) * (jax.nn.log_sigmoid(-h) - jnp.log(eps))
 
 
 def nca(x_w, x_l, *, config):
@@ -209,15 +93,15 @@ def nca(x_w, x_l, *, config):
   Chen et al. 2024, https://arxiv.org/abs/2402.05369.
   """
   r_w, r_l = config.beta * x_w, config.beta * x_l
-  against = jax.nn.log_sigmoid(-r_w) + jax.nn.log_sigmoid(-r_l)
-  return -jax.nn.log_sigmoid(r_w) - 0.5 * against
+  negative = jax.nn.log_sigmoid(-r_w) + jax.nn.log_sigmoid(-r_l)
+  return -jax.nn.log_sigmoid(r_w) - 0.5 * negative
 
 
 def bco(x_w, x_l, *, config, delta=0.0):
   """-log sigma(beta x_w - delta) - log sigma(delta - beta x_l).
 
   Jung et al. 2024, https://arxiv.org/abs/2404.04656. delta is a running mean of the rewards of
-  both sides, a constant; 0 is TRL's `bco_pair`.
+  chosen and rejected, a constant; 0 is TRL's `bco_pair`.
   """
   delta = jax.lax.stop_gradient(delta)
   return -jax.nn.log_sigmoid(config.beta * x_w - delta) - jax.nn.log_sigmoid(
@@ -286,9 +170,7 @@ LOSSES = {
 }
 
 
-# ------------------------------------------------------------------ divergences, small functions
-
-# f-DPO (Wang et al. 2023, https://arxiv.org/abs/2309.16240): x becomes f'(e^x), less f'(1).
+# f-DPO (Wang et al. 2023, https://arxiv.org/abs/2309.16240): x becomes f'(e^x) - f'(1).
 DIVERGENCES = {
   'reverse_kl': lambda x, alpha: x,
   'forward_kl': lambda x, alpha: 1 - clamped_exp(-x),
@@ -304,10 +186,10 @@ def log_odds(logprob):
   digits where the other is good (Maechler 2012, "Accurately computing log(1 - exp(-|a|))").
   """
   logprob = jnp.minimum(logprob, -jnp.exp(-MAX_LOG_RATIO))
-  near = logprob > -jnp.log(2.0)
-  of_near = jnp.log(-jnp.expm1(jnp.where(near, logprob, -1.0)))
-  of_far = jnp.log1p(-jnp.exp(jnp.where(near, -1.0, logprob)))
-  return logprob - jnp.where(near, of_near, of_far)
+  near_one = logprob > -jnp.log(2.0)
+  by_expm1 = jnp.log(-jnp.expm1(jnp.where(near_one, logprob, -1.0)))
+  by_log1p = jnp.log1p(-jnp.exp(jnp.where(near_one, -1.0, logprob)))
+  return logprob - jnp.where(near_one, by_expm1, by_log1p)
 
 
 def _smoothed(h, eps):

@@ -1,25 +1,25 @@
-"""Credit by steps: each step of a completion has a reward of its own. Ragged lists and numpy.
+"""Advantages of reasoning steps (process rewards), and their tokens. Ragged lists and numpy.
 
 A step is a run of tokens that ends at a known token: a line of the reasoning, or a turn. Row b has
-the ends e_1 < e_2 < ... (places in the completion, from 0) and as many rewards. A token belongs to
-the first step that does not end before it, and what follows the last end to none. All tokens of
-a step have one advantage; tool tokens, of weight 0, have none.
+the ends e_1 < e_2 < ... (positions in the completion, from 0) and one reward for each. A token
+belongs to the first step that does not end before it, and tokens after the last end to none. All
+tokens of a step have the same advantage; tool tokens, where the loss mask is 0, have none.
 
     steps = normalised_sums(rewards, group)              # or baseline_sums, or differences
-    advantages = to_tokens(steps, ends, weights)         # f32[B, T]
-    advantages = blend(outcome, advantages, weights, outcome_weight=..., process_weight=...)
+    advantages = to_tokens(steps, ends, loss_mask)       # f32[B, T]
+    advantages = blend(outcome, advantages, loss_mask, outcome_weight=..., process_weight=...)
 """
 
 import numpy as np
 
 
-def turn_ends(weights) -> list[list[int]]:
+def turn_ends(loss_mask) -> list[list[int]]:
   """Returns the last token of each run of trainable tokens, row by row: turns as steps.
 
   Args:
-    weights: f32[B, T], 0 on tool tokens and padding.
+    loss_mask: f32[B, T], 0 on tool tokens and padding.
   """
-  trainable = np.pad(np.asarray(weights) > 0, ((0, 0), (0, 1)))
+  trainable = np.pad(np.asarray(loss_mask) > 0, ((0, 0), (0, 1)))
   return [np.flatnonzero(row[:-1] & ~row[1:]).tolist() for row in trainable]
 
 
@@ -29,8 +29,9 @@ def normalised_sums(rewards, group, *, epsilon=1e-4, ddof=1) -> list[np.ndarray]
       z = (r - mean) / (std + epsilon),  A_j = z_j + z_{j+1} + ... + z_J
 
   with mean and std over all steps of all samples of the group: process supervision of GRPO,
-  https://arxiv.org/abs/2402.03300, section 4.1.3. A long chain sums more terms, so a good one is
-  paid for length: bound the number of steps, or use baseline_sums. Equal rewards give exactly 0.
+  https://arxiv.org/abs/2402.03300, section 4.1.3. A long chain sums more terms, so good chains are
+  rewarded for length: bound the number of steps, or use baseline_sums. Equal rewards give exactly
+  0.
 
   Args:
     rewards: B lists of finite numbers, one for each step; a list may be empty.
@@ -52,13 +53,13 @@ def normalised_sums(rewards, group, *, epsilon=1e-4, ddof=1) -> list[np.ndarray]
 
 
 def baseline_sums(rewards, group) -> list[np.ndarray]:
-  """Returns for each step the sum, from it to the last, of rewards less the mean of their step.
+  """Returns for each step the sum, from it to the last, of rewards minus the mean of their step.
 
       z_j = r_j - mean of r_j over the samples of the group with a step j
       A_j = z_j + z_{j+1} + ... + z_J
 
-  No std, and a chain is not paid for being long. A step that no other sample has, and a step of
-  equal rewards, has z = 0.
+  No std, and a chain is not rewarded for being long. A step that no other sample has, and a step
+  of equal rewards, has z = 0.
 
   Args and returns: as normalised_sums.
   """
@@ -66,10 +67,10 @@ def baseline_sums(rewards, group) -> list[np.ndarray]:
   centred = [row.copy() for row in rewards]
   for rows in _groups(group):
     for j in range(max(len(rewards[b]) for b in rows)):
-      having = [b for b in rows if len(rewards[b]) > j]
-      step = np.array([rewards[b][j] for b in having])
-      less = np.zeros_like(step) if step.max() == step.min() else step - step.mean()
-      for b, value in zip(having, less):
+      rows_with_step = [b for b in rows if len(rewards[b]) > j]
+      step = np.array([rewards[b][j] for b in rows_with_step])
+      centred_step = np.zeros_like(step) if step.max() == step.min() else step - step.mean()
+      for b, value in zip(rows_with_step, centred_step):
         centred[b][j] = value
   return [_sums_to_go(row) for row in centred]
 
@@ -77,8 +78,8 @@ def baseline_sums(rewards, group) -> list[np.ndarray]:
 def differences(potentials) -> list[np.ndarray]:
   """Returns what each step adds to the potential, r_j = F(s_j) - F(s_{j-1}).
 
-  As rewards they leave the best policy what it was (Ng, Harada and Russell 1999, potential-based
-  shaping), for they sum to F(s_J) - F(s_0). Taken as advantages, without any sum, and with F the
+  As rewards they do not change the best policy (Ng, Harada and Russell 1999, potential-based
+  shaping), since they sum to F(s_J) - F(s_0). Used as advantages, without any sum, and with F the
   mean grade of completions sampled anew from each state, they are those of VinePPO,
   https://arxiv.org/abs/2410.01679.
 
@@ -92,75 +93,78 @@ def differences(potentials) -> list[np.ndarray]:
   return [np.diff(row) for row in potentials]
 
 
-def numbers(ends, T: int) -> np.ndarray:
-  """Returns i32[B, T], the step of each token, from 0; what follows the last is one more."""
-  return np.array([np.searchsorted(places, np.arange(T)) for places in ends], np.int32)
+def step_indices(ends, T: int) -> np.ndarray:
+  """Returns i32[B, T], the step of each token, from 0; tokens after the last step have one more."""
+  return np.array([np.searchsorted(row_ends, np.arange(T)) for row_ends in ends], np.int32)
 
 
-def sums(values, ends, weights) -> list[np.ndarray]:
+def step_sums(values, ends, loss_mask) -> list[np.ndarray]:
   """Returns the sum of the values f32[B, T] of each step's trainable tokens: B arrays f64[J]."""
-  kept = np.where(np.asarray(weights) > 0, values, 0.0).astype(np.float64)
+  masked = np.where(np.asarray(loss_mask) > 0, values, 0.0).astype(np.float64)
   return [
-    np.diff(np.cumsum(np.append(0.0, row))[np.asarray([-1, *places]) + 1])
-    for row, places in zip(kept, ends)
+    np.diff(np.cumsum(np.append(0.0, row))[np.asarray([-1, *row_ends]) + 1])
+    for row, row_ends in zip(masked, ends)
   ]
 
 
-def first_values(values, ends, weights) -> list[np.ndarray]:
+def first_values(values, ends, loss_mask) -> list[np.ndarray]:
   """Returns the value f32[B, T] at the first trainable token of each step; 0 if it has none."""
-  found = []
-  for row, places, counts in zip(np.asarray(values), ends, np.asarray(weights) > 0):
-    starts = [0, *(place + 1 for place in places)]
-    inside = [start + np.flatnonzero(counts[start : end + 1]) for start, end in zip(starts, places)]
-    found.append(np.array([row[at[0]] if len(at) else 0.0 for at in inside]))
-  return found
+  values_by_row = []
+  for row, row_ends, trainable in zip(np.asarray(values), ends, np.asarray(loss_mask) > 0):
+    starts = [0, *(end + 1 for end in row_ends)]
+    positions = [
+      start + np.flatnonzero(trainable[start : end + 1]) for start, end in zip(starts, row_ends)
+    ]
+    values_by_row.append(np.array([row[at[0]] if len(at) else 0.0 for at in positions]))
+  return values_by_row
 
 
-def to_tokens(step_advantages, ends, weights) -> np.ndarray:
+def to_tokens(step_advantages, ends, loss_mask) -> np.ndarray:
   """Returns f32[B, T]: for each trainable token the advantage of its step; 0 after the last step.
 
   Args:
     step_advantages: B arrays f64[J].
-    ends: B lists of J places, rising, each the last token of its step.
-    weights: f32[B, T].
+    ends: B lists of J positions, rising, each the last token of its step.
+    loss_mask: f32[B, T].
   Raises:
-    ValueError: the ends of a row do not rise, lie outside 0..T-1, or are not one for each step.
+    ValueError: the ends of a row do not rise, are outside 0..T-1, or are not one for each step.
   """
-  weights = np.asarray(weights)
-  B, T = weights.shape
+  loss_mask = np.asarray(loss_mask)
+  B, T = loss_mask.shape
   if not len(step_advantages) == len(ends) == B:
     raise ValueError(f'{len(step_advantages)} rows of steps, {len(ends)} of ends, need {B}')
   advantages = np.zeros((B, T), np.float32)
-  for b, (row, places) in enumerate(zip(step_advantages, ends)):
-    places = np.asarray(places, np.int64)
-    inside = not places.size or places[0] >= 0 and places[-1] < T
-    if len(places) != len(row) or not inside or (np.diff(places) <= 0).any():
+  for b, (row, row_ends) in enumerate(zip(step_advantages, ends)):
+    row_ends = np.asarray(row_ends, np.int64)
+    inside = not row_ends.size or row_ends[0] >= 0 and row_ends[-1] < T
+    if len(row_ends) != len(row) or not inside or (np.diff(row_ends) <= 0).any():
       raise ValueError(
-        f'row {b}: ends {places.tolist()} for {len(row)} steps, need as many, rising, in 0..{T - 1}'
+        f'row {b}: ends {row_ends.tolist()} for {len(row)} steps, need one for each step, rising, '
+        f'in 0..{T - 1}'
       )
-    advantages[b] = np.append(row, 0.0)[np.searchsorted(places, np.arange(T))]
-  return np.where(weights > 0, advantages, np.float32(0.0))
+    advantages[b] = np.append(row, 0.0)[np.searchsorted(row_ends, np.arange(T))]
+  return np.where(loss_mask > 0, advantages, np.float32(0.0))
 
 
-def blend(outcome, process, weights, *, outcome_weight=1.0, process_weight=1.0) -> np.ndarray:
+def blend(outcome, process, loss_mask, *, outcome_weight=1.0, process_weight=1.0) -> np.ndarray:
   """Returns outcome_weight * A_outcome + process_weight * A_process on trainable tokens.
 
-  Each has been normalised alone, so that the weights mean what they say; compare PRIME,
-  https://arxiv.org/abs/2502.01456.
+  Each is normalised separately beforehand, so that the two weights are relative to each other;
+  compare PRIME, https://arxiv.org/abs/2502.01456.
 
   Args:
     outcome: f32[B], the advantage of each sample's final grade.
     process: f32[B, T], from to_tokens.
-    weights: f32[B, T].
+    loss_mask: f32[B, T].
   """
-  outcome, process, weights = (np.asarray(x) for x in (outcome, process, weights))
-  if process.shape != weights.shape or outcome.shape != weights.shape[:1]:
+  outcome, process, loss_mask = (np.asarray(x) for x in (outcome, process, loss_mask))
+  if process.shape != loss_mask.shape or outcome.shape != loss_mask.shape[:1]:
     raise ValueError(
-      f'outcome {outcome.shape}, process {process.shape}, weights {weights.shape}, '
+      f'outcome {outcome.shape}, process {process.shape}, loss_mask {loss_mask.shape}, '
       'need [B], [B, T], [B, T]'
     )
   total = outcome_weight * outcome[:, None] + process_weight * process
-  return np.where(weights > 0, total, 0.0).astype(np.float32)
+  return np.where(loss_mask > 0, total, 0.0).astype(np.float32)
 
 
 def _checked(rewards, group):

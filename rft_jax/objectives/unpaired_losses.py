@@ -1,6 +1,6 @@
-"""Losses of preference that are not sums over given pairs: KTO and AOT.
+"""The KTO loss on single labelled answers, and the AOT loss on quantiles of a batch.
 
-x is the log-ratio of a completion: the sum over its tokens of policy less reference log-prob.
+x is the log-ratio of a completion: the sum over its tokens of policy minus reference log-prob.
 """
 
 import dataclasses
@@ -14,11 +14,13 @@ from rft_jax.objectives.masked import Weighted
 
 @dataclasses.dataclass(slots=True, kw_only=True)
 class KtoConfig:
-  """How single answers, marked good or bad, become a loss."""
+  """The loss on single answers that are labelled good or bad."""
 
   beta: float = 0.1  # how fast the value of an answer saturates
-  desirable_weight: float = 1.0  # of the good ones; weight * number of the two kinds should be
-  undesirable_weight: float = 1.0  # of the bad ones; about equal, ratio 1 to 4/3
+  # Weights of good and of bad answers; weight * number should be about the same for both, ratio 1
+  # to 4/3.
+  desirable_weight: float = 1.0
+  undesirable_weight: float = 1.0
 
   def validate(self) -> list[str]:
     names = ('beta', 'desirable_weight', 'undesirable_weight')
@@ -28,7 +30,7 @@ class KtoConfig:
 
 
 def kto(x, desirable, reference_point, *, config: KtoConfig):
-  """Returns the loss of each answer: how far it is from being clearly better, or worse, than usual.
+  """Returns the KTO loss of each answer, f32[B].
 
       good:  desirable_weight (1 - sigma(beta (x - z)))
       bad: undesirable_weight (1 - sigma(beta (z - x)))
@@ -38,7 +40,7 @@ def kto(x, desirable, reference_point, *, config: KtoConfig):
   Args:
     x: f32[B] nats, log-ratios.
     desirable: bool[B].
-    reference_point: f32[], z of the whole step, a constant; see kto_reference_point.
+    reference_point: f32[] or f32[B], z of the whole step, a constant; see kto_reference_point.
   """
   sign = jnp.where(desirable, 1.0, -1.0)
   weight = jnp.where(desirable, config.desirable_weight, config.undesirable_weight)
@@ -56,10 +58,10 @@ def kto_reference_point(mismatched: Weighted):
 
 
 def mismatched_prompts(P: int) -> np.ndarray:
-  """Returns i32[P]: whose completions prompt p is scored with for the reference point of KTO.
+  """Returns i32[P]: for prompt p the prompt whose completions it is scored with, for KTO's z.
 
   Raises:
-    ValueError: a single prompt has no completions of another.
+    ValueError: there is only one prompt, so there are no completions of others.
   """
   if P < 2:
     raise ValueError(f'KTO compares prompts with completions of others: {P} prompts, need 2')
@@ -74,15 +76,17 @@ def aot(better, worse, present, *, beta, label_smoothing=0.0):
 
   Melnyk et al. 2024, https://arxiv.org/abs/2406.05882. Paired: better is the policy's
   log p(chosen) - log p(rejected), worse the reference's. Unpaired: log-ratios of the chosen, and
-  of the rejected. The quantiles are of the batch it sees, so the loss of a batch is not the sum
-  of those of its parts: the whole batch must be one microbatch.
+  of the rejected. The quantiles are of the microbatch, so the loss of a batch is not the sum of
+  those of its parts: the whole batch must be one microbatch.
 
   Args:
     better, worse: f32[N].
     present: f32[N], 0 where a pair does not count; never read there.
   """
-  last = lambda x: jnp.sort(jnp.where(present > 0, x, jnp.finfo(jnp.float32).max))
-  kept = jnp.arange(len(present)) < present.sum()
-  d = beta * (jnp.where(kept, last(better), 0.0) - jnp.where(kept, last(worse), 0.0))
+  sorted_present = lambda x: jnp.sort(jnp.where(present > 0, x, jnp.finfo(jnp.float32).max))
+  is_quantile = jnp.arange(len(present)) < present.sum()  # absent pairs are sorted to the end
+  better_quantiles = jnp.where(is_quantile, sorted_present(better), 0.0)
+  worse_quantiles = jnp.where(is_quantile, sorted_present(worse), 0.0)
+  d = beta * (better_quantiles - worse_quantiles)
   losses = -(1 - label_smoothing) * jax.nn.log_sigmoid(d) - label_smoothing * jax.nn.log_sigmoid(-d)
-  return losses, kept.astype(jnp.float32)
+  return losses, is_quantile.astype(jnp.float32)

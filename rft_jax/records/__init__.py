@@ -1,1 +1,1 @@
-"""What a run leaves behind: manifest, metrics, graded samples, checkpoints and the report."""
+"""Files that a run writes: manifest, metrics, events, graded samples and checkpoints."""

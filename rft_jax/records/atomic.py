@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all: written beside their place, then renamed into it."""
+"""Atomic file writes: to a temporary file in the same folder, then renamed to the final name."""
 
 import contextlib
 import json
@@ -8,9 +8,9 @@ import pathlib
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike):
-  """Yields a path to write to; on leaving without an error it takes the place of `path`.
+  """Yields a temporary path to write to; without an error it is renamed to `path` at the end.
 
-  The folder is made if need be. An error inside leaves what stood at `path` as it was.
+  A missing folder is created. After an error inside, the file at `path` is as it was.
   """
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,26 +1,21 @@
-"""Checkpoints: what training needs to go on, kept as {leaf name: array} by Orbax.
+"""Checkpoints of a run (Orbax): save, restore and prune policy, optimizer and critic.
 
-    checkpoints/
-      step_000050/           checkpoint.json, policy/, optimizer/, critic/ where there is one
-      reference_stage_1/     checkpoint.json, policy/           never pruned, never overwritten
-      reference_stage_1_step_000040/                            one that took its place later
-
-A folder has its final name only once all of it is written: an interrupted save leaves a hidden
-folder, which the next save clears away, and every earlier checkpoint as it was.
+checkpoints/
+  step_000050/           checkpoint.json, policy/, optimizer/, critic/ where there is one
+  reference_stage_1/     checkpoint.json, policy/: the reference policy of stage 1, which is
+                         the policy at its start; never pruned, never overwritten
+  reference_stage_1_step_000040/    the reference policy of stage 1 from step 40 on
 """
 
 import dataclasses
-import json
 import math
 import pathlib
 import re
 import shutil
 
 import jax
-import orbax.checkpoint as ocp
 
-from rft_jax.records import atomic
-from rft_jax.sharding import name_of
+from rft_jax.records import checkpoint_files
 from rft_jax.types import TrainState, Tree
 
 
@@ -30,7 +25,7 @@ class CheckpointConfig:
 
   every: int = 50  # steps between saves; 0: at the end of a stage only
   keep_best: int = 3  # with the highest held-out grade
-  keep_last: int = 1  # the newest, graded or not
+  keep_last: int = 1  # the newest, evaluated or not
 
   def validate(self) -> list[str]:
     """Returns every problem as 'field=value, need range'; [] if there is none."""
@@ -43,51 +38,49 @@ class CheckpointConfig:
 
 
 class MissingCheckpoint(LookupError):
-  """No such checkpoint. The message lists those there are."""
-
-
-class MismatchedCheckpoint(ValueError):
-  """A checkpoint does not fit the model or optimizer. The message names every leaf at fault."""
+  """There is no such checkpoint. The message lists those that exist."""
 
 
 class Checkpoints:
   """The checkpoints of one run, in one folder.
 
-  Arrays are saved from the mesh they lie on and restored onto the mesh of the target, bit for
-  bit. Every process of a multi-host run makes the same calls; the folder is a shared one.
+  Arrays are saved from any mesh and restored onto the mesh of the target, bit for bit. Every
+  process of a multi-host run makes the same calls, on a shared directory.
   """
 
   def __init__(self, directory: str | pathlib.Path, config: CheckpointConfig | None = None):
     self.directory = pathlib.Path(directory).absolute()  # Orbax takes no relative paths
     self.config = CheckpointConfig() if config is None else config
 
-  # ---------------------------------------------------------------- what there is
+  # ---------------------------------------------------------------- listing
 
   def steps(self) -> list[int]:
-    """Returns the steps of all whole checkpoints, ascending."""
-    matches = (re.fullmatch(r'step_(\d+)', path.name) for path in self._folders())
+    """Returns the steps of all complete checkpoints, ascending."""
+    matches = (
+      re.fullmatch(r'step_(\d+)', path.name) for path in checkpoint_files.folders(self.directory)
+    )
     return sorted(int(match[1]) for match in matches if match)
 
   def latest(self) -> int | None:
-    """Returns the newest step, None if there is none."""
+    """Returns the newest step; None without checkpoints."""
     return max(self.steps(), default=None)
 
   def best(self) -> int | None:
-    """Returns the step with the highest metric, the earlier of equals; ungraded: the newest."""
-    ranked = self._ranked()
-    return ranked[0] if ranked else self.latest()
+    """Returns the step with the highest metric (of equals the first), else the newest."""
+    steps = self._steps_by_metric()
+    return steps[0] if steps else self.latest()
 
   def resolve(self, which: int | str) -> int:
-    """Returns the step that 'last', 'best' or a number (also as text) means.
+    """Returns the step that 'last', 'best' or a number (also as text) stands for.
 
     Raises:
-      MissingCheckpoint: there is no such step; lists those there are.
+      MissingCheckpoint: there is no such step; lists those that exist.
     """
     steps = self.steps()
     named = {'last': self.latest, 'best': self.best}
     if not steps:
       raise MissingCheckpoint(
-        f'{self.directory} holds no checkpoint (asked for {which!r}); '
+        f'{self.directory} holds no checkpoint (need {which!r}); '
         'train first, or give the workdir of another run'
       )
     if which in named:
@@ -103,7 +96,7 @@ class Checkpoints:
 
   def metadata(self, which: int | str) -> dict:
     """Returns {'step', 'stage', 'metric', 'position', 'algorithm_state'} of one checkpoint."""
-    return _metadata(self._folder(self.resolve(which)))
+    return checkpoint_files.read_metadata(self._step_folder(self.resolve(which)))
 
   # ---------------------------------------------------------------- saving
 
@@ -116,44 +109,43 @@ class Checkpoints:
     metric: float | None = None,
     position: dict | None = None,
   ) -> None:
-    """Saves a state, then removes those checkpoints that need not be kept.
+    """Saves a state, then removes the checkpoints that are neither among the best nor the last.
 
     Args:
-      step: names the checkpoint; one of the same step is replaced.
-      state: policy, optimizer and critic, on any mesh, and the algorithm's memory.
-      stage: which stage's optimizer it is.
-      metric: held-out grade, higher is better; None or not finite: not graded.
-      position: where the data order stands, any small JSON.
+      step: of the checkpoint; one of the same step is replaced.
+      state: policy, optimizer and critic, on any mesh, and the state of the algorithm.
+      stage: the number of the stage that the optimizer belongs to.
+      metric: held-out grade, higher is better; None or not finite: not evaluated.
+      position: of the run in its data and tokens; any small JSON.
     """
     metric = float(metric) if metric is not None and math.isfinite(metric) else None
-    about = {
+    metadata = {
       'step': int(step),
       'stage': int(stage),
       'metric': metric,
       'position': position,
-      'algorithm_state': state.algorithm_state,
+      'algorithm_state': _as_json(state.algorithm_state),
     }
-    self._write(
-      self._folder(step),
-      about,
+    checkpoint_files.write(
+      self._step_folder(step),
+      metadata,
       {'policy': state.policy, 'optimizer': state.optimizer, 'critic': state.critic},
     )
     if jax.process_index() == 0:
-      for old in set(self.steps()) - self._kept():
-        _remove(self._folder(old))
-      for folder in self._outlived(stage):
-        _remove(folder)
-    _together('pruned')
+      for pruned in set(self.steps()) - self._steps_to_keep():
+        checkpoint_files.remove(self._step_folder(pruned))
+      for folder in self._unneeded_references(stage):
+        checkpoint_files.remove(folder)
+    checkpoint_files.wait_for_all_processes('pruned')
 
   def save_reference(self, stage: int, policy: Tree, step: int | None = None) -> None:
-    """Saves the policy with which a stage starts, or the one that takes its place at a step.
+    """Saves the policy that a stage starts with, or the one that replaces it at a step.
 
     One that exists already stays as it is.
     """
     if not self.has_reference(stage, step):
-      self._write(
-        self._reference(stage, step), {'stage': int(stage), 'step': step}, {'policy': policy}
-      )
+      metadata = {'stage': int(stage), 'step': step}
+      checkpoint_files.write(self._reference_folder(stage, step), metadata, {'policy': policy})
 
   def clear(self) -> None:
     """Removes the references of a run that never saved a checkpoint, and unfinished saves.
@@ -164,9 +156,9 @@ class Checkpoints:
     if self.steps():
       raise ValueError(f'{self.directory} holds checkpoints; they are not removed')
     if jax.process_index() == 0:
-      for folder in self._folders():
+      for folder in checkpoint_files.folders(self.directory):
         shutil.rmtree(folder)
-    _together('cleared')
+    checkpoint_files.wait_for_all_processes('cleared')
 
   # ---------------------------------------------------------------- restoring
 
@@ -182,189 +174,73 @@ class Checkpoints:
       MissingCheckpoint: there is no such step.
       MismatchedCheckpoint: leaves are missing, unknown, or of another shape or dtype; all named.
     """
-    step = self.resolve(which)
-    folder = self._folder(step)
+    folder = self._step_folder(self.resolve(which))
     trees = {'policy': like.policy, 'optimizer': like.optimizer, 'critic': like.critic}
-    restored = _restore(folder, trees)
-    about = _metadata(folder)
-    return TrainState(
-      about['step'], restored['policy'], restored['optimizer'], restored['critic'], about['algorithm_state']
-    )
+    restored = checkpoint_files.restore(folder, trees)
+    metadata = checkpoint_files.read_metadata(folder)
+    return TrainState(metadata['step'], algorithm_state=metadata['algorithm_state'], **restored)
 
   def restore_policy(self, which: int | str, like: Tree) -> Tree:
-    """Returns the policy alone: for evaluation, export, or as another run's start."""
-    return _restore(self._folder(self.resolve(which)), {'policy': like})['policy']
+    """Returns the policy alone: for evaluation, export, or another run that starts from it."""
+    return self._restore_tree(self._step_folder(self.resolve(which)), 'policy', like)
 
   def restore_critic(self, which: int | str, like: Tree) -> Tree:
     """Returns the critic alone: the head of a reward model."""
-    return _restore(self._folder(self.resolve(which)), {'critic': like})['critic']
+    return self._restore_tree(self._step_folder(self.resolve(which)), 'critic', like)
 
   def has_reference(self, stage: int, step: int | None = None) -> bool:
-    """Tells whether the reference of a stage, or its later one of a step, has been saved."""
-    return self._reference(stage, step).is_dir()
+    """Returns whether the reference of a stage, or its later one of a step, has been saved."""
+    return self._reference_folder(stage, step).is_dir()
 
   def restore_reference(self, stage: int, like: Tree, step: int | None = None) -> Tree:
-    """Returns the policy with which a stage started, or the later reference of a step."""
+    """Returns the policy that a stage started with, or the later reference of a step."""
+    folder = self._reference_folder(stage, step)
     if not self.has_reference(stage, step):
-      there = sorted(path.name for path in self._folders() if path.name.startswith('reference_'))
+      names = [path.name for path in checkpoint_files.folders(self.directory)]
+      references = sorted(name for name in names if name.startswith('reference_'))
       raise MissingCheckpoint(
-        f'{self.directory} holds no {self._reference(stage, step).name}; '
-        f'there are {", ".join(there) or "none"}'
+        f'{self.directory} holds no {folder.name}; there are {", ".join(references) or "none"}'
       )
-    return _restore(self._reference(stage, step), {'policy': like})['policy']
+    return self._restore_tree(folder, 'policy', like)
 
-  # ---------------------------------------------------------------- the folder
+  # ---------------------------------------------------------------- the directory
 
-  def _folder(self, step):
+  def _step_folder(self, step):
     return self.directory / f'step_{int(step):06d}'
 
-  def _reference(self, stage, step=None):
+  def _reference_folder(self, stage, step=None):
     later = '' if step is None else f'_step_{int(step):06d}'
     return self.directory / f'reference_stage_{int(stage)}{later}'
 
-  def _outlived(self, stage):
-    """Later references of a stage that no continued run can ask for any more."""
-    found = {
-      path: int(match[1])
-      for path in self._folders()
-      if (match := re.fullmatch(rf'reference_stage_{int(stage)}_step_(\d+)', path.name))
-    }
-    needed = max((step for step in found.values() if step <= self.latest()), default=0)
-    return [path for path, step in found.items() if step < needed]
+  def _restore_tree(self, folder, name, like):
+    return checkpoint_files.restore(folder, {name: like})[name]
 
-  def _folders(self):
-    return list(self.directory.iterdir()) if self.directory.is_dir() else []
-
-  def _ranked(self):
-    """Graded steps, best first."""
-    metrics = {step: _metadata(self._folder(step))['metric'] for step in self.steps()}
-    graded = [step for step in metrics if metrics[step] is not None]
-    return sorted(graded, key=lambda step: (-metrics[step], step))
-
-  def _kept(self):
-    last, best = self.steps()[-self.config.keep_last :], self._ranked()[: self.config.keep_best]
+  def _steps_to_keep(self):
+    last = self.steps()[-self.config.keep_last :]
+    best = self._steps_by_metric()[: self.config.keep_best]
     return set(last) | set(best)
 
-  def _write(self, folder, about, trees):
-    """Writes a checkpoint under a hidden name and gives it its own by rename."""
-    partial = folder.with_name(f'.{folder.name}.partial')
-    if jax.process_index() == 0:
-      self._clear_interrupted()
-      partial.mkdir(parents=True)
-    _together(f'save {folder.name}')
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-      for name, tree in trees.items():
-        leaves = _named(tree)
-        if leaves:  # Orbax refuses an empty tree, such as the state of plain SGD
-          checkpointer.save(partial / name, args=ocp.args.PyTreeSave(leaves))
-    if jax.process_index() == 0:
-      atomic.write_json(partial / 'checkpoint.json', about)
-      replaced = folder.with_name(f'.{folder.name}.replaced')
-      if folder.exists():
-        folder.rename(replaced)
-      partial.rename(folder)
-      shutil.rmtree(replaced, ignore_errors=True)
-    _together(f'saved {folder.name}')
-
-  def _clear_interrupted(self):
-    """Removes what a killed save left; puts back a checkpoint it was about to replace."""
-    for path in self._folders():
-      name = path.name.removeprefix('.').removesuffix('.replaced')
-      if path.name == f'.{name}.replaced' and not (self.directory / name).exists():
-        path.rename(self.directory / name)
-      elif path.name.startswith('.'):
-        shutil.rmtree(path)
-
-
-def _metadata(folder):
-  return json.loads((folder / 'checkpoint.json').read_text(encoding='utf-8'))
-
-
-def _remove(folder):
-  """Removes a checkpoint; interrupted, it leaves a hidden folder, never half a checkpoint."""
-  hidden = folder.rename(folder.with_name(f'.{folder.name}.removed'))
-  shutil.rmtree(hidden)
-
-
-def _together(what):
-  """Waits until all processes of a multi-host run are here."""
-  if jax.process_count() > 1:
-    from jax.experimental import multihost_utils
-
-    multihost_utils.sync_global_devices(f'checkpoint: {what}')
-
-
-def _named(tree):
-  """Returns {name: leaf}; raises where two leaves share a name, as one would be lost."""
-  leaves = [(name_of(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
-  named = dict(leaves)
-  if len(named) != len(leaves):
-    names = [name for name, _ in leaves]
-    raise ValueError(f'leaves share a name: {sorted({n for n in names if names.count(n) > 1})}')
-  return named
-
-
-def _restore(folder, trees):
-  """Returns the trees saved in a folder, after comparing all of them with their targets."""
-  with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-    targets = {
-      name: {leaf: _target(value) for leaf, value in _named(tree).items()}
-      for name, tree in trees.items()
+  def _steps_by_metric(self):
+    """Steps with a metric, best first."""
+    metrics = {
+      step: checkpoint_files.read_metadata(self._step_folder(step))['metric']
+      for step in self.steps()
     }
-    problems = []
-    for name, target in targets.items():
-      saved = {}
-      if (folder / name).is_dir():
-        saved = checkpointer.metadata(folder / name).item_metadata.tree
-      problems += [f'{name}/{problem}' for problem in _differences(saved, target)]
-    if problems:
-      raise MismatchedCheckpoint(
-        '\n'.join(
-          [
-            f'{folder} does not fit this model and optimizer (give the config it was trained with):',
-            *problems,
-          ]
-        )
-      )
-    restored = {}
-    for name, tree in trees.items():
-      values = {}
-      if targets[name]:
-        values = checkpointer.restore(
-          folder / name,
-          args=ocp.args.PyTreeRestore(
-            item=targets[name],
-            restore_args=ocp.checkpoint_utils.construct_restore_args(targets[name]),
-          ),
-        )
-      restored[name] = jax.tree_util.tree_map_with_path(
-        lambda path, _, values=values: values[name_of(path)], tree
-      )
-  return restored
+    evaluated = [step for step in metrics if metrics[step] is not None]
+    return sorted(evaluated, key=lambda step: (-metrics[step], step))
+
+  def _unneeded_references(self, stage):
+    """Later references of a stage that no continued run can need any more."""
+    steps = {
+      path: int(match[1])
+      for path in checkpoint_files.folders(self.directory)
+      if (match := re.fullmatch(rf'reference_stage_{int(stage)}_step_(\d+)', path.name))
+    }
+    needed = max((step for step in steps.values() if step <= self.latest()), default=0)
+    return [path for path, step in steps.items() if step < needed]
 
 
-def _target(leaf):
-  """Returns the shape, dtype and place of a leaf to restore."""
-  sharding = getattr(leaf, 'sharding', None)
-  if sharding is None:
-    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-  return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-
-
-def _differences(saved, target):
-  """Lists leaves that are missing, unknown, or of another shape or dtype than asked for.
-
-  Orbax itself would cast a leaf of another dtype in silence.
-  """
-  unknown = sorted(saved.keys() - target.keys())
-  problems = [f'{name}: in the checkpoint, not asked for' for name in unknown]
-  for name, wanted in target.items():
-    if name not in saved:
-      problems.append(f'{name}: not in the checkpoint')
-      continue
-    if jax.dtypes.issubdtype(wanted.dtype, jax.dtypes.prng_key):  # saved as its raw words
-      wanted = jax.eval_shape(jax.random.key_data, wanted)
-    found, wanted = [f'{leaf.dtype}{list(leaf.shape)}' for leaf in (saved[name], wanted)]
-    if found != wanted:
-      problems.append(f'{name}: found {found}, expected {wanted}')
-  return problems
+def _as_json(algorithm_state):
+  """Returns the state of an algorithm as JSON; its dataclass restores it with from_json."""
+  is_dataclass = dataclasses.is_dataclass(algorithm_state)
+  return dataclasses.asdict(algorithm_state) if is_dataclass else algorithm_state

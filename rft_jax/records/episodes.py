@@ -1,4 +1,4 @@
-"""episodes/step_000012.parquet: every graded sample of a step, with all it takes to replay it."""
+"""episodes/step_000012.parquet: every graded sample of a step, with what a replay needs."""
 
 import json
 import pathlib
@@ -16,13 +16,13 @@ SCHEMA = pa.schema(
     ('occurrence', pa.int64()),  # position in the data order; one group
     ('index', pa.int32()),  # sample number within the group
     ('source', pa.string()),  # 'cases.jsonl:12'
-    ('row', pa.string()),  # the item itself, so that its grade can be checked without the data
+    ('row', pa.string()),  # the whole row, so that grades can be checked without the data files
     ('prompt_ids', pa.list_(pa.int32())),
     ('tokens', pa.list_(pa.int32())),
     ('logprobs', pa.list_(pa.float32())),  # nats
     ('filtered_logprobs', pa.list_(pa.float32())),  # null unless sampling was filtered
     ('text', pa.string()),
-    ('output_text', pa.string()),  # null: the reasoning never ended
+    ('output_text', pa.string()),  # null: the end marker of the reasoning is missing
     ('reward', pa.float64()),  # null: grader fault, not trained on
     ('components', pa.string()),
     ('errors', pa.string()),
@@ -34,7 +34,7 @@ SCHEMA = pa.schema(
 
 
 def path_of(workdir, step: int) -> pathlib.Path:
-  """Returns where the samples of a step are kept."""
+  """Returns the path of the samples of a step."""
   return pathlib.Path(workdir) / 'episodes' / f'step_{int(step):06d}.parquet'
 
 
@@ -51,7 +51,7 @@ def read(workdir, step: int, columns: list[str] | None = None) -> list[dict]:
   """Returns the samples of one step as dicts, JSON columns decoded; all columns by default.
 
   Raises:
-    FileNotFoundError: the step has none; names the steps that have.
+    FileNotFoundError: the step has no samples; names the steps that have.
   """
   path = path_of(workdir, step)
   if not path.is_file():
@@ -66,7 +66,7 @@ def read(workdir, step: int, columns: list[str] | None = None) -> list[dict]:
 
 
 def steps(workdir) -> list[int]:
-  """Returns the steps whose samples are kept, ascending."""
+  """Returns the steps that have samples, ascending."""
   folder = pathlib.Path(workdir) / 'episodes'
   names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
   matches = (re.fullmatch(r'step_(\d+)\.parquet', name) for name in names)
@@ -74,7 +74,7 @@ def steps(workdir) -> list[int]:
 
 
 def truncate(workdir, step: int) -> None:
-  """Removes the samples of `step` and later, which a continued run is going to write again."""
+  """Removes the samples of `step` and later, which a continued run writes again."""
   for later in steps(workdir):
     if later >= step:
       path_of(workdir, later).unlink()

@@ -1,4 +1,4 @@
-"""excluded_rows.jsonl: which rows training leaves out now, since when, and why."""
+"""excluded_rows.jsonl: the rows that training excludes now, since which step, and why."""
 
 import json
 import pathlib
@@ -8,13 +8,13 @@ from rft_jax.records import atomic
 FILE = 'excluded_rows.jsonl'
 
 
-def write(workdir, lines: list[dict]) -> None:
-  """Makes excluded_rows.jsonl say these lines, one JSON object a row; without any it is not begun.
+def write(workdir, records: list[dict]) -> None:
+  """Writes one JSON object per excluded row; without any, no file is created.
 
-  It tells the present alone, and follows from the state of the run: a continued run writes what an
-  uninterrupted one does.
+  The file holds the present rows alone and depends only on the state of the run, so that a
+  continued run writes the same as an uninterrupted one.
   """
   path = pathlib.Path(workdir) / FILE
-  text = ''.join(json.dumps(line, ensure_ascii=False) + '\n' for line in lines)
+  text = ''.join(json.dumps(record, ensure_ascii=False) + '\n' for record in records)
   if (path.read_text(encoding='utf-8') if path.is_file() else '') != text:
     atomic.write_text(path, text)

@@ -1,8 +1,8 @@
-"""manifest.json: what a run was made of, and whether a later start may continue it.
+"""manifest.json: everything that a run depends on, for provenance and for continuing it.
 
 Gathered once at the start: the config with its overrides, versions, the git commit, seeds,
 devices, flags, and the sha256 of everything read from outside (data, base weights, tokenizer,
-chat template, grader). A start in a workdir that has one is compared with it field by field.
+chat template, grader). manifest_check.py compares it with that of a later start.
 """
 
 import datetime
@@ -12,10 +12,8 @@ import json
 import os
 import pathlib
 import platform
-import re
 import subprocess
 import sys
-from typing import NamedTuple
 
 from rft_jax.records import atomic
 
@@ -41,70 +39,15 @@ _FLAGS = (
   'JAX_DEFAULT_PRNG_IMPL',
   'NVIDIA_TF32_OVERRIDE',
 )
-
-
-class Allowed(NamedTuple):
-  """A field that may differ between a run and its continuation."""
-
-  pattern: str  # of the dotted name, matched in full
-  reason: str
-  warn: bool  # True: results may change by rounding, or from here on; said at the start
-
-
-# First match wins. What is not here must be the same for the run to go on.
-MAY_DIFFER = (
-  Allowed(
-    r'(started|command|overrides|host|workdir)\b.*', 'describes the start, not the run', False
-  ),
-  Allowed(r'config\.checkpoints\..*', 'saving changes no result', False),
-  Allowed(
-    r'isolation|config\.sandbox\.require', 'how well a grader is shut in changes no grade', False
-  ),
-  Allowed(r'config\.(report|trackers|doctor|notes)\b.*', 'reporting changes no result', False),
-  Allowed(
-    r'config\.judge\.(concurrency|retries|timeout_seconds|cache|api_key_env)',
-    'how a judge is reached changes no verdict',
-    False,
-  ),
-  Allowed(r'config\.judge\.base_url', 'an address is a name; another may hold another judge', True),
-  Allowed(
-    r'config\.evaluate\..*',
-    'evaluation has its own random keys and changes no training; '
-    'held-out numbers before and after the change are not of the same measurement',
-    True,
-  ),
-  Allowed(
-    r'sha256\.data\.validation\b.*',
-    'evaluation changes no training; held-out numbers '
-    'before and after the change are not of the same rows',
-    True,
-  ),
-  Allowed(
-    r'config\.(data\.(train|validation)|model\.source|distillation\.teacher)\b.*|'
-    r'sha256\..*\.file',
-    'a path is a name; the content is compared by its sha256',
-    False,
-  ),
-  Allowed(
-    r'config\.update\.(microbatch_tokens|remat)',
-    'how a step is cut up changes its results only by rounding',
-    True,
-  ),
-  Allowed(
-    r'config\.mesh\b.*|mesh\b.*|devices\b.*',
-    'another mesh or device gives the same results only up to rounding',
-    True,
-  ),
-  Allowed(
-    r'(versions|git|flags)\b.*',
-    'other code, libraries or flags give the same results at best up to rounding',
-    True,
-  ),
+_WEIGHT_FILES = ('*.safetensors', 'config.json')
+_TOKENIZER_FILES = (
+  'tokenizer*.json',
+  'tokenizer.model',
+  'vocab.*',
+  'merges.txt',
+  'special_tokens_map.json',
+  'added_tokens.json',
 )
-_LAST_STAGE = Allowed(
-  '', 'the last stage may be extended; a schedule that spans the stage is stretched with it', True
-)
-_ABSENT = '(absent)'
 
 
 def write(workdir, manifest: dict) -> pathlib.Path:
@@ -151,46 +94,28 @@ def gather(
   Args:
     config: the whole config as nested dicts (dataclasses.asdict), overrides applied.
     seed: the one integer from which all keys derive.
-    overrides: the command line's --config.a.b=value, as typed.
+    overrides: --config.a.b=value of the command line, as typed.
     mesh: a jax Mesh.
     data: {'train': paths, 'validation': paths}; each a path, a list of them, or None. What is
-      no file (a hub name) is recorded by name; pass its rows' sha256 through `extra`.
-    base: folder of the base weights; its .safetensors and config.json are hashed. It is what a
-      continued run is compared by, not model.source.
+      not a file (a hub name) is recorded by name; pass the sha256 of its rows through `extra`.
+    base: folder of the base weights; its .safetensors and config.json are hashed. A continued
+      run is compared by these, not by model.source.
     tokenizer: folder of the tokenizer; its tokenizer*.json and vocabulary files are hashed.
     template: the chat template's text.
     grader: the grader's JSON.
-    teacher: folder of the weights that are learnt from, hashed as base is; None: there are none.
+    teacher: folder of the weights that are distilled, hashed like base; None: there are none.
     extra: further sha256 entries, {name: digest or nested dict}.
   """
-  import jax
-
   digests = {
-    'data': {name: _digests(_listed(paths)) for name, paths in (data or {}).items()},
-    'base': _digests(_matching(base, ('*.safetensors', 'config.json'))),
-    'tokenizer': _digests(
-      _matching(
-        tokenizer,
-        (
-          'tokenizer*.json',
-          'tokenizer.model',
-          'vocab.*',
-          'merges.txt',
-          'special_tokens_map.json',
-          'added_tokens.json',
-        ),
-      )
-    ),
+    'data': {name: _digests(_as_list(paths)) for name, paths in (data or {}).items()},
+    'base': _digests(_matching(base, _WEIGHT_FILES)),
+    'tokenizer': _digests(_matching(tokenizer, _TOKENIZER_FILES)),
     'template': None if template is None else sha256_text(template),
     'grader': None if grader is None else sha256_json(grader),
-    **(
-      {}
-      if teacher is None
-      else {'teacher': _digests(_matching(teacher, ('*.safetensors', 'config.json')))}
-    ),
-    **(extra or {}),
   }
-  return _as_json(
+  if teacher is not None:
+    digests['teacher'] = _digests(_matching(teacher, _WEIGHT_FILES))
+  return as_plain_json(
     {
       'started': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
       'command': sys.argv,
@@ -200,44 +125,55 @@ def gather(
       'versions': versions(),
       'git': git_state(),
       'host': {'name': platform.node(), 'system': platform.platform(), 'cpus': os.cpu_count()},
-      'devices': {
-        'kind': jax.devices()[0].device_kind,
-        'platform': jax.default_backend(),
-        'count': jax.device_count(),
-        'processes': jax.process_count(),
-      },
-      'mesh': None if mesh is None else dict(mesh.shape),
-      'flags': {name: os.environ[name] for name in _FLAGS if name in os.environ},
-      'prng': {
-        'implementation': jax.config.jax_default_prng_impl,
-        'partitionable': bool(jax.config.jax_threefry_partitionable),
-      },
-      'precision': {
-        'x64': bool(jax.config.jax_enable_x64),
-        'matmul': jax.config.jax_default_matmul_precision,
-      },
-      'sha256': digests,
+      **_devices(mesh),
+      'sha256': digests | (extra or {}),
     }
   )
+
+
+def _devices(mesh) -> dict:
+  """Returns the devices and the settings of JAX that decide how it computes on them."""
+  import jax
+
+  from rft_jax.platform import backend  # imports jax
+
+  return {
+    'devices': {
+      'kind': jax.devices()[0].device_kind,
+      'platform': backend(),
+      'count': jax.device_count(),
+      'processes': jax.process_count(),
+    },
+    'mesh': None if mesh is None else dict(mesh.shape),
+    'flags': {name: os.environ[name] for name in _FLAGS if name in os.environ},
+    'prng': {
+      'implementation': jax.config.jax_default_prng_impl,
+      'partitionable': bool(jax.config.jax_threefry_partitionable),
+    },
+    'precision': {
+      'x64': bool(jax.config.jax_enable_x64),
+      'matmul': jax.config.jax_default_matmul_precision,
+    },
+  }
 
 
 def versions() -> dict[str, str]:
   """Returns the versions of python, this package, and the libraries that compute the results."""
   import rft_jax
 
-  found = {'python': platform.python_version(), 'rft_jax': rft_jax.__version__}
+  packages = {'python': platform.python_version(), 'rft_jax': rft_jax.__version__}
   for package in _PACKAGES:
     try:
-      found[package] = importlib.metadata.version(package)
+      packages[package] = importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
-      pass  # optional: absent here means it had no part in the run
-  return found
+      pass  # optional: the run did not use it
+  return packages
 
 
 def git_state(folder=None) -> dict:
-  """Returns {'commit', 'dirty'} of the checkout the code runs from; {} if it is none.
+  """Returns {'commit', 'dirty'} of the checkout that the code runs from; {} if there is none.
 
-  A git repository round an installed copy does not count: the folder itself must be tracked.
+  A git repository around an installed copy does not count: the folder itself must be tracked.
   """
   folder = pathlib.Path(__file__).resolve().parent if folder is None else pathlib.Path(folder)
 
@@ -270,7 +206,16 @@ def sha256_json(value) -> str:
   return sha256_text(json.dumps(value, sort_keys=True, separators=(',', ':'), ensure_ascii=False))
 
 
-def _listed(paths):
+def as_plain_json(value):
+  """Returns value as json.load would give it: tuples as lists, paths as text, numpy as numbers."""
+
+  def plain(leaf):
+    return leaf.item() if hasattr(leaf, 'item') else str(leaf)
+
+  return json.loads(json.dumps(value, default=plain, allow_nan=False))
+
+
+def _as_list(paths):
   if paths is None:
     return []
   return [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
@@ -284,94 +229,9 @@ def _matching(folder, patterns):
 
 
 def _digests(paths):
-  """Returns [{file, sha256}] with base names, as a moved file is the same; no file: {name}."""
+  """Returns [{file, sha256}] with base names, as a moved file is the same; {name} if not a file."""
   paths = [pathlib.Path(path) for path in paths]
   return [
     {'file': path.name, 'sha256': sha256_file(path)} if path.is_file() else {'name': str(path)}
     for path in paths
   ]
-
-
-def _as_json(value):
-  """Returns value as it will be read back: tuples become lists, paths and numpy numbers plain."""
-
-  def plain(other):
-    return other.item() if hasattr(other, 'item') else str(other)
-
-  return json.loads(json.dumps(value, default=plain, allow_nan=False))
-
-
-# ------------------------------------------------------------------ comparing
-
-
-def differences(old: dict, new: dict) -> list[str]:
-  """Returns 'field: was A, now B' for every leaf in which two manifests differ."""
-  return [_shown(*difference) for difference in _differing(old, new)]
-
-
-def check_continue(workdir, new: dict) -> list[str]:
-  """Compares a new start with the manifest in the workdir; a workdir without one is free.
-
-  Returns:
-    warnings: the allowed differences that may show in the results, each with its reason.
-
-  Raises:
-    ValueError: fields differ that must not; names each with both values and the ways out.
-  """
-  old = read(workdir)
-  if old is None:
-    return []
-  refused, warnings = [], []
-  for difference in _differing(old, new):
-    allowed = _allowance(*difference, stages=len(old.get('config', {}).get('stages') or ()))
-    if allowed is None:
-      refused.append(_shown(*difference))
-    elif allowed.warn:
-      warnings.append(f'{_shown(*difference)} ({allowed.reason})')
-  if refused:
-    raise ValueError(
-      '\n'.join(
-        [
-          f'{workdir} holds a run that differs from this one; its results would be of neither:',
-          *[f'  {line}' for line in refused],
-          'give another --workdir, or set these fields back to their old values to continue',
-        ]
-      )
-    )
-  return warnings
-
-
-def _differing(old, new):
-  old, new = dict(_leaves(_as_json(old))), dict(_leaves(_as_json(new)))
-  return [
-    (name, old.get(name, _ABSENT), new.get(name, _ABSENT))
-    for name in [*old, *(name for name in new if name not in old)]
-    if old.get(name, _ABSENT) != new.get(name, _ABSENT)
-  ]
-
-
-def _leaves(value, name=''):
-  """Yields (dotted name, leaf); an empty dict or list is a leaf, to differ from an absent one."""
-  if isinstance(value, dict) and value:
-    for key, inner in value.items():
-      yield from _leaves(inner, f'{name}.{key}' if name else str(key))
-  elif isinstance(value, list) and value:
-    for i, inner in enumerate(value):
-      yield from _leaves(inner, f'{name}[{i}]')
-  else:
-    yield name, value
-
-
-def _allowance(name, before, after, *, stages):
-  """Returns the Allowed that lets this field differ, None if none does."""
-  if name == f'config.stages[{stages - 1}].steps' and _ABSENT not in (before, after):
-    return _LAST_STAGE if after > before else None
-  return next((a for a in MAY_DIFFER if re.fullmatch(a.pattern, name)), None)
-
-
-def _shown(name, before, after):
-  def short(value):
-    text = value if value == _ABSENT else json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 80 else f'{text[:60]}... ({len(text)} characters)'
-
-  return f'{name}: was {short(before)}, now {short(after)}'

@@ -1,4 +1,4 @@
-"""metrics.jsonl, one flat object a training step; evaluation.jsonl, one a held-out evaluation.
+"""metrics.jsonl: one JSON object per training step; evaluation.jsonl: one per evaluation.
 
 Names are TRL's where TRL has one. A number that is not finite is written as null, so that every
 line is JSON that every reader accepts.
@@ -16,8 +16,8 @@ TRAINING, EVALUATION = 'metrics.jsonl', 'evaluation.jsonl'
 class Metrics:
   """Appends rows to the two files of a workdir; a line is on disk when its call returns.
 
-  A run that starts, or continues, at step k first drops the rows that it is going to write
-  again, so that its files equal those of a run that was never stopped.
+  A run that starts, or continues, at step k first drops the rows from step k on, which it writes
+  again: its files equal those of a run that was never stopped.
   """
 
   def __init__(
@@ -27,15 +27,16 @@ class Metrics:
 
     Args:
       resume_step: the first step of metrics.jsonl that will be written (again). None: every
-        row stays, as an evaluation of a finished run wants it.
+        row stays.
       resume_evaluation: the same for evaluation.jsonl; None: resume_step.
     """
     workdir = pathlib.Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     self._paths = {TRAINING: workdir / TRAINING, EVALUATION: workdir / EVALUATION}
-    first = resume_step if resume_evaluation is None else resume_evaluation
+    if resume_evaluation is None:
+      resume_evaluation = resume_step
     _truncate(self._paths[TRAINING], resume_step)
-    _truncate(self._paths[EVALUATION], first)
+    _truncate(self._paths[EVALUATION], resume_evaluation)
     self._files = {
       name: open(path, 'a', encoding='utf-8', buffering=1) for name, path in self._paths.items()
     }
@@ -49,13 +50,13 @@ class Metrics:
     row = {'step': int(step)} | {name: _scalar(name, value) for name, value in values.items()}
     self._append(TRAINING, row)
 
-  def evaluation(self, step: int, split: str, rows: int, values: dict[str, dict]) -> None:
+  def write_evaluation(self, step: int, split: str, rows: int, values: dict[str, dict]) -> None:
     """Appends one held-out evaluation.
 
     Args:
-      step: how many steps the evaluated policy has been trained.
-      split: which rows: 'validation', 'test', ...
-      rows: how many of them.
+      step: number of steps that the evaluated policy has been trained for.
+      split: of the rows: 'validation', 'test', ...
+      rows: number of rows.
       values: {metric: {'mean', 'low', 'high'}}, low and high the bounds of a 95 % interval.
     """
     row = {'step': int(step), 'split': split, 'rows': int(rows)}
@@ -79,7 +80,7 @@ class Metrics:
 
 
 def read(path) -> list[dict]:
-  """Returns the rows of a .jsonl file, [] if there is none. A last line cut short is left out.
+  """Returns the rows of a .jsonl file, [] if there is none. An incomplete last line is left out.
 
   Raises:
     ValueError: a line before the last is not JSON; names file and line.
@@ -89,7 +90,7 @@ def read(path) -> list[dict]:
     return []
   lines = path.read_text(encoding='utf-8').split('\n')
   rows = []
-  for number, line in enumerate(lines[:-1], start=1):  # what follows the last newline: no row
+  for number, line in enumerate(lines[:-1], start=1):  # text after the last newline is incomplete
     try:
       rows.append(json.loads(line))
     except ValueError as error:
@@ -98,14 +99,14 @@ def read(path) -> list[dict]:
 
 
 def _truncate(path, step):
-  """Rewrites a file without the rows of `step` and later, and without a line cut short."""
+  """Rewrites a file without the rows of `step` and later, and without an incomplete line."""
   if path.is_file():
-    kept = [row for row in read(path) if step is None or row['step'] < step]
-    atomic.write_text(path, ''.join(json.dumps(row, ensure_ascii=False) + '\n' for row in kept))
+    rows = [row for row in read(path) if step is None or row['step'] < step]
+    atomic.write_text(path, ''.join(json.dumps(row, ensure_ascii=False) + '\n' for row in rows))
 
 
 def _scalar(name, value):
-  """Returns a JSON scalar; numpy's and jax's become Python's, infinities and NaN None."""
+  """Returns a JSON scalar: a Python number for one of numpy or jax, None for NaN and infinity."""
   if value is None or isinstance(value, (bool, int, str)):
     return value
   if getattr(value, 'shape', None) == ():

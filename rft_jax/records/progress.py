@@ -1,18 +1,18 @@
-"""How far a run is: one live line on a terminal, plain log lines elsewhere."""
+"""Progress line of a run: a live line on a terminal, plain log lines elsewhere."""
 
 import collections
 import statistics
 import sys
 import time
 
-_WINDOW = 20  # steps over whose durations the median is taken
+_WINDOW = 20  # steps, of the running median of seconds per step
 _SECONDS = 10.0  # between two plain lines, at least
 
 
 class Progress:
   """Shows stage, step, reward, held-out grade, tokens per second and the time left.
 
-  The time left is the running median of the last steps' seconds times the steps to go: a step
+  The time left is the running median of the seconds per step times the remaining steps: a step
   that compiled or evaluated does not distort it.
 
       with Progress(total_steps=300) as progress:
@@ -33,16 +33,16 @@ class Progress:
     Args:
       total_steps: of all stages.
       quiet: show nothing.
-      began: when the work began, by the clock: the first line tells how long the first step took
-        to come; None: it does not.
-      stream: where to, standard error by default; a terminal gets the live line.
+      began: start of the program by the clock: the first line then shows the time until the first
+        step was done. None: it does not.
+      stream: to write to, standard error by default; a terminal gets the live line.
       clock: seconds, monotonic.
     """
     self.total_steps, self.quiet, self._clock = total_steps, quiet, clock
     self._stream = sys.stderr if stream is None else stream
-    self._seconds = collections.deque(maxlen=_WINDOW)
-    self._stepped, self._last, self._stage = clock(), 0.0, None
-    self._printed = None
+    self._durations = collections.deque(maxlen=_WINDOW)  # seconds, of the stage's last steps
+    self._last_update, self._step_seconds, self._stage = clock(), 0.0, None
+    self._last_print = None
     self._grade = None
     self._live = self._task = None
     self._began = began
@@ -71,39 +71,39 @@ class Progress:
     """Reports a finished step.
 
     Args:
-      step: how many steps are done, this one included.
-      stage: its name, as people know it.
-      values: its metrics; 'reward' (else 'loss') is shown, and the rate of its 'step_tokens'.
+      step: number of steps done, this one included.
+      stage: its name, for the line.
+      values: metrics of the step: shows 'reward' (else 'loss'), and 'step_tokens' per second.
     """
     now = self._clock()
-    self._last, self._stepped = now - self._stepped, now
+    self._step_seconds, self._last_update = now - self._last_update, now
     if stage == self._stage:
-      self._seconds.append(self._last)
-    else:  # the first step of a stage compiles: it tells nothing of the others
+      self._durations.append(self._step_seconds)
+    else:  # the first step of a stage compiles: not representative of the others
       self._stage = stage
-      self._seconds.clear()
+      self._durations.clear()
     if self.quiet:
       return
     line = self._line(step, stage, values or {})
     if self._live is not None:
       self._live.update(self._task, completed=step, description=line)
-    elif self._printed is None or now - self._printed >= _SECONDS or step >= self.total_steps:
-      self._printed = now
+    elif self._last_print is None or now - self._last_print >= _SECONDS or step >= self.total_steps:
+      self._last_print = now
       print(line, file=self._stream, flush=True)
 
-  def evaluated(self, grade: float | None) -> None:
-    """Takes the newest held-out grade; the seconds since the last step count for no step."""
+  def set_grade(self, grade: float | None) -> None:
+    """Sets the newest held-out grade. The time it took to evaluate counts for no step."""
     self._grade = grade
-    self._stepped = self._clock()
+    self._last_update = self._clock()
 
   def seconds_left(self, step: int) -> float | None:
-    """Returns the estimated seconds to go after `step` steps; None until a stage's second one.
+    """Returns the estimated seconds left after `step` steps; None before a stage's second step.
 
-    The steps of later stages are taken to last as long as those of this one.
+    Assumes that the steps of later stages take as long as those of this one.
     """
-    if not self._seconds:
+    if not self._durations:
       return None
-    return statistics.median(self._seconds) * max(self.total_steps - step, 0)
+    return statistics.median(self._durations) * max(self.total_steps - step, 0)
 
   def _line(self, step, stage, values):
     parts = [stage, f'step {step}/{self.total_steps}']
@@ -114,19 +114,19 @@ class Progress:
     if self._grade is not None:
       parts.append(f'held-out {self._grade:.3f}')
     tokens = values.get('step_tokens')
-    if tokens is not None and self._last > 0:
-      parts.append(f'{tokens / self._last:,.0f} tokens/s')
-    left = self.seconds_left(step)
-    if left is not None:
-      parts.append(f'{duration(left)} left')
-    if self._began is not None:  # loading and compiling, most of it
+    if tokens is not None and self._step_seconds > 0:
+      parts.append(f'{tokens / self._step_seconds:,.0f} tokens/s')
+    seconds_left = self.seconds_left(step)
+    if seconds_left is not None:
+      parts.append(f'{duration(seconds_left)} left')
+    if self._began is not None:  # mostly loading and compiling
       parts.append(f'first step after {duration(self._clock() - self._began)}')
       self._began = None
     return '  '.join(part for part in parts if part)
 
 
 def duration(seconds: float) -> str:
-  """Returns seconds as people say them: '42 s', '7 min 05 s', '3 h 20 min'."""
+  """Returns seconds as text: '42 s', '7 min 05 s', '3 h 20 min'."""
   seconds = round(seconds)
   if seconds < 60:
     return f'{seconds} s'

@@ -1,1 +1,1 @@
-"""The report of a run: figures, comparisons and transcripts, read from its workdir."""
+"""The report of a run: charts, comparisons and transcripts, read from its workdir."""

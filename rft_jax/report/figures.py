@@ -1,7 +1,7 @@
-"""Charts of the report as inline SVG, drawn by matplotlib, coloured by the page.
+"""Draws charts as inline SVG with matplotlib; colours and font are those of the page.
 
-Every colour is written as a placeholder and replaced by a CSS variable, so that one SVG reads
-well on a light and on a dark page. Text stays text: it takes the page's font.
+Every colour is drawn as a placeholder and replaced by a CSS variable, so that one SVG suits a
+light and a dark page. Text stays text and takes the font of the page.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ _ROLES = {
   'other': '#060606',
   'reference': '#070707',
 }
-_INCHES, _POINTS = (4.7, 2.35), 8.5  # small, as the page enlarges it: text must stay readable
+_INCHES, _POINTS = (4.7, 2.35), 8.5  # small: the page enlarges it, and its text must stay readable
 _STYLE = {
   'svg.fonttype': 'none',
   'svg.hashsalt': 'rft_jax',
@@ -63,23 +63,23 @@ class Line(NamedTuple):
   role: str  # a colour: 'before', 'after', 'other', 'reference'
   steps: list
   values: list  # None where there is no number
-  low: list | None = None  # an interval makes it a line of dots with a band
+  low: list | None = None  # with an interval: dots with a band
   high: list | None = None
 
 
 @matplotlib.rc_context(_STYLE)
-def curves(
+def draw_curves(
   lines: list[Line], *, last: int, stages=(), levels=(), unit_interval: bool = False
 ) -> str:
   """Returns an SVG of curves over training steps.
 
   Args:
-    lines: at least one. More than 40 points without an interval are also smoothed: the points
-      are drawn faint, their running mean on top.
-    last: the last step of the run: all its charts have the same axis.
+    lines: at least one. One of more than 40 points without an interval is drawn faint, with its
+      running mean on top.
+    last: the last step of the run: all its charts have the same step axis.
     stages: (first step, name) of each stage; drawn if there are two or more.
     levels: (label, value) of horizontal lines to compare with.
-    unit_interval: the values lie in [0, 1], and the axis says no more than that.
+    unit_interval: the values lie in [0, 1]; so does the axis.
   """
   figure = Figure(figsize=_INCHES, layout='constrained')
   axes = figure.add_subplot()
@@ -93,7 +93,7 @@ def curves(
       axes.plot(steps, values, color=colour, linewidth=1.6, marker='o', markersize=3.4)
     elif len(values) > 40:
       axes.plot(steps, values, color=colour, linewidth=0.7, alpha=0.35)
-      axes.plot(steps, smoothed(values), color=colour, linewidth=1.8)
+      axes.plot(steps, running_mean(values), color=colour, linewidth=1.8)
     else:
       axes.plot(steps, values, color=colour, linewidth=1.6)
   if unit_interval:
@@ -104,23 +104,21 @@ def curves(
   if len(stages) > 1:
     _mark_stages(axes, stages, last)
   axes.set_xlabel('step')
-  axes.yaxis.set_major_formatter(lambda value, _: f'{value:.6g}')  # no power of ten aside
+  axes.yaxis.set_major_formatter(lambda value, _: f'{value:.6g}')  # no separate power of ten
   return _svg(figure)
 
 
 @matplotlib.rc_context(_STYLE)
-def histogram(before: list, after: list, *, label: str, bins: int = 20) -> str:
+def draw_histogram(before: list, after: list, *, label: str, bins: int = 20) -> str:
   """Returns an SVG of two distributions as shares of their samples, over common bins."""
   figure = Figure(figsize=_INCHES, layout='constrained')
   axes = figure.add_subplot()
-  both = np.concatenate([before, after]).astype(float)
-  edges = np.histogram_bin_edges(both, bins=bins, range=_span(both))
-  for values, role, filled in ((before, 'before', True), (after, 'after', False)):
+  pooled = np.concatenate([before, after]).astype(float)
+  edges = np.histogram_bin_edges(pooled, bins=bins, range=_histogram_range(pooled))
+  for values, role, alpha in ((before, 'before', 0.30), (after, 'after', 0.22)):
     share, _ = np.histogram(values, bins=edges)
     share = 100 * share / max(len(values), 1)
-    axes.stairs(
-      share, edges, color=_ROLES[role], fill=True, alpha=0.30 if filled else 0.22, linewidth=0
-    )
+    axes.stairs(share, edges, color=_ROLES[role], fill=True, alpha=alpha, linewidth=0)
     axes.stairs(share, edges, color=_ROLES[role], linewidth=1.4)
   axes.set_xlabel(label)
   axes.yaxis.set_major_formatter(lambda value, _: f'{value:g} %')
@@ -129,7 +127,7 @@ def histogram(before: list, after: list, *, label: str, bins: int = 20) -> str:
 
 
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
-  """Returns round numbers that cover [low, high]; within [0, 1] they do not leave it."""
+  """Returns round numbers that cover [low, high]; none outside [0, 1] if both lie inside."""
   if high <= low:
     low, high = (0.0, 1.0) if 0 <= low <= 1 else (low - 0.5, low + 0.5)
   values = MaxNLocator(count, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
@@ -138,24 +136,24 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
   return [float(f'{value:.6g}') + 0.0 for value in values]
 
 
-def smoothed(values: np.ndarray) -> np.ndarray:
-  """Returns the centred running mean over a fifteenth of the points, gaps left out of it."""
+def running_mean(values: np.ndarray) -> np.ndarray:
+  """Returns the centred running mean over a fifteenth of the points; ignores NaN."""
   width = max(len(values) // 15, 3) | 1
-  known = np.isfinite(values)
+  finite = np.isfinite(values)
   window = np.ones(width)
-  total = np.convolve(np.where(known, values, 0.0), window, 'full')
-  count = np.convolve(known.astype(float), window, 'full')
+  total = np.convolve(np.where(finite, values, 0.0), window, 'full')
+  count = np.convolve(finite.astype(float), window, 'full')
   cut = slice(width // 2, width // 2 + len(values))
   return np.where(count[cut] > 0, total[cut] / np.maximum(count[cut], 1), np.nan)
 
 
 def _mark_levels(axes, levels):
-  """Draws dashed lines, each named above itself, or below if the next is close above."""
+  """Draws dashed lines, labelled above, or below where the next one is close above."""
   values = sorted(value for _, value in levels)
   low, high = axes.get_ylim()
-  size = high - low
-  low = min([low, *(value - 0.04 * size for value in values)])
-  high = max([high, *(value + 0.12 * size for value in values)])  # the label fits inside
+  height = high - low
+  low = min([low, *(value - 0.04 * height for value in values)])
+  high = max([high, *(value + 0.12 * height for value in values)])  # the label fits inside
   axes.set_ylim(low, high)
   for label, value in levels:
     above = next((other for other in values if other > value), math.inf)
@@ -175,7 +173,7 @@ def _mark_levels(axes, levels):
 
 
 def _mark_stages(axes, stages, last):
-  """Draws where each later stage begins, and the names of all along the top."""
+  """Draws a dotted line where each later stage begins, and the names of all along the top."""
   for number, (first, name) in enumerate(stages):
     if first >= last:
       continue
@@ -194,8 +192,8 @@ def _mark_stages(axes, stages, last):
     )
 
 
-def _span(values):
-  """Range of a histogram: [0, 1] for grades within it, from 0 for lengths."""
+def _histogram_range(values):
+  """Returns [0, 1] for values within it (grades), otherwise from 0 to the largest (lengths)."""
   low, high = float(values.min()), float(values.max())
   if low >= 0 and high <= 1:
     return 0.0, 1.0
@@ -217,12 +215,14 @@ def _svg(figure):
   text = re.sub(
     r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1" aria-hidden="true">', text, count=1
   )
-  text = re.sub(r'<style type="text/css">.*?</style>', '', text, flags=re.S)  # the whole page's
+  text = re.sub(
+    r'<style type="text/css">.*?</style>', '', text, flags=re.S
+  )  # would style the whole page
   text = re.sub(r' font-family: [^;\"]*;| transform=\"rotate\(-0 [^\"]*\"', '', text)
-  # One page holds many figures: group ids go, the ids referred to become this figure's own.
+  # One page holds many figures: group ids are removed, referenced ids get a prefix of the figure.
   text = re.sub(r'<g id="[^"]*"', '<g', text)
-  own = hashlib.sha256(text.encode()).hexdigest()[:8]
-  text = re.sub(r'(id="|href="#|url\(#)([mp][0-9a-f]{6,})', rf'\1f{own}-\2', text)
+  prefix = hashlib.sha256(text.encode()).hexdigest()[:8]
+  text = re.sub(r'(id="|href="#|url\(#)([mp][0-9a-f]{6,})', rf'\1f{prefix}-\2', text)
   for role, placeholder in _ROLES.items():
     text = text.replace(placeholder, f'var(--{role})')
   return re.sub(r'\s*\n\s*', ' ', text).strip()

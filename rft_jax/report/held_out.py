@@ -1,27 +1,27 @@
-"""The samples of the held-out evaluations of a run, row by row: evaluations/episodes/."""
+"""Answers to the held-out rows, as a run saves them in evaluations/episodes/."""
 
 import json
-import math
 import pathlib
 import statistics
 from typing import NamedTuple
 
+from rft_jax.bootstrap import normal_interval
 from rft_jax.records import episodes
 
-FOLDER = 'evaluations'  # in the workdir; a ledger of its own, by the step of the policy
+FOLDER = 'evaluations'  # in the workdir; its episodes/ are numbered by the policy's step
 _COLUMNS = ['occurrence', 'source', 'row', 'tokens', 'text', 'reward']
-_NOT_REFERENCE = ('messages', 'tools', 'solution')  # the other fields of a row: what is right
+_NOT_REFERENCE = ('messages', 'tools', 'solution')  # all other fields of a row are references
 
 
 class Answers(NamedTuple):
-  """What a policy gave for one held-out row; records as ledger.read returns them."""
+  """The answers of a policy to one held-out row, each a record as episodes.read returns it."""
 
-  greedy: dict  # the first that was recorded for the row
-  sampled: list[dict]  # the others; those that the mean grade is of
+  greedy: dict  # at temperature 0; recorded first
+  sampled: list[dict]  # the others: the grade of a row is their mean
 
 
 def read(workdir, row: dict | None) -> dict[int, Answers]:
-  """Returns {occurrence: Answers} of one row of evaluation.jsonl; {} if none were kept."""
+  """Returns {occurrence: Answers} of one row of evaluation.jsonl; {} if none were saved."""
   folder = pathlib.Path(workdir) / FOLDER
   if row is None or row['step'] not in episodes.steps(folder):
     return {}
@@ -31,10 +31,10 @@ def read(workdir, row: dict | None) -> dict[int, Answers]:
   return {occurrence: Answers(first, rest) for occurrence, (first, *rest) in records.items()}
 
 
-def same_rows(one: dict[int, Answers], other: dict[int, Answers]) -> bool:
-  """Returns whether two evaluations asked the same of the same rows, and graded by the same."""
-  return one.keys() == other.keys() and all(
-    _asked(one[key].greedy) == _asked(other[key].greedy) for key in one
+def same_rows(first: dict[int, Answers], second: dict[int, Answers]) -> bool:
+  """Returns whether two evaluations have the same rows, prompts and references."""
+  return first.keys() == second.keys() and all(
+    _question(first[key].greedy) == _question(second[key].greedy) for key in first
   )
 
 
@@ -52,50 +52,56 @@ def greedy_grade(answers: Answers) -> float | None:
 def paired_change(
   before: dict[int, Answers], after: dict[int, Answers], grade=sampled_grade
 ) -> dict | None:
-  """Returns the mean change of a row's grade, with its 95 % interval and the count of rows.
+  """Returns the mean change of a row's grade: mean, low, high (95 %), and the number of rows.
 
-      mean(d) +- 1.96 * stdev(d) / sqrt(n),   d = grade after - grade before, over n rows
-
-  Pairing takes out how hard each row is, which is the same in both, so that the interval is
+  Pairing removes the difficulty of each row, which is the same in both, so that the interval is
   narrower than that of two independent means. Rows without a grade are left out. None with
   fewer than two rows.
   """
-  old, new = ({key: grade(answers) for key, answers in side.items()} for side in (before, after))
+  old = {key: grade(answers) for key, answers in before.items()}
+  new = {key: grade(answers) for key, answers in after.items()}
   changes = [
     new[key] - old[key] for key in old.keys() & new.keys() if None not in (old[key], new[key])
   ]
   if len(changes) < 2:
     return None
-  mean, half = statistics.fmean(changes), 1.96 * statistics.stdev(changes) / math.sqrt(len(changes))
-  return {'mean': mean, 'low': mean - half, 'high': mean + half, 'rows': len(changes)}
+  return normal_interval(changes) | {'rows': len(changes)}
 
 
-def transcripts(sides: list[tuple[str, str, dict[int, Answers]]], at_most: int) -> list[dict]:
-  """Returns rows as transcripts.json has them, of the greedy answers, in the order of the rows.
+def transcript_rows(
+  policies: list[tuple[str, str, dict[int, Answers]]], at_most: int
+) -> list[dict]:
+  """Returns the first held-out rows with the greedy completion of each policy.
 
   Args:
-    sides: (kind, label, answers) of each arm.
-    at_most: rows.
+    policies: (kind, label, answers) of each. The last one decides which rows there are.
+    at_most: number of rows.
+
+  Returns:
+    [{prompt, references, completions: [{kind, label, text, reward}]}].
   """
-  sides = [side for side in sides if side[2]]
+  policies = [policy for policy in policies if policy[2]]
   rows = []
-  for key in sorted(sides[-1][2])[:at_most] if sides else ():
-    arms = [(kind, label, answers[key].greedy) for kind, label, answers in sides if key in answers]
-    row = arms[0][2]['row']
+  for key in sorted(policies[-1][2])[:at_most] if policies else ():
+    records = [
+      (kind, label, answers[key].greedy) for kind, label, answers in policies if key in answers
+    ]
+    row = records[0][2]['row']
     rows.append(
       {
         'prompt': row.get('messages', ''),
         'references': [f'{name}: {_text(value)}' for name, value in _references(row).items()],
-        'arms': [
+        'completions': [
           {'kind': kind, 'label': label, 'text': record['text'], 'reward': record['reward']}
-          for kind, label, record in arms
+          for kind, label, record in records
         ],
       }
     )
   return rows
 
 
-def _asked(record):
+def _question(record):
+  """Returns what identifies a held-out row: source, prompt, tools and references."""
   row = record['row']
   return record['source'], row.get('messages'), row.get('tools'), _references(row)
 

@@ -1,8 +1,8 @@
-"""report.html: one page that says whether the run helped, and shows what it rests on.
+"""report.html: one page that says whether training helped, with the evidence.
 
-It is made from the workdir's files alone, so that it can be written at any time, also for a run
-that was interrupted. A section whose files are missing is left out, and the page says so. The
-page needs no network and no script; it can be mailed.
+It is made from the files of the workdir alone, so that it can be written at any time, also for a
+run that was interrupted. A section whose files are missing is left out, and the page says so. The
+page needs no network and no script.
 """
 
 import dataclasses
@@ -22,20 +22,20 @@ _TEMPLATE = pathlib.Path(__file__).with_name('report_template.html.jinja')
 
 @dataclasses.dataclass(slots=True, kw_only=True)
 class ReportConfig:
-  """What the report shows besides the run itself."""
+  """What the report shows in addition to the run."""
 
-  compare: tuple[str, ...] = ()  # 'label=path/to/other/workdir': its last evaluation
-  # JSON file {name: {mean, low, high}}, such as the best possible score, or a task's task.json;
-  # 'path:name,name' chooses among its entries.
+  compare: tuple[str, ...] = ()  # other runs to compare with: 'label=path/to/other/workdir'
+  # Reference levels: a JSON file {name: {mean, low, high}}, such as the best possible score, or
+  # the task.json of a task; 'path:name,name' selects some of its entries.
   reference: str = ''
   transcripts: int = 6  # held-out rows shown in full
 
   def validate(self) -> list[str]:
     """Returns every problem as 'field=value, need form'; [] if there is none."""
     problems = [
-      f'compare={arm!r}, need label=path/to/other/workdir'
-      for arm in self.compare
-      if not all(part.strip() for part in arm.partition('=')[::2])
+      f'compare={entry!r}, need label=path/to/other/workdir'
+      for entry in self.compare
+      if not all(part.strip() for part in entry.partition('=')[::2])
     ]
     if self.transcripts < 0:
       problems.append(f'transcripts={self.transcripts}, need >= 0')
@@ -43,71 +43,82 @@ class ReportConfig:
 
 
 def write(workdir, *, title: str, config: ReportConfig | None = None) -> pathlib.Path:
-  """Writes report.html from what is in the workdir and returns its path.
+  """Writes report.html from the files of the workdir and returns its path.
 
   Raises:
     ValueError: a file of the workdir is damaged, or config.reference has another form.
   """
   config = config or ReportConfig()
   run = runs.read(workdir)
-  excluded_rows = []
-  levels = compared_policies.reference_levels(config.reference, excluded_rows)
-  own = compared_policies.of_run(run, excluded_rows)
-  others = compared_policies.of_others(run, config.compare, own[-1] if own else None, excluded_rows)
-  before, after = (own[-2], own[-1]) if len(own) > 1 else (None, None)
-  shown = charts.main(run, levels)
+  omissions = []  # lines on what the page does not show, and why
+  levels = compared_policies.reference_levels(config.reference, omissions)
+  run_policies = compared_policies.from_run(run, omissions)
+  last = run_policies[-1] if run_policies else None
+  other_policies = compared_policies.from_other_runs(run, config.compare, last, omissions)
+  before, after = (run_policies[-2], run_policies[-1]) if len(run_policies) > 1 else (None, None)
+  main_charts = charts.main_charts(run, levels)
   page = {
     'title': title,
     'subtitle': _subtitle(run),
-    'verdict': verdict.give(own, others, run.stage_of(own[-1].row['step']) if own else None),
+    'verdict': verdict.summarize(
+      run_policies, other_policies, run.stage_of(last.row['step']) if last else None
+    ),
     'facts': _facts(run),
     'split': run.split,
-    'forest': comparison.forest([*own, *others], levels),
-    'measures': comparison.measures(own),
-    'figures': shown,
-    'more_figures': charts.others(run, shown),
-    'histograms': charts.histograms(run, before, after, excluded_rows),
+    'forest_plot': comparison.forest_plot([*run_policies, *other_policies], levels),
+    'metrics_table': comparison.metrics_table(run_policies),
+    'main_charts': main_charts,
+    'other_charts': charts.other_charts(run, main_charts),
+    'histograms': charts.histograms(run, before, after, omissions),
     'transcripts': transcripts.read(
-      run, _answers(own, others, config.transcripts), config.transcripts, excluded_rows
+      run,
+      _transcript_rows(run_policies, other_policies, config.transcripts),
+      config.transcripts,
+      omissions,
     ),
     'provenance': _provenance(run.manifest),
     'config': json.dumps(run.config, indent=2, ensure_ascii=False) if run.config else None,
-    'excluded_rows': [*_missing(run), *excluded_rows],
+    'omissions': [*_missing(run), *omissions],
   }
   environment = jinja2.Environment(
     autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
   )
-  environment.filters['number'] = comparison.number
+  environment.filters['format_number'] = comparison.format_number
   template = environment.from_string(_TEMPLATE.read_text(encoding='utf-8'))
   path = run.workdir / FILE
   atomic.write_text(path, template.render(page))
   return path
 
 
-def _answers(own, others, at_most):
-  """Returns held-out rows in full, by the last two policies, and one other run if it is alone."""
-  others = [arm for arm in others if not arm.differs]
-  sides = [*own[-2:], *(others if len(others) == 1 else [])]
-  return held_out.transcripts([(arm.kind, arm.label, arm.answers) for arm in sides], at_most)
+def _transcript_rows(run_policies, other_policies, at_most):
+  """Returns held-out rows with the completions of the last two policies, and of a single other."""
+  other_policies = [policy for policy in other_policies if not policy.unpaired_reason]
+  policies = [*run_policies[-2:], *(other_policies if len(other_policies) == 1 else [])]
+  return held_out.transcript_rows(
+    [(policy.kind, policy.label, policy.answers) for policy in policies], at_most
+  )
 
 
 def _missing(run):
-  """Returns what the page cannot show yet, and why."""
+  """Returns a line on each section that the page cannot show yet."""
   evaluations = len(run.held_out)
   reasons = (
-    (evaluations == 0, 'The comparison before and after: no held-out evaluation is recorded.'),
-    (evaluations == 1, 'The comparison before and after: there is one held-out evaluation so far.'),
+    (evaluations == 0, 'The comparison before and after: there is no held-out evaluation yet.'),
+    (
+      evaluations == 1,
+      'The comparison before and after: there is only one held-out evaluation yet.',
+    ),
     (len(run.training) < 2, f'Learning curves: {metrics.TRAINING} has fewer than two steps.'),
     (not run.manifest, f'Provenance and config: the workdir has no {manifest.FILE}.'),
   )
   return [reason for missing, reason in reasons if missing]
 
 
-# ------------------------------------------------------------------ at a glance
+# ------------------------------------------------------------------ header
 
 
 def _subtitle(run):
-  """Returns one line: which model, by which stages."""
+  """Returns one line: model, stages and time of the start."""
   source = (run.config.get('model') or {}).get('source')
   stages = ' then '.join(stage.name for stage in run.stages)
   started = str(run.manifest.get('started') or '')[:16].replace('T', ' ')
@@ -130,14 +141,14 @@ def _facts(run):
     if name.startswith('seconds/') and value is not None
   )
   if seconds:
-    facts.append(('Time in steps', duration(seconds)))
+    facts.append(('Time in training steps', duration(seconds)))
   for split, evaluations in run.evaluations.items():
-    facts.append((f'Rows of {split}', f'{evaluations[-1]["rows"]:,}'))
+    facts.append((f'{split.capitalize()} rows', f'{evaluations[-1]["rows"]:,}'))
     graded = [row for row in evaluations if comparison.mean(row, 'grade') is not None]
     if len(graded) > 2:
       best = max(graded, key=lambda row: comparison.mean(row, 'grade'))
       grade = comparison.mean(best, 'grade')
-      facts.append((f'Best of {split}', f'{grade:.3f} at step {best["step"]:,}'))
+      facts.append((f'Best {split} grade', f'{grade:.3f} at step {best["step"]:,}'))
   devices = run.manifest.get('devices') or {}
   if devices:
     facts.append(('Devices', f'{devices.get("count")} × {devices.get("kind")}'))
@@ -147,41 +158,42 @@ def _facts(run):
 # ------------------------------------------------------------------ provenance
 
 
-def _provenance(about):
-  """Returns [(group, [(name, shown, full)])] of the manifest, its config left out."""
+def _provenance(run_manifest):
+  """Returns [(group, [(name, shortened, full)])] of the manifest without its config."""
   groups = []
-  loose = []
-  for name, value in about.items():
+  ungrouped = []
+  for name, value in run_manifest.items():
     if name == 'config':
       continue
     if isinstance(value, dict):
-      leaves = [(key, *_shortened(leaf)) for key, leaf in _flat(value)]
-      groups.append((name, leaves))
+      groups.append((name, [(key, *_shortened(leaf)) for key, leaf in _leaves(value)]))
     elif value not in (None, []):
       text = ' '.join(map(str, value)) if isinstance(value, list) else value
-      loose.append((name, *_shortened(text)))
-  return ([('run', loose)] if loose else []) + [(name, rows) for name, rows in groups if rows]
+      ungrouped.append((name, *_shortened(text)))
+  return ([('run', ungrouped)] if ungrouped else []) + [
+    (name, rows) for name, rows in groups if rows
+  ]
 
 
-def _flat(value, name=''):
-  """Yields (name, leaf); a list of {file, sha256} gives the digest by file name."""
+def _leaves(value, name=''):
+  """Yields (name, leaf); in a list of {file, sha256} the name is that of the file."""
   if isinstance(value, dict):
     for key, inner in value.items():
-      yield from _flat(inner, f'{name}/{key}' if name else str(key))
+      yield from _leaves(inner, f'{name}/{key}' if name else str(key))
   elif isinstance(value, list):
     for i, inner in enumerate(value):
       if isinstance(inner, dict) and 'file' in inner:
         yield f'{name}/{inner["file"]}', inner['sha256']
       elif isinstance(inner, dict) and 'name' in inner:
-        yield f'{name}/{inner["name"]}', 'by name'
+        yield f'{name}/{inner["name"]}', 'recorded by name'
       else:
-        yield from _flat(inner, f'{name}[{i}]')
+        yield from _leaves(inner, f'{name}[{i}]')
   elif value is not None:
     yield name, value
 
 
 def _shortened(value):
-  """Returns (what is shown, the full value if that is more)."""
+  """Returns (text, the full value where the text is shortened, else '')."""
   text = 'yes' if value is True else 'no' if value is False else str(value)
   if len(text) in (40, 64) and all(letter in '0123456789abcdef' for letter in text):
     return f'{text[:12]}…', text

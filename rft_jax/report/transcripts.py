@@ -1,4 +1,4 @@
-"""Held-out rows in full: the prompt, and the answer of each arm beside the others."""
+"""Transcripts of the report: held-out prompts with the completions of the compared policies."""
 
 import json
 
@@ -6,31 +6,33 @@ FILE = 'transcripts.json'
 _LONGEST = 20_000  # characters shown of one completion
 
 
-def read(run, rows, at_most, excluded_rows):
-  """Returns the first held-out rows with the answers of each arm, reasoning apart.
+def read(run, rows, at_most, omissions):
+  """Returns the first held-out rows with the completion of each policy, reasoning apart.
 
   Args:
-    rows: [{prompt, references, arms: [{kind, label, text, reward}]}] of the run's own evaluations.
-      A file transcripts.json of that form in the workdir takes their place.
+    rows: [{prompt, references, completions: [{kind, label, text, reward}]}], from held_out. A
+      file transcripts.json of that form in the workdir replaces them.
+    at_most: number of rows.
+    omissions: a line is appended if there are none.
   """
   path = run.workdir / FILE
   if path.is_file():
     rows = json.loads(path.read_text(encoding='utf-8'))
   if not rows:
-    excluded_rows.append('Transcripts: no answers to held-out rows were kept.')
+    omissions.append('Transcripts: no answers to held-out rows were saved.')
   markers = (run.config.get('chat') or {}).get('reasoning')
   return [
     {
       'prompt': _prompt(row['prompt']),
       'references': _references(row),
-      'arms': [_answer(arm, markers) for arm in row['arms']],
+      'completions': [_completion(completion, markers) for completion in row['completions']],
     }
     for row in rows[:at_most]
   ]
 
 
 def _prompt(prompt):
-  """Returns [(role, text)] of a prompt given as text or as messages."""
+  """Returns [(role, text)] of a prompt that is text or messages."""
   if isinstance(prompt, str):
     return [('', prompt)]
   return [(message.get('role', ''), _content(message.get('content'))) for message in prompt]
@@ -45,31 +47,31 @@ def _content(content):
 
 
 def _references(row):
-  given = row.get('references', row.get('reference'))
-  if given is None:
+  references = row.get('references', row.get('reference'))
+  if references is None:
     return []
   return [
     value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    for value in (given if isinstance(given, list) else [given])
+    for value in (references if isinstance(references, list) else [references])
   ]
 
 
-def _answer(arm, markers):
-  """Returns an arm with its text split into reasoning and answer."""
-  text, note = arm['text'], ''
+def _completion(completion, markers):
+  """Returns a completion with its text split into reasoning and answer."""
+  text, note = completion['text'], ''
   if len(text) > _LONGEST:
-    note = f'{len(text) - _LONGEST:,} characters in the middle are left out.'
+    note = f'{len(text) - _LONGEST:,} characters in the middle are not shown.'
     text = f'{text[: _LONGEST // 2]}\n…\n{text[-_LONGEST // 2 :]}'
   reasoning, answer = '', text
   if markers:
     reasoning, end, answer = text.partition(markers[1])
     reasoning = reasoning.strip().removeprefix(markers[0])
     if not end:
-      note = f'{note} The reasoning never ended, so there is no answer.'.strip()
+      note = f'{note} The reasoning has no end marker, so there is no answer.'.strip()
   return {
-    'kind': arm.get('kind', 'before'),
-    'label': arm['label'],
-    'reward': arm.get('reward'),
+    'kind': completion.get('kind', 'before'),
+    'label': completion['label'],
+    'reward': completion.get('reward'),
     'reasoning': reasoning.strip(),
     'answer': answer.strip(),
     'note': note,

@@ -1,4 +1,4 @@
-"""Did it help: the newest policy against the one before the last stage, and against other runs."""
+"""The verdict of the report: did the last stage help, and how does the run compare with others?"""
 
 import math
 
@@ -9,56 +9,60 @@ _PAIRS = 'preference/accuracy'
 GRADES = {'grade': held_out.sampled_grade, 'greedy/grade': held_out.greedy_grade}
 
 
-def give(own: list[ComparedPolicy], others: list[ComparedPolicy], stage=None) -> dict:
-  """Returns {'tone', 'headline', 'details'}: the answer in words.
+def summarize(
+  run_policies: list[ComparedPolicy], other_policies: list[ComparedPolicy], stage=None
+) -> dict:
+  """Returns {'tone', 'headline', 'details'}: the verdict in words.
 
-  The headline is on the mean grade of the samples, which training raises; the grade at
-  temperature 0, which is what most who deploy a model will see, stands beside it.
+  The headline is about the mean grade of the samples, which training raises. It also gives the
+  grade at temperature 0, which most users of a deployed model will get.
 
   Args:
-    own: the arms of the run, oldest first.
-    others: those of other runs.
-    stage: the run.Stage that the newest is of.
+    run_policies: those of the run, oldest first.
+    other_policies: those of other runs.
+    stage: the workdir.Stage of the newest policy.
   """
-  if own and not own[-1].measure('grade') and own[-1].measure(_PAIRS):
-    return _of_pairs(own, stage)
-  if not own or not own[-1].measure('grade'):
+  if run_policies and not run_policies[-1].metric('grade') and run_policies[-1].metric(_PAIRS):
+    return _summarize_pairs(run_policies, stage)
+  if not run_policies or not run_policies[-1].metric('grade'):
     return {
       'tone': 'unknown',
       'headline': 'Not evaluated yet',
-      'details': [
-        'No held-out rows have been graded, so nothing can be said about whether training helped.'
-      ],
+      'details': ['No held-out rows have been graded, so it is not known whether training helped.'],
     }
-  last = own[-1]
-  if len(own) < 2 or not own[-2].measure('grade'):
+  last = run_policies[-1]
+  if len(run_policies) < 2 or not run_policies[-2].metric('grade'):
     return {
       'tone': 'unknown',
-      'headline': f'Held-out grade {last.measure("grade")["mean"]:.2f}, nothing to compare '
-      'it with yet',
+      'headline': f'Held-out grade {last.metric("grade")["mean"]:.2f}, '
+      'nothing to compare it with yet',
       'details': [f'Evaluated once, at step {last.row["step"]}, on {last.row["rows"]:,} rows.'],
     }
   subject = stage.word.capitalize() if stage else 'Training'
-  before = own[-2]
-  tone = judged(change(before, last, 'grade')) or 'same'
+  before = run_policies[-2]
+  tone = direction(metric_change(before, last, 'grade')) or 'same'
   so_far = ' so far' if stage and last.row['step'] < stage.end else ''
-  said = _from_to(before, last, 'grade')
+  sampled = _from_to(before, last, 'grade')
   greedy = _from_to(before, last, 'greedy/grade')
   headline = {
-    'better': f'{subject} helped{so_far}: the sampled held-out grade rose {said}',
-    'worse': f'{subject} hurt{so_far}: the sampled held-out grade fell {said}',
-    'same': f'No clear change by {subject.lower()}{so_far}: the sampled held-out grade went {said}',
+    'better': f'{subject} helped{so_far}: the sampled held-out grade rose {sampled}',
+    'worse': f'{subject} hurt{so_far}: the sampled held-out grade fell {sampled}',
+    'same': f'No clear change from {subject.lower()}{so_far}: '
+    f'the sampled held-out grade went {sampled}',
   }[tone]
-  details = [_against(before, last, final=True)]
+  details = [_change_since(before, last, final=True)]
   if tone == 'same':
     details.append(
-      'These rows do not settle whether it helped. More rows, or more samples of each, would.'
+      'The evaluation is too small to show whether it helped. Evaluate more rows, or more samples '
+      'per row.'
     )
   details += [
-    _beside(subject, arm, last) for arm in others if not arm.differs and arm.measure('grade')
+    _compared_with(subject, policy, last)
+    for policy in other_policies
+    if not policy.unpaired_reason and policy.metric('grade')
   ]
-  if len(own) > 2 and own[0].measure('grade'):
-    details.append(_against(own[0], last))
+  if len(run_policies) > 2 and run_policies[0].metric('grade'):
+    details.append(_change_since(run_policies[0], last))
   return {
     'tone': tone,
     'headline': headline + (f' (greedy {greedy})' if greedy else ''),
@@ -66,48 +70,48 @@ def give(own: list[ComparedPolicy], others: list[ComparedPolicy], stage=None) ->
   }
 
 
-def _of_pairs(own, stage) -> dict:
-  """Returns the answer for a run in which nothing is graded: how held-out pairs are ranked."""
-  last, found = own[-1], own[-1].measure(_PAIRS)
-  text = f'{found["mean"]:.2f}'
-  if has_interval(found):
-    text += f' [{found["low"]:.2f}, {found["high"]:.2f}]'
-  about = (
-    f'At step {last.row["step"]}, {last.row["rows"]:,} held-out rows; in brackets the 95 % '
-    'interval. 0.50 is chance, and where a policy stands that equals its reference.'
+def _summarize_pairs(run_policies, stage) -> dict:
+  """Returns the verdict of a run without grades: how held-out pairs are ranked."""
+  last, accuracy = run_policies[-1], run_policies[-1].metric(_PAIRS)
+  text = f'{accuracy["mean"]:.2f}'
+  if has_interval(accuracy):
+    text += f' [{accuracy["low"]:.2f}, {accuracy["high"]:.2f}]'
+  detail = (
+    f'At step {last.row["step"]}, {last.row["rows"]:,} held-out rows; 95 % interval in brackets. '
+    '0.50 is chance, and the accuracy of a policy that equals its reference.'
   )
   tone = 'unknown'
-  if len(own) > 1 and has_interval(found):
-    tone = 'better' if found['low'] > 0.5 else 'worse' if found['high'] < 0.5 else 'same'
+  if len(run_policies) > 1 and has_interval(accuracy):
+    tone = 'better' if accuracy['low'] > 0.5 else 'worse' if accuracy['high'] < 0.5 else 'same'
   subject = stage.word.capitalize() if stage else 'The policy'
   words = {'better': 'helped', 'worse': 'hurt', 'same': 'made no clear difference'}
-  said = f'{subject} {words[tone]}: ' if stage and tone in words else ''
+  outcome = f'{subject} {words[tone]}: ' if stage and tone in words else ''
   return {
     'tone': tone,
-    'headline': f'{said}{text} of the held-out pairs are ranked rightly',
-    'details': [about],
+    'headline': f'{outcome}{text} of the held-out pairs are ranked correctly',
+    'details': [detail],
   }
 
 
-def change(before: ComparedPolicy, after: ComparedPolicy, name: str) -> dict:
-  """Returns how a metric changed, with its 95 % interval; {} if it was not measured in both.
+def metric_change(before: ComparedPolicy, after: ComparedPolicy, name: str) -> dict:
+  """Returns the change of a metric with its 95 % interval; {} if it was not measured in both.
 
-  Grades are paired over rows if the answers were kept: then 'rows' says over how many.
+  Grades are paired over rows if the answers were saved; 'rows' is then the number of rows.
   """
-  old, new = before.measure(name), after.measure(name)
-  if not old or not new or before.differs or after.differs:
+  old, new = before.metric(name), after.metric(name)
+  if not old or not new or before.unpaired_reason or after.unpaired_reason:
     return {}
   if name in GRADES:
     paired = held_out.paired_change(before.answers, after.answers, GRADES[name])
     if paired:
       return paired
-  return difference(old, new)
+  return unpaired_change(old, new)
 
 
-def difference(before: dict, after: dict) -> dict:
+def unpaired_change(before: dict, after: dict) -> dict:
   """Returns the change from one interval to another, with a 95 % interval where both have one.
 
-  They are taken as independent. Being of the same rows they are most likely correlated, which
+  The two are treated as independent. Over the same rows they are most likely correlated, which
   makes this interval too wide rather than too narrow.
   """
   mean = after['mean'] - before['mean']
@@ -117,8 +121,8 @@ def difference(before: dict, after: dict) -> dict:
   return {'mean': mean, 'low': mean - half, 'high': mean + half}
 
 
-def judged(value: dict, more_is_better: bool | None = True) -> str:
-  """Returns 'better', 'worse' or 'same' for a change; '' where it cannot be said."""
+def direction(value: dict, more_is_better: bool | None = True) -> str:
+  """Returns 'better', 'worse' or 'same' for a change; '' where that is not known."""
   if not has_interval(value):
     return ''
   if value['low'] <= 0 <= value['high']:
@@ -136,39 +140,39 @@ def has_interval(value) -> bool:
 # ------------------------------------------------------------------ sentences
 
 
-def _against(before, last, *, final=False):
+def _change_since(before, last, *, final=False):
   """Returns the sentence on the change since an earlier policy."""
-  sampled, greedy = change(before, last, 'grade'), change(before, last, 'greedy/grade')
-  text = f'Against “{before.label}”: {_signed(sampled)} sampled'
+  sampled = metric_change(before, last, 'grade')
+  greedy = metric_change(before, last, 'greedy/grade')
+  text = f'Change since “{before.label}”: {_signed(sampled)} sampled'
   text += f', {_signed(greedy)} greedy' if greedy else ''
   if not final:
     return text + '.'
-  how = (
-    f', paired over {sampled["rows"]:,} held-out rows'
-    if 'rows' in sampled
-    else (f', on {last.row["rows"]:,} held-out rows')
-  )
-  return text + (
-    f'{how}; in brackets 95 % intervals.'
-    if has_interval(sampled)
-    else f'{how}. Without intervals it cannot be told from chance.'
-  )
+  if 'rows' in sampled:
+    text += f', paired over {sampled["rows"]:,} held-out rows'
+  else:
+    text += f', on {last.row["rows"]:,} held-out rows'
+  if has_interval(sampled):
+    return f'{text}; 95 % intervals in brackets.'
+  return f'{text}. Without intervals it is not known whether this is chance.'
 
 
-def _beside(subject, arm, last):
-  """Returns the sentence on another run that was given the same rows."""
-  sampled, greedy = change(arm, last, 'grade'), change(arm, last, 'greedy/grade')
-  both = f'{_signed(sampled)} sampled' + (f', {_signed(greedy)} greedy' if greedy else '')
-  how = {'better': 'beats', 'worse': 'is behind', 'same': 'cannot be told from'}.get(
-    judged(sampled), 'beside'
-  )
-  link = ': ' if how in ('cannot be told from', 'beside') else ' by '
-  return f'{subject} {how} “{arm.label}”{link}{both}.'
+def _compared_with(subject, other, last):
+  """Returns the sentence on another run that was evaluated on the same rows."""
+  sampled = metric_change(other, last, 'grade')
+  greedy = metric_change(other, last, 'greedy/grade')
+  changes = f'{_signed(sampled)} sampled' + (f', {_signed(greedy)} greedy' if greedy else '')
+  sentence = {
+    'better': f'{subject} beats “{other.label}” by',
+    'worse': f'{subject} is behind “{other.label}” by',
+    'same': f'{subject} and “{other.label}” do not differ clearly:',
+  }.get(direction(sampled), f'{subject} compared with “{other.label}”:')
+  return f'{sentence} {changes}.'
 
 
 def _from_to(before, last, name):
-  """Returns 'from 0.45 to 0.62', with a third digit if two do not tell them apart."""
-  old, new = before.measure(name).get('mean'), last.measure(name).get('mean')
+  """Returns 'from 0.45 to 0.62', with a third digit if the two would look the same."""
+  old, new = before.metric(name).get('mean'), last.metric(name).get('mean')
   if None in (old, new):
     return ''
   digits = 3 if f'{old:.2f}' == f'{new:.2f}' else 2

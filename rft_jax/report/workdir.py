@@ -1,4 +1,4 @@
-"""A workdir as its files tell it: what was planned, trained and evaluated."""
+"""Reads the files of a workdir: its planned stages, training metrics and evaluations."""
 
 import pathlib
 from typing import NamedTuple
@@ -7,7 +7,7 @@ from rft_jax.records import manifest, metrics
 
 # What the stages of an algorithm do; 'reinforcement' where nothing else is said.
 _WORDS = {'sft': 'fine-tuning', 'dpo': 'preference learning', 'kto': 'preference learning'}
-_SPLITS = ('test', 'validation')  # which held-out rows the report is about, if there are several
+_SPLITS = ('test', 'validation')  # preferred first, where several splits were evaluated
 
 
 class Stage(NamedTuple):
@@ -34,15 +34,15 @@ class Run(NamedTuple):
 
   @property
   def planned(self) -> int:
-    """Returns how many steps the whole run has."""
+    """Returns the number of steps of all stages."""
     return self.stages[-1].end if self.stages else 0
 
   @property
   def split(self) -> str | None:
-    """Returns the split that the report is about: one evaluated at least twice, if there is."""
-    order = [split for split in _SPLITS if split in self.evaluations] + list(self.evaluations)
-    twice = [split for split in order if len(self.evaluations[split]) > 1]
-    return (twice or order or [None])[0]
+    """Returns the split that the report shows: one evaluated at least twice, if there is one."""
+    names = [split for split in _SPLITS if split in self.evaluations] + list(self.evaluations)
+    repeated = [split for split in names if len(self.evaluations[split]) > 1]
+    return (repeated or names or [None])[0]
 
   @property
   def held_out(self) -> list[dict]:
@@ -51,7 +51,7 @@ class Run(NamedTuple):
 
   @property
   def last(self) -> int:
-    """Returns the last step of which anything is known."""
+    """Returns the last step with metrics or an evaluation."""
     return max((rows[-1]['step'] for rows in (self.training, self.held_out) if rows), default=0)
 
   def stage_of(self, step: int) -> Stage | None:
@@ -59,7 +59,7 @@ class Run(NamedTuple):
     return next((stage for stage in self.stages if stage.first < step <= stage.end), None)
 
   def tokens(self, step: int) -> int | None:
-    """Returns how many tokens had been trained on after a step; None if it is not on record."""
+    """Returns the tokens trained on up to a step; None if they were not recorded."""
     if step == 0:
       return 0
     return next((row.get('num_tokens') for row in self.training if row['step'] == step), None)
@@ -72,14 +72,14 @@ def read(workdir) -> Run:
     ValueError: a file is damaged; names it.
   """
   workdir = pathlib.Path(workdir)
-  about = manifest.read(workdir) or {}
+  run_manifest = manifest.read(workdir) or {}
   splits = {}
   for row in metrics.read(workdir / metrics.EVALUATION):
-    splits.setdefault(row['split'], {})[row['step']] = row  # evaluated again: the later counts
+    splits.setdefault(row['split'], {})[row['step']] = row  # the later of two evaluations counts
   evaluations = {split: [rows[step] for step in sorted(rows)] for split, rows in splits.items()}
-  planned = (about.get('config') or {}).get('stages') or ()
+  planned = (run_manifest.get('config') or {}).get('stages') or ()
   return Run(
-    workdir, about, metrics.read(workdir / metrics.TRAINING), evaluations, _stages(planned)
+    workdir, run_manifest, metrics.read(workdir / metrics.TRAINING), evaluations, _stages(planned)
   )
 
 

@@ -1,1 +1,1 @@
-"""From prompts to graded samples: sampling, the grading queue, credit per reasoning step, state values."""
+"""From prompts to graded samples: rollout, grading queue, credit assignment, state values."""

@@ -1,4 +1,4 @@
-"""Grading as a stage: answers are graded in a thread of their own while others are sampled."""
+"""The grading queue: answers are graded in a thread while others are still being sampled."""
 
 import collections
 import concurrent.futures
@@ -9,31 +9,31 @@ from typing import Any
 from rft_jax import graders
 from rft_jax.graders.base import Tally
 
-WAITING = 4096  # answers that may wait; then sampling waits for the graders
+MAX_QUEUED = 4096  # answers; a full queue blocks sampling until some are graded
 
 
 class GradingQueue:
-  """Takes answers in while they come, and has all their grades in the end.
+  """Collects answers as they are sampled, and holds all their grades at the end.
 
-      with Desk(grader) as desk:
-        desk.hand_in(key, item, sample)   # soon back, unless WAITING answers wait already
-      desk.grades[key], desk.counts()
+      with GradingQueue(grader) as queue:
+        queue.submit(key, item, sample)   # returns at once unless MAX_QUEUED answers are waiting
+      queue.grades[key], queue.counts()
 
-  An exception out of the grading thread is raised where the block ends. A grader that waits for
-  all gets them there too, in one call.
+  An exception in the grading thread is raised at the end of the block. A grader with
+  `waits_for_all` gets all answers in one call, there too.
   """
 
   def __init__(self, grader):
     self.grader, self.grades = grader, {}
     self._tally = Tally()
-    self._free_places = threading.BoundedSemaphore(WAITING)
-    self._waiting, self._work = collections.deque(), []
+    self._capacity = threading.BoundedSemaphore(MAX_QUEUED)
+    self._queued, self._futures = collections.deque(), []
     self._waits_for_all = getattr(grader, 'waits_for_all', False)
     self._thread = concurrent.futures.ThreadPoolExecutor(1, 'grading')
 
   def __enter__(self):
     for tally in getattr(self.grader, 'tallies', {}).values():
-      tally.take()  # of grades that were not ours
+      tally.take()  # drops the counts of earlier grades
     return self
 
   def __exit__(self, kind, *_):
@@ -41,47 +41,52 @@ class GradingQueue:
     if kind is None and self._waits_for_all:
       self._grade()
     elif kind is None:
-      for work in self._work:
-        work.result()
+      for future in self._futures:
+        future.result()
 
   def submit(self, key, item: dict[str, Any], sample: dict[str, Any]) -> None:
     """Queues one answer; its Grade will be grades[key]."""
     if self._waits_for_all:
-      self._waiting.append((key, (item, sample)))
+      self._queued.append((key, (item, sample)))
       return
-    self._free_places.acquire()
-    self._waiting.append((key, (item, sample)))
-    self._work.append(self._thread.submit(self._grade))
+    self._capacity.acquire()
+    self._queued.append((key, (item, sample)))
+    self._futures.append(self._thread.submit(self._grade))
 
   def _grade(self):
-    """Grades everything that waits, at once: graders with workers keep them all busy."""
-    some = [self._waiting.popleft() for _ in range(len(self._waiting))]
-    if not some:
+    """Grades everything in the queue in one call, so that all workers of a grader are busy."""
+    batch = [self._queued.popleft() for _ in range(len(self._queued))]
+    if not batch:
       return
     began = time.monotonic()
     try:
-      grades = graders.grade_many(self.grader, [pair for _, pair in some])
+      grades = graders.grade_many(self.grader, [pair for _, pair in batch])
     finally:
       if not self._waits_for_all:
-        self._free_places.release(len(some))
-    seconds = (time.monotonic() - began) / len(some)
-    for (key, _), grade in zip(some, grades):
+        self._capacity.release(len(batch))
+    seconds = (time.monotonic() - began) / len(batch)
+    for (key, _), grade in zip(batch, grades):
       self.grades[key] = grade
       self._tally.add(grade.errors, seconds)
 
   def counts(self) -> dict[str, dict[str, float]]:
-    """Returns what each grader did, {name: {'grades', 'seconds', 'errors/KEY', 'usage/KEY'}}: of
-    the parts where the grader has parts. Once: the next call counts from here."""
+    """Returns {grader: {'grades', 'seconds', 'errors/KEY', 'usage/KEY'}}, and resets the counts.
+
+    Of the graders inside it, where the grader has some.
+    """
     inner = {name: tally.take() for name, tally in getattr(self.grader, 'tallies', {}).items()}
-    whole = self._tally.take()
+    total = self._tally.take()
     if set(inner) - {self.grader.name}:
       return inner
-    return {self.grader.name: whole | inner.get(self.grader.name, {})}
+    return {self.grader.name: total | inner.get(self.grader.name, {})}
 
 
 def metrics(counts: dict[str, dict[str, float]]) -> dict[str, float]:
-  """Returns counts as flat metrics: seconds/grading/NAME and graders/NAME/errors/KEY of a grade,
-  graders/NAME/usage/KEY of them all."""
+  """Returns counts as flat metrics.
+
+  seconds/grading/NAME and graders/NAME/errors/KEY are means over the grades, graders/NAME/usage/KEY
+  is a sum.
+  """
   values = {}
   for name, count in counts.items():
     grades = max(count.get('grades', 0), 1)
@@ -96,11 +101,11 @@ def metrics(counts: dict[str, dict[str, float]]) -> dict[str, float]:
 
 
 def added(counts: list[dict[str, dict[str, float]]]) -> dict[str, dict[str, float]]:
-  """Returns what each grader did in several rollouts together."""
+  """Returns the sum of the counts of several rollouts."""
   total = {}
-  for one in counts:
-    for name, count in one.items():
-      into = total.setdefault(name, {})
+  for rollout_counts in counts:
+    for name, count in rollout_counts.items():
+      sums = total.setdefault(name, {})
       for key, value in count.items():
-        into[key] = into.get(key, 0) + value
+        sums[key] = sums.get(key, 0) + value
   return total

@@ -1,1 +1,1 @@
-"""The training loop and what surrounds it: build, startup, evaluation, results."""
+"""The training loop and what surrounds it: build, startup, stages, evaluation, results."""

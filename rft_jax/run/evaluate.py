@@ -1,4 +1,4 @@
-"""Held-out rows -> greedy and sampled answers -> grades, pass@k, faults, with 95 % intervals."""
+"""Held-out evaluation: greedy and sampled answers, grades, pass@k, with 95 % intervals."""
 
 import dataclasses
 import math
@@ -7,36 +7,40 @@ from typing import NamedTuple
 import numpy as np
 
 from rft_jax import hf
+from rft_jax.bootstrap import intervals
 from rft_jax.config import Config
 from rft_jax.errors import as_input_error
 from rft_jax.rollout import rollout
-from rft_jax.run import build
-from rft_jax.types import Episode, Example
+from rft_jax.run import build, build_grader
+from rft_jax.types import Episode
 
-BOOTSTRAP = 2000  # resamples of the rows
 STREAM = 0x4E11  # folded into the seed: evaluation has random numbers of its own
 
 
 class Evaluation(NamedTuple):
-  """What a policy does on held-out rows."""
+  """The result of a policy on the held-out rows."""
 
   values: dict[str, dict[str, float]]  # metric -> mean, low, high (95 %, bootstrap over rows)
   rows: int
-  greedy: list[Episode]  # one a row; [] without a grader
-  sampled: rollout.Rollout | None  # k a row
+  greedy: list[Episode]  # one for each row; [] without a grader
+  sampled: rollout.Rollout | None  # k for each row
 
 
-def make(chat, grader, config: Config, *, mesh, response_format=None):
-  """Returns evaluate(policy, examples) -> Evaluation.
+def make(components, config: Config):
+  """Returns evaluate(policy) -> Evaluation on the held-out rows.
 
-  The random numbers are the same at every call, so that two policies differ by what they have
-  learnt and not by their draws, and independent of those of training. Without a grader nothing is
-  sampled, and nothing measured here.
+  The random numbers are the same in every call, so that two policies differ by what they have
+  learnt and not by chance, and independent of those of training. Without a grader nothing is
+  sampled and nothing measured.
+
+  Args:
+    components: the RunComponents.
   """
-  if grader is None:
-    return lambda policy, examples: Evaluation({}, len(examples), [], None)
+  validation = components.validation
+  if components.grader is None:
+    return lambda policy: Evaluation({}, len(validation), [], None)
   seed = int(np.random.SeedSequence([config.seed, STREAM]).generate_state(1)[0] >> 1)
-  settings = dataclasses.replace(
+  sampled_settings = dataclasses.replace(
     config.rollout,
     samples_per_prompt=config.evaluate.samples_per_prompt,
     temperature=config.evaluate.temperature,
@@ -45,37 +49,42 @@ def make(chat, grader, config: Config, *, mesh, response_format=None):
     min_p=0.0,
     quantization='none',
   )
-  greedily = dataclasses.replace(settings, samples_per_prompt=1, temperature=0.0)
-  run = lambda settings: rollout.make(
-    chat, grader, settings, seed=seed, mesh=mesh, response_format=response_format
+  greedy_settings = dataclasses.replace(sampled_settings, samples_per_prompt=1, temperature=0.0)
+  make_rollout = lambda settings: rollout.make(
+    components.chat,
+    components.grader,
+    settings,
+    seed=seed,
+    mesh=components.mesh,
+    response_format=components.response_format,
   )
-  sample, decode = run(settings), run(greedily)
+  sample, decode_greedy = make_rollout(sampled_settings), make_rollout(greedy_settings)
+  occurrences = list(range(len(validation)))
 
-  def evaluate_policy(policy, examples: list[Example]) -> Evaluation:
-    occurrences = list(range(len(examples)))
-    sampled = sample(policy, examples, occurrences, 0)
-    greedy = [group[0] for group in decode(policy, examples, occurrences, 0).groups]
+  def evaluate_policy(policy) -> Evaluation:
+    sampled = sample(policy, validation, occurrences, 0)
+    greedy = [group[0] for group in decode_greedy(policy, validation, occurrences, 0).groups]
     columns = measure(sampled.groups, greedy, config.evaluate.pass_threshold)
-    return Evaluation(intervals(columns), len(examples), greedy, sampled)
+    return Evaluation(intervals(columns), len(validation), greedy, sampled)
 
-  evaluate_policy.compile_ahead = sample.compile_ahead
+  evaluate_policy.compile_ahead = lambda policy: sample.compile_ahead(policy, validation)
   return evaluate_policy
 
 
 def measure(sampled, greedy, pass_threshold) -> dict[str, np.ndarray]:
   """Returns {metric: f64[rows]}, NaN where a grader fault leaves a row without a value."""
-  rewards = np.array([[_reward(e) for e in group] for group in sampled])
+  rewards = np.array([[_reward(episode) for episode in group] for group in sampled])
   passed = np.where(np.isnan(rewards), np.nan, rewards >= pass_threshold)
-  share = lambda test: np.array([np.mean([test(e) for e in group]) for group in sampled])
+  mean = lambda value: np.array([np.mean([value(e) for e in group]) for group in sampled])
   k = rewards.shape[1]
   columns = {
     'grade': rewards.mean(1),
     'greedy/grade': np.array([_reward(e) for e in greedy]),
     'greedy/pass': np.array([_reward(e) >= pass_threshold for e in greedy], float),
-    'truncated': share(lambda e: e.sample.stop_reason == 'length'),
-    'unparsable': share(_unparsable),
-    'mean_tokens': share(lambda e: len(e.sample.tokens)),
-    'reasoning_tokens': share(lambda e: e.reasoning_tokens),
+    'truncated': mean(lambda e: e.sample.stop_reason == 'length'),
+    'unparsable': mean(_unparsable),
+    'mean_tokens': mean(lambda e: len(e.sample.tokens)),
+    'reasoning_tokens': mean(lambda e: e.reasoning_tokens),
   }
   for size in sorted({1, k} | {2**n for n in range(1, k.bit_length()) if 2**n <= k}):
     columns[f'pass@{size}'] = np.array([pass_at_k(k, c, size) for c in passed.sum(1)])
@@ -83,7 +92,7 @@ def measure(sampled, greedy, pass_threshold) -> dict[str, np.ndarray]:
 
 
 def pass_at_k(n: int, correct: float, k: int) -> float:
-  """Returns the unbiased chance that one of k samples passes, of which `correct` of n did.
+  """Returns the unbiased estimate of the chance that one of k samples passes, from n samples.
 
       1 - C(n - c, k) / C(n, k)
 
@@ -92,34 +101,6 @@ def pass_at_k(n: int, correct: float, k: int) -> float:
   if math.isnan(correct):
     return math.nan
   return 1.0 - math.comb(n - int(correct), k) / math.comb(n, k)
-
-
-def intervals(columns: dict[str, np.ndarray]) -> dict[str, dict[str, float]]:
-  """Returns the mean of each column with its 95 % interval, percentile bootstrap over rows."""
-  results = {}
-  for name, values in columns.items():
-    values = values[~np.isnan(values)]
-    if len(values):
-      means = _resampled_means(values)
-      low, high = np.quantile(means, [0.025, 0.975])
-      results[name] = {'mean': float(values.mean()), 'low': float(low), 'high': float(high)}
-  return results
-
-
-def paired_difference(after, before) -> dict[str, float]:
-  """Returns the mean of after - before over the same rows, with its 95 % interval.
-
-  Args:
-    after, before: f64[rows], NaN where a row has no value in one of them: left out of both.
-  """
-  difference = np.asarray(after, float) - np.asarray(before, float)
-  return intervals({'difference': difference})['difference']
-
-
-def _resampled_means(values):
-  rng = np.random.default_rng(0)  # the same resamples for every column and every evaluation
-  counts = rng.multinomial(len(values), np.full(len(values), 1 / len(values)), size=BOOTSTRAP)
-  return counts @ values / len(values)
 
 
 def _reward(episode):
@@ -147,15 +128,16 @@ def evaluate(config: Config, model: str = '') -> dict[str, dict[str, float]]:
     {metric: {'mean', 'low', 'high'}} over the validation rows, 95 % intervals.
 
   Raises:
-    build.Refused: config, data, grader or checkpoint are not fit; lists everything found.
+    InputError: config, data, grader or checkpoint are not fit; lists every problem.
   """
   source = model or config.model.source
-  build.check_graded(config)
+  build_grader.check_graded(config)
   with build.components(config, source=source, training=False) as components:
     policy, _ = as_input_error(
-      hf.load, source, dtype=config.model.dtype, attention=config.model.attention, mesh=components.mesh
+      hf.load,
+      source,
+      dtype=config.model.dtype,
+      attention=config.model.attention,
+      mesh=components.mesh,
     )
-    run = make(
-      components.chat, components.grader, config, mesh=components.mesh, response_format=components.response_format
-    )
-    return run(policy, components.validation).values
+    return make(components, config)(policy).values

@@ -1,11 +1,10 @@
-"""A job as OpenAI's fine-tuning API takes it, read as a Config of ours.
+"""Reads a job of OpenAI's fine-tuning API as a Config.
 
-Every "auto" becomes a value that is told at the start, and nothing that the job asks for is left
-aside in silence. What the hosted service did inside (group size, learning rate) was never told:
-those values are ours.
+Every "auto" becomes a value that is printed at the start, as is every field of the job that is
+ignored. The internals of the hosted service (group size, learning rate) were never published: those
+values are ours.
 """
 
-import json
 import math
 import pathlib
 from typing import Any
@@ -14,13 +13,14 @@ from rft_jax.config import Config, EvaluateConfig, ModelConfig, Stage
 from rft_jax.data import rows
 from rft_jax.data.rows import DataConfig
 from rft_jax.graders.template import did_you_mean
+from rft_jax.json_files import read_json
 from rft_jax.rollout.rollout import RolloutConfig
 from rft_jax.training.optim import OptimConfig
 
 LEARNING_RATE = 1e-6  # times learning_rate_multiplier
-SAMPLES = 8  # a prompt, times compute_multiplier
+SAMPLES = 8  # of each prompt, times compute_multiplier
 MAX_NEW_TOKENS = {'low': 512, 'medium': 1024, 'high': 2048}  # by reasoning_effort
-STEPS = 100  # about so many, where n_epochs is "auto"
+STEPS = 100  # approximately, where n_epochs is "auto"
 
 JOB_FIELDS = (
   'model',
@@ -34,7 +34,7 @@ JOB_FIELDS = (
   'hyperparameters',
 )
 METHOD_FIELDS = ('grader', 'response_format', 'hyperparameters')
-# {name: (the least, the most)} of numbers; reasoning_effort is a word
+# {name: (minimum, maximum)} of the numbers; reasoning_effort is a word
 HYPERPARAMETERS = {
   'batch_size': (1, 256),
   'learning_rate_multiplier': (0, math.inf),
@@ -50,13 +50,10 @@ def read(path) -> Config:
   """Returns the Config of a job in a file; model.source is left empty, for the command line.
 
   Raises:
-    ValueError: the job cannot be read or understood; everything that is wrong with it.
+    ValueError: the job cannot be read or understood; lists every problem.
   """
   path = pathlib.Path(path)
-  try:
-    job = json.loads(path.read_text(encoding='utf-8'))
-  except (OSError, ValueError) as error:
-    raise ValueError(f'{path}: cannot be read as a job: {error}') from None
+  job = read_json(path)
   problems, method = _problems(job)
   if problems:
     raise ValueError(f'{path}: ' + '; '.join(problems))
@@ -66,72 +63,74 @@ def read(path) -> Config:
   count = len(rows.read(files['training_file'])[0])
   if not count:
     raise ValueError(
-      f'{path}: training_file={job["training_file"]!r}: no rows there; need a '
-      'path, from here or from the folder of the job'
+      f'{path}: training_file={job["training_file"]!r}: it has no rows; need a path, '
+      'relative to the current folder or to that of the job'
     )
   return _config(job, method, files, count)
 
 
 def _problems(job) -> tuple[list[str], dict[str, Any]]:
-  """Returns (what is wrong with a job, its method.reinforcement)."""
+  """Returns (the problems of a job, its method.reinforcement)."""
   if not isinstance(job, dict) or not isinstance(job.get('method'), dict):
     return [
       'need {"training_file": ..., "validation_file": ..., "method": {"type": '
       '"reinforcement", "reinforcement": {"grader": ...}}}'
     ], {}
-  found = [
+  problems = [
     f'unknown field {key!r}{did_you_mean(key, JOB_FIELDS)}' for key in job if key not in JOB_FIELDS
   ]
   for name in ('training_file', 'validation_file'):
     if not isinstance(job.get(name), str):
-      found.append(f'{name}={job.get(name)!r}, need the path of a JSONL file')
+      problems.append(f'{name}={job.get(name)!r}, need the path of a JSONL file')
     elif job[name].startswith('file-') and not pathlib.Path(job[name]).exists():
-      found.append(
+      problems.append(
         f'{name}={job[name]!r} is a file of the hosted service: download it and give its path'
       )
   kind = job['method'].get('type')
   if kind != 'reinforcement':
-    found.append(f'method.type={kind!r}, need reinforcement')
+    problems.append(f'method.type={kind!r}, need reinforcement')
   method = job['method'].get('reinforcement')
   if not isinstance(method, dict):
-    return found + ['method.reinforcement is missing'], {}
-  found += [
+    return problems + ['method.reinforcement is missing'], {}
+  problems += [
     f'method.reinforcement: unknown field {key!r}{did_you_mean(key, METHOD_FIELDS)}'
     for key in method
     if key not in METHOD_FIELDS
   ]
   if not isinstance(method.get('grader'), dict):
-    found.append("method.reinforcement.grader is missing, need a grader's JSON")
-  return found, method
+    problems.append("method.reinforcement.grader is missing, need a grader's JSON")
+  return problems, method
 
 
 def _file(value, folder, name) -> str:
-  given = pathlib.Path(value)
-  beside = folder / given
-  return str(beside if not given.exists() and beside.exists() else given)
+  path = pathlib.Path(value)
+  in_folder = folder / path  # of the job
+  return str(in_folder if not path.exists() and in_folder.exists() else path)
 
 
 def _config(job, method, files, count) -> Config:
-  given, notes = _hyperparameters(method.get('hyperparameters') or {})
+  hyperparameters, notes = _hyperparameters(method.get('hyperparameters') or {})
   notes += _unused(job)
-  say = lambda name, value, why='': (
-    notes.append(f'{name}="auto": {value:g}{why}') if name not in given else None
-  )
-  batch = int(given.get('batch_size', min(16, count)))
-  say('batch_size', batch, ' prompts a step')
-  epochs = given.get('n_epochs', min(50, max(1, round(STEPS * batch / count))))
+
+  def note_auto(name, value, reason=''):
+    if name not in hyperparameters:
+      notes.append(f'{name}="auto": {value:g}{reason}')
+
+  batch = int(hyperparameters.get('batch_size', min(16, count)))
+  note_auto('batch_size', batch, ' prompts a step')
+  epochs = hyperparameters.get('n_epochs', min(50, max(1, round(STEPS * batch / count))))
   steps = max(1, math.ceil(epochs * count / batch))
-  say('n_epochs', epochs, f' ({steps} steps)')
-  multiplier = given.get('learning_rate_multiplier', 1.0)
-  say('learning_rate_multiplier', multiplier, f' (a learning rate of {LEARNING_RATE:g})')
-  compute = given.get('compute_multiplier', 1.0)
+  note_auto('n_epochs', epochs, f' ({steps} steps)')
+  multiplier = hyperparameters.get('learning_rate_multiplier', 1.0)
+  note_auto('learning_rate_multiplier', multiplier, f' (a learning rate of {LEARNING_RATE:g})')
+  compute = hyperparameters.get('compute_multiplier', 1.0)
   samples = max(2, round(SAMPLES * compute))
-  say('compute_multiplier', compute, f' ({samples} samples a prompt)')
-  interval = int(given.get('eval_interval', max(1, steps // 10)))
-  say('eval_interval', interval)
-  eval_samples = int(given.get('eval_samples', 4))
-  say('eval_samples', eval_samples)
-  effort = given.get('reasoning_effort', 'default')
+  note_auto('compute_multiplier', compute, f' ({samples} samples a prompt)')
+  interval = int(hyperparameters.get('eval_interval', max(1, steps // 10)))
+  note_auto('eval_interval', interval)
+  eval_samples = int(hyperparameters.get('eval_samples', 4))
+  note_auto('eval_samples', eval_samples)
+  effort = hyperparameters.get('reasoning_effort', 'default')
   tokens = MAX_NEW_TOKENS['medium' if effort == 'default' else effort]
   notes.append(f'reasoning_effort={effort!r}: rollout.max_new_tokens={tokens}')
   return Config(
@@ -153,18 +152,18 @@ def _config(job, method, files, count) -> Config:
   )
 
 
-def _hyperparameters(given) -> tuple[dict[str, Any], list[str]]:
-  """Returns (those that say something we can do, what is to be said of the others)."""
-  taken, notes = {}, []
-  for name, value in given.items():
+def _hyperparameters(hyperparameters) -> tuple[dict[str, Any], list[str]]:
+  """Returns (the hyperparameters that are used, notes on the others)."""
+  used, notes = {}, []
+  for name, value in hyperparameters.items():
     if name == 'reasoning_effort':
       if value in EFFORTS:
-        taken[name] = value
+        used[name] = value
       elif value is not None:
-        notes.append(f'reasoning_effort={value!r} is not one of {", ".join(EFFORTS)}: left aside')
+        notes.append(f'reasoning_effort={value!r} is not one of {", ".join(EFFORTS)}: ignored')
     elif name not in HYPERPARAMETERS:
       near = did_you_mean(name, (*HYPERPARAMETERS, 'reasoning_effort'))
-      notes.append(f'unknown hyperparameter {name!r}{near}: left aside')
+      notes.append(f'unknown hyperparameter {name!r}{near}: ignored')
     elif value not in ('auto', None):
       low, high = HYPERPARAMETERS[name]
       if (
@@ -173,20 +172,20 @@ def _hyperparameters(given) -> tuple[dict[str, Any], list[str]]:
         and low <= value <= high
         and value > 0
       ):
-        taken[name] = value
+        used[name] = value
       else:
-        notes.append(f'{name}={value!r} is outside {low:g}..{high:g}: taken as "auto"')
-  return taken, notes
+        notes.append(f'{name}={value!r} is outside {low:g}..{high:g}: "auto" is used')
+  return used, notes
 
 
 def _unused(job) -> list[str]:
   notes = []
   if job.get('model'):
-    notes.append(f'model={job["model"]!r} cannot be had: the base model is model.source')
+    notes.append(f'model={job["model"]!r} is a hosted model: the base model is model.source')
   if job.get('hyperparameters'):
     notes.append(
-      'hyperparameters beside method mean nothing for reinforcement; those in '
-      'method.reinforcement count'
+      'hyperparameters outside method have no effect on reinforcement; those in '
+      'method.reinforcement are used'
     )
   for name in ('suffix', 'metadata', 'integrations'):
     if job.get(name):

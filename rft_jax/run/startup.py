@@ -1,7 +1,5 @@
-"""Opening a run: what it is made of, where it goes on from, and what it will do, in words."""
+"""The start of a run: manifest, resume from a checkpoint or a new state, printed summary."""
 
-import concurrent.futures
-import contextlib
 import dataclasses
 import functools
 import pathlib
@@ -9,62 +7,68 @@ import pathlib
 import jax
 
 from rft_jax import hf, models, sharding
-from rft_jax.algorithms import ALGORITHMS
 from rft_jax.data import rows
 from rft_jax.errors import as_input_error
 from rft_jax.local_models import reward_model
 from rft_jax.models import attention
 from rft_jax.records import manifest
-from rft_jax.run import build
 from rft_jax.training import optim
 from rft_jax.types import TrainState
 
+# --- the manifest ---------------------------------------------------------------------------------
 
-def about(config, built, overrides) -> dict:
-  """Returns the manifest of this start."""
+
+def build_manifest(config, components, overrides) -> dict:
+  """Returns the manifest of this start: everything that the run depends on."""
   base = as_input_error(hf.resolve, config.model.source)
-  data = {
+  sources = {
     'train': sorted({stage.data or config.data.train for stage in config.stages}),
     'validation': [config.data.validation],
   }
   # Files are hashed as they are; hub data sets and directories by their rows.
-  unnamed = {
+  row_digests = {
     split: {
       source: rows.fingerprint(source, split=split)
-      for source in sources
+      for source in split_sources
       if not pathlib.Path(source).is_file()
     }
-    for split, sources in data.items()
+    for split, split_sources in sources.items()
   }
-  distilled = any(stage.algorithm == 'distillation' for stage in config.stages)
-  teacher = as_input_error(hf.resolve, config.distillation.teacher) if distilled else None
+  teacher = next((source for stage in config.stages if (source := config.teacher(stage))), None)
   return manifest.gather(
     dataclasses.asdict(config),
     seed=config.seed,
     overrides=overrides,
-    mesh=built.mesh,
-    data=data,
+    mesh=components.mesh,
+    data=sources,
     base=base,
     tokenizer=base,
-    template=built.chat.template,
-    grader=built.grader_json,
-    teacher=teacher,
+    template=components.chat.template.jinja,
+    grader=components.grader_json,
+    teacher=teacher and as_input_error(hf.resolve, teacher),
     extra={
-      'rows': unnamed,
-      'reward_models': as_input_error(reward_model.fingerprints, built.grader_json),
+      'rows': row_digests,
+      'reward_models': as_input_error(reward_model.fingerprints, components.grader_json),
     },
-  ) | {'isolation': getattr(built.grader, 'isolation', None)}
+  ) | {'isolation': getattr(components.grader, 'isolation', None)}
 
 
-def write_manifest(workdir, about):
-  """Writes the manifest; a continued run keeps the time of its start."""
+def write_manifest(workdir, new: dict) -> None:
+  """Writes the manifest; a continued run keeps the time of its first start."""
   workdir.mkdir(parents=True, exist_ok=True)
-  before = as_input_error(manifest.read, workdir)
-  manifest.write(workdir, about | ({'started': before['started']} if before else {}))
+  previous = as_input_error(manifest.read, workdir)
+  manifest.write(workdir, new | ({'started': previous['started']} if previous else {}))
 
 
-def state(config, components, checkpoints) -> tuple[TrainState, int, int]:
-  """Returns the state to go on from, the stage of its optimizer (-1: none), and tokens seen."""
+# --- the state ------------------------------------------------------------------------------------
+
+
+def restore_or_init(config, components, checkpoints) -> tuple[TrainState, int, int]:
+  """Returns (the state to continue from, the stage of its optimizer or -1, tokens trained so far).
+
+  Where there is no checkpoint the policy is loaded from config.model.source. A state without an
+  optimizer (-1) gets that of its stage from init_stage_state.
+  """
   newest = checkpoints.latest()
   if newest is None:
     checkpoints.clear()  # a start that died before its first checkpoint may have left a reference
@@ -76,106 +80,101 @@ def state(config, components, checkpoints) -> tuple[TrainState, int, int]:
       mesh=components.mesh,
     )
     return TrainState(0, policy, None), -1, 0
-  about = checkpoints.metadata(newest)
-  policy = sharding.abstract(models.abstract(_decoder(config)), components.mesh)
-  tokens = about['position']['num_tokens']
-  span = config.spans()[about['stage']]
+  metadata = checkpoints.metadata(newest)
+  policy = sharding.abstract(models.abstract(decoder_config(config)), components.mesh)
+  tokens = metadata['position']['num_tokens']
+  span = config.spans()[metadata['stage']]
   if newest == span.end:  # the next stage begins with an optimizer of its own
-    return (
-      TrainState(newest, as_input_error(checkpoints.restore_policy, newest, policy), None),
-      -1,
-      tokens,
-    )
+    policy = as_input_error(checkpoints.restore_policy, newest, policy)
+    return TrainState(newest, policy, None), -1, tokens
   stage = config.stages[span.number]
-  like = jax.eval_shape(
-    functools.partial(begin, config, stage),
-    TrainState(newest, policy, None),
+  shapes = jax.eval_shape(
+    functools.partial(_optimizer_and_critic, config, stage),
+    policy,
     initial_critic(config, stage, None),
   )
-  like = like._replace(
-    **sharding.abstract(
-      {name: getattr(like, name) for name in ('policy', 'optimizer', 'critic')}, components.mesh
-    )
+  like = TrainState(newest, **sharding.abstract({'policy': policy} | shapes, components.mesh))
+  state = as_input_error(checkpoints.restore, newest, like)
+  initial = config.requirements(stage).initial_state()
+  if initial is not None:
+    state = state._replace(algorithm_state=type(initial).from_json(state.algorithm_state))
+  return state, span.number, tokens
+
+
+def init_stage_state(config, stage, state: TrainState, mesh) -> TrainState:
+  """Returns the state a stage starts with: its own optimizer, critic and algorithm state.
+
+  Optimizer and critic are created on their shards.
+  """
+  created = sharding.place(
+    functools.partial(_optimizer_and_critic, config, stage),
+    mesh,
+    state.policy,
+    initial_critic(config, stage, mesh),
   )
-  return as_input_error(checkpoints.restore, newest, like), span.number, tokens
+  return state._replace(**created, algorithm_state=config.requirements(stage).initial_state())
 
 
-def begin(config, stage, state: TrainState, given=None) -> TrainState:
-  """Returns the state with which a stage starts: its own optimizer, critic and memory.
+def _optimizer_and_critic(config, stage, policy, critic):
+  """Returns {'optimizer', 'critic'} as a stage starts with them.
 
   Args:
-    given: what starting_critic or its abstract gives.
+    critic: from initial_critic; None: made from the policy, where the algorithm needs one.
   """
-  kind = ALGORITHMS[stage.algorithm].REQUIREMENTS.critic(groups(config))
-  critic = models.make_critic(state.policy, kind) if kind and given is None else given
-  learners = {'policy': state.policy, 'critic': critic}
-  # The structure of the state does not depend on how many steps the schedule spans.
-  return state._replace(
-    critic=critic,
-    algorithm_state={},
-    optimizer={
-      name: optim.make(chosen, 1).init(learners[name])
-      for name, chosen in optimizers(config, stage).items()
-    },
-  )
+  kind = config.requirements(stage).critic(config.groups())
+  if kind and critic is None:
+    critic = models.make_critic(policy, kind)
+  trained = {'policy': policy, 'critic': critic}
+  # The structure of the optimizer state does not depend on the number of steps of the schedule.
+  optimizer = {
+    name: optim.make(optim_config, 1).init(trained[name])
+    for name, optim_config in stage_optimizers(config, stage).items()
+  }
+  return {'optimizer': optimizer, 'critic': critic}
 
 
 def initial_critic(config, stage, mesh):
-  """Returns the critic that config.critic.source holds, on mesh; None where it asks for none.
+  """Returns the reward model that the critic of a stage starts from, on mesh; None: there is none.
 
   Args:
-    mesh: None: its shapes, without the weights.
+    mesh: None: only its shapes, without reading the weights.
   """
-  if not build.starts_from_reward_model(config, stage):
+  source = config.requirements(stage).critic_source(config.groups())
+  if not source:
     return None
-  given = dict(dtype=config.model.dtype, attention=config.model.attention)
+  settings = dict(dtype=config.model.dtype, attention=config.model.attention)
   if mesh is None:
-    return as_input_error(hf.abstract_reward_model, config.critic.source, **given)
-  return as_input_error(hf.load_reward_model, config.critic.source, mesh=mesh, **given)[0]
+    return as_input_error(hf.abstract_reward_model, source, **settings)
+  return as_input_error(hf.load_reward_model, source, mesh=mesh, **settings)[0]
 
 
-def optimizers(config, stage) -> dict:
-  """Returns the OptimConfig of each model that a stage trains."""
-  demands, given = ALGORITHMS[stage.algorithm].REQUIREMENTS, groups(config)
-  own = {'critic': demands.critic_optim(given, stage.optim)} if demands.critic(given) else {}
-  return {'policy': stage.optim} | own
+def stage_optimizers(config, stage) -> dict:
+  """Returns the OptimConfig of each model that a stage trains: 'policy', 'critic'."""
+  requirements, groups = config.requirements(stage), config.groups()
+  optimizers = {'policy': stage.optim}
+  if requirements.critic(groups):
+    optimizers['critic'] = requirements.critic_optim(groups, stage.optim)
+  return optimizers
 
 
-def groups(config) -> dict:
-  """Returns the config's groups by name: what lies below config.py sees of it."""
-  return {group.name: getattr(config, group.name) for group in dataclasses.fields(config)}
-
-
-@contextlib.contextmanager
-def compiling(config, components, evaluate, *, fresh):
-  """Compiles the beginning of a fresh run while the weights are read; needs JAX's cache on disk."""
-  if components.grader is None or not (fresh and jax.config.jax_compilation_cache_dir):
-    yield
-    return
-
-  def ahead():
-    policy = sharding.abstract(models.abstract(_decoder(config)), components.mesh)
-    evaluate.compile_ahead(policy, components.validation)
-
-  with concurrent.futures.ThreadPoolExecutor(1, 'compiling') as thread:
-    thread.submit(ahead)
-    yield  # what fails in the thread fails again, and is told, where it is called for
-
-
-def _decoder(config):
+def decoder_config(config):
+  """Returns the DecoderConfig of config.model, read from its config.json."""
   return as_input_error(
     hf.read_config,
-    hf.resolve(config.model.source),
+    as_input_error(hf.resolve, config.model.source),
     dtype=config.model.dtype,
     attention=config.model.attention,
   )
 
 
+# --- the summary ----------------------------------------------------------------------------------
+
+
 def run_summary(config, components, state) -> list[str]:
-  """Returns the derived numbers of the run, in words."""
+  """Returns lines with the derived numbers of the run: sizes, mesh, steps and epochs of stages."""
   parameters = sum(leaf.size for leaf in jax.tree.leaves(state.policy))
   model = state.policy.config
-  kernel = attention.chosen(model.attention, model.dtype, model.head_dim)
+  kernel = attention.select_implementation(model.attention, model.dtype, model.head_dim)
   lines = [
     f'{config.model.source}: {parameters:,} parameters, mesh {dict(components.mesh.shape)}, '
     f'{len(components.validation)} held-out rows, {kernel} attention'
@@ -185,34 +184,16 @@ def run_summary(config, components, state) -> list[str]:
       f'the grader runs code in isolation level {isolation!r} '
       f'(sandbox.require={config.sandbox.require!r})'
     )
+  groups = config.groups()
   for span, stage in zip(config.spans(), config.stages):
-    count = len(components.train[span.number])
-    each, what = _each_step(config, stage.algorithm)
+    requirements, rows_in_stage = config.requirements(stage), len(components.train[span.number])
+    epochs = stage.steps * requirements.rows_per_step(groups) / rows_in_stage
     lines.append(
       f'stage {span.number} ({stage.algorithm}): steps {span.first + 1}..{span.end}, '
-      f'{what}, {stage.steps * each / count:.1f} epochs of {count} rows'
+      f'{requirements.step_summary(groups)}, {epochs:.1f} epochs of {rows_in_stage} rows'
     )
   if state.step == config.total_steps():
     lines.append(f'all {state.step} steps are done; nothing is left to train')
   elif state.step:
     lines.append(f'continues from step {state.step}')
   return lines
-
-
-def _each_step(config, algorithm):
-  """Returns (rows that a step takes, the same in words)."""
-  if algorithm in ('sft', 'kto'):
-    rows_per_step = getattr(config, algorithm).rows_per_step
-    return rows_per_step, f'{rows_per_step} rows a step'
-  if algorithm == 'reward_model':
-    count = config.reward_model.pairs_per_step
-    return count, f'{count} pairs a step, nothing sampled'
-  if algorithm == 'dpo':
-    return config.dpo.pairs_per_step, (
-      f'{config.dpo.pairs_per_step} pairs a step, loss {config.dpo.preference.loss!r}'
-    )
-  P, G = config.rollout.prompts_per_step, config.rollout.samples_per_prompt
-  return P, (
-    f'{P} prompts x {G} samples = {P * G} sequences a step, '
-    f'{config.update.updates_per_batch} update(s) of them'
-  )

@@ -1,1 +1,1 @@
-"""The rollout engine: token ids in, token ids out. It knows nothing of text."""
+"""The rollout engine: token ids in, token ids out, no text. Start at engine.py."""

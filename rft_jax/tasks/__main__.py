@@ -1,9 +1,9 @@
 """Writes a built-in task: python -m rft_jax.tasks rare_disease --to=runs/rare_disease_demo/data
 
-Into the directory go train.jsonl, validation.jsonl, grader.json, task.json (how the task was made,
-and reference scores) and base/, an untrained decoder with a tokenizer as a Hugging Face directory;
-with --pairs=N, where the task can make them, also pairs.jsonl, a right and a wrong answer to each
-of the last N rows to train on, and pairs_validation.jsonl of those held out.
+The directory gets train.jsonl, validation.jsonl, grader.json, task.json (the config of the task,
+and reference scores) and base/, an untrained decoder with a tokenizer as a Hugging Face directory.
+With --pairs=N also pairs.jsonl, a chosen and a rejected answer to each of the last N training rows,
+and pairs_validation.jsonl, the same for the validation rows.
 """
 
 import argparse
@@ -19,33 +19,37 @@ def add_fields(parser, config_class):
   for field in dataclasses.fields(config_class):
     parser.add_argument(
       f'--{field.name}',
-      type=_reader(field.default),
+      type=_value_parser(field.default),
       default=field.default,
       metavar=str(field.default).strip('()').replace(' ', ''),
       help='default %(metavar)s',
     )
 
 
-def _reader(default):
+def _value_parser(default):
+  """Returns text -> value, of the type of the default: a number, or a tuple of numbers."""
   if not isinstance(default, tuple):
     return type(default)
 
-  def read(text):
-    values = tuple(type(one)(part) for one, part in zip(default, text.split(',')))
-    if len(values) != len(text.split(',')) or len(values) != len(default):
-      raise ValueError(text)
+  def parse(text):
+    parts = text.split(',')
+    try:
+      values = tuple(type(number)(part) for number, part in zip(default, parts))
+    except ValueError:
+      values = ()
+    if not len(values) == len(parts) == len(default):
+      example = ','.join(map(str, default))
+      raise argparse.ArgumentTypeError(f'{text!r}, need {len(default)} numbers such as {example}')
     return values
 
-  read.__name__ = f'{len(default)} values with commas'  # argparse names it in its error
-  return read
+  return parse
 
 
-def _of(config_class, given):
-  return config_class(**{f.name: getattr(given, f.name) for f in dataclasses.fields(config_class)})
+def _config(config_class, args):
+  return config_class(**{f.name: getattr(args, f.name) for f in dataclasses.fields(config_class)})
 
 
-def main(arguments=None) -> int:
-  """Writes the task that the command line asks for; returns the exit code."""
+def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
     prog='python -m rft_jax.tasks',
     description=__doc__,
@@ -62,28 +66,34 @@ def main(arguments=None) -> int:
         type=int,
         default=0,
         metavar='N',
-        help='pairs of answers to learn preferences from; default 0',
+        help='number of training rows to generate preference pairs for; default 0',
       )
     add_fields(command.add_argument_group('task'), task.Config)
     add_fields(command.add_argument_group('base checkpoint'), base_checkpoint.Config)
-  given = parser.parse_args(arguments)
-  task, size = _of(TASKS[given.task].Config, given), _of(base_checkpoint.Config, given)
-  pairs = getattr(given, 'pairs', 0)
-  problems = task.validate() + size.validate()
-  if not 0 <= pairs <= given.train_rows:
-    problems.append(f'pairs={pairs}, need 0 to train_rows={given.train_rows}')
+  return parser
+
+
+def main(arguments=None) -> int:
+  """Writes the task that the command line selects; returns the exit code."""
+  args = _parser().parse_args(arguments)
+  config = _config(TASKS[args.task].Config, args)
+  size = _config(base_checkpoint.Config, args)
+  pairs = getattr(args, 'pairs', 0)
+  problems = config.validate() + size.validate()
+  if not 0 <= pairs <= args.train_rows:
+    problems.append(f'pairs={pairs}, need 0 to train_rows={args.train_rows}')
   if problems:
     print('\n'.join(problems), file=sys.stderr)
     return 2
-  made = TASKS[given.task].make(task)
+  task_files = TASKS[args.task].make(config)
   if pairs:
-    made = made._replace(pairs=PAIRS[given.task](task, made, pairs))
-  base_checkpoint.make(
-    given.to / 'base', files.texts(made), seed=task.seed, **dataclasses.asdict(size)
-  )
-  files.write(made, given.to)
-  print(f'{given.to}: {len(made.train)} rows to train on, {len(made.validation)} held out')
-  for name, score in made.facts['reference'].items():
+    task_files = task_files._replace(pairs=PAIRS[args.task](config, task_files, pairs))
+  texts = files.tokenizer_texts(task_files)
+  base_checkpoint.make(args.to / 'base', texts, seed=config.seed, **dataclasses.asdict(size))
+  files.write(task_files, args.to)
+  train, validation = len(task_files.train), len(task_files.validation)
+  print(f'{args.to}: {train} training rows, {validation} validation rows')
+  for name, score in task_files.metadata['reference'].items():
     print(f'  {name:32} {score["mean"]:.3f}  [{score["low"]:.3f}, {score["high"]:.3f}]')
   return 0
 

@@ -1,7 +1,7 @@
-"""Small sums with one product, such as 17 + 28 * 3: multiply first. Nothing is downloaded.
+"""Arithmetic task: sums with one product, such as 17 + 28 * 3. Nothing is downloaded.
 
-The solutions to warm up on show the intermediate step, then answer with the number alone:
-<think>28 * 3 = 84; 17 + 84 = 101</think>101. Digits are single tokens.
+The warm-up solutions show the intermediate step, then the number alone:
+<think>28 * 3 = 84; 17 + 84 = 101</think>101. Each digit is one token.
 """
 
 import dataclasses
@@ -17,20 +17,20 @@ GRADER = {
   'reference': '{{ item.answer }}',
   'operation': 'eq',
 }
-SLIPS = (-10, -2, -1, 1, 2, 10)  # between a true answer and one that corruption puts in its place
+WRONG_ANSWER_OFFSETS = (-10, -2, -1, 1, 2, 10)  # wrong answer - right answer, for label noise
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
 class Config:
-  """Which problems there are, and how many rows are drawn from them."""
+  """The set of problems, and the number of rows drawn from it."""
 
   seed: int = 0
   train_rows: int = 2000
   validation_rows: int = 300
-  largest_term: int = 49  # of what is added or taken away
+  largest_term: int = 49  # that the product is added to or subtracted from
   largest_factor: int = 19
-  largest_digit: int = 9  # of the second factor
-  corrupt: float = 0.0  # share of the training answers that are replaced by a wrong number
+  largest_digit: int = 9  # largest second factor
+  corrupt: float = 0.0  # fraction of the training answers replaced by a wrong number
 
   def validate(self) -> list[str]:
     """Returns every problem as 'field=value, need range'; [] if there is none."""
@@ -43,12 +43,12 @@ class Config:
     if not problems and self.train_rows + self.validation_rows > self.problems():
       problems.append(
         f'train_rows={self.train_rows} validation_rows={self.validation_rows}, '
-        f'need a sum of at most {self.problems()}: there are no more problems'
+        f'need a sum of at most {self.problems()}, the number of problems'
       )
     return problems
 
   def problems(self) -> int:
-    """Returns how many different problems there are."""
+    """Returns the number of different problems."""
     return 2 * self.largest_term * self.largest_factor * self.largest_digit
 
 
@@ -73,22 +73,22 @@ def row(term: int, sign: str, factor: int, digit: int) -> dict:
 
 
 def wrong_answer(answer: str, rng: np.random.Generator) -> str:
-  """Returns a number near the answer, as a slip makes it: off by 1, 2 or 10."""
-  return str(int(answer) + int(rng.choice(SLIPS)))
+  """Returns a number near the answer: off by 1, 2 or 10."""
+  return str(int(answer) + int(rng.choice(WRONG_ANSWER_OFFSETS)))
 
 
 def make(config: Config) -> files.Files:
   """Returns the task. Each problem occurs once, in train or in validation.
 
   Raises:
-    ValueError: the config has problems; all of them are named.
+    ValueError: the config has problems; the error lists all of them.
   """
   problems = config.validate()
   if problems:
     raise ValueError('\n'.join(['arithmetic:', *problems]))
   rng = np.random.default_rng(config.seed)
-  chosen = rng.permutation(config.problems())[: config.train_rows + config.validation_rows]
-  rows = [row(*problem(int(index), config)) for index in chosen]
+  indices = rng.permutation(config.problems())[: config.train_rows + config.validation_rows]
+  rows = [row(*problem(int(index), config)) for index in indices]
   train = rows[config.validation_rows :]
   train = files.corrupt(
     train,

@@ -1,8 +1,8 @@
-"""Pairs of worked answers to sums: a right one, and one with a slip that is carried on.
+"""Preference pairs for the arithmetic tasks: a right solution and one with an error in one step.
 
-A slip changes the result of one step: by one, by ten, or by one of the step's own numbers, as a
-forgotten carry or a miscounted product does. Later steps are right about the wrong number, so that
-the two answers have the same form and nearly the same length.
+The error changes the result of one step by 1, by 10, or by one of the step's operands, like a
+forgotten carry or a miscounted product. Later steps are computed correctly from the wrong number,
+so the two solutions have the same format and nearly the same length.
 """
 
 import operator
@@ -10,79 +10,84 @@ import re
 
 import numpy as np
 
+from rft_jax.tasks import files
+
 STEP = re.compile(r'(-?\d+) ([-+*]) (-?\d+) = (-?\d+)')
-_APPLY = {'+': operator.add, '-': operator.sub, '*': operator.mul}
+_OPERATORS = {'+': operator.add, '-': operator.sub, '*': operator.mul}
 
 
-def make(config, made, count: int) -> tuple[list[dict], list[dict]]:
-  """Returns pairs of the last `count` rows to learn from, and of those held out.
+def make_pairs(config, task_files: files.Files, count: int) -> tuple[list[dict], list[dict]]:
+  """Returns pairs for the last `count` training rows, and for all validation rows.
 
   Args:
-    config: of the task; its seed.
-    made: files.Files of arithmetic or chains.
+    config: Config of arithmetic or chains; its seed is used.
+    task_files: what `make` of that task returned.
   """
-  return (pairs(made.train[-count:], seed=config.seed), pairs(made.validation, seed=config.seed))
+  return (
+    pairs(task_files.train[-count:], seed=config.seed),
+    pairs(task_files.validation, seed=config.seed),
+  )
 
 
 def pairs(rows: list[dict], *, seed: int) -> list[dict]:
-  """Returns for each row one with `chosen`, its solution, and `rejected`, one that slipped.
+  """Returns the rows with `chosen`, the solution, and `rejected`, one with an error.
 
   Args:
-    rows: of rft_jax.tasks.arithmetic, with `solution`; their other keys stay.
-    seed: of the slips; a row's slip depends on the seed and its place alone.
+    rows: of arithmetic or chains, with `solution`; their other keys are kept.
+    seed: of the errors; the error of a row depends on the seed and the row's position alone.
   """
   return [
     {
       **{key: value for key, value in row.items() if key != 'solution'},
       'chosen': row['solution'],
-      'rejected': slipped(row['solution'], np.random.default_rng((seed, place))),
+      'rejected': introduce_error(row['solution'], np.random.default_rng((seed, position))),
     }
-    for place, row in enumerate(rows)
+    for position, row in enumerate(rows)
   ]
 
 
-def slipped(solution: str, rng: np.random.Generator) -> str:
-  """Returns the solution with a slip in one of its steps, and a wrong answer at its end.
+def introduce_error(solution: str, rng: np.random.Generator) -> str:
+  """Returns the solution with an error in one of its steps, and so a wrong answer.
 
   Args:
     solution: '<think>28 * 3 = 84; 17 + 84 = 101</think>101'.
-    rng: chooses step and slip.
+    rng: draws the step and the error.
 
   Raises:
-    ValueError: there is no step in it.
+    ValueError: the solution has no step.
   """
-  thought, mark, answer = solution.rpartition('</think>')
+  thought, marker, answer = solution.rpartition('</think>')
   steps = list(STEP.finditer(thought))
-  if not mark or not steps or steps[-1][4] != answer:
+  if not marker or not steps or steps[-1][4] != answer:
     raise ValueError(f'{solution!r}: need <think>steps such as 2 * 3 = 6</think> and the answer')
-  while True:  # a slip that later steps make up for is drawn again
-    text, value = _with_a_slip(thought, steps, rng)
+  while True:  # again if later steps cancel the error
+    text, value = _with_error_in_a_step(thought, steps, rng)
     if str(value) != answer:
-      return f'{text}{mark}{value}'
+      return f'{text}{marker}{value}'
 
 
-def _with_a_slip(thought, steps, rng):
-  """Returns (the thought with one step off and the later ones right about that, its result)."""
-  at = int(rng.integers(len(steps)))
-  text, end, wrong = '', 0, {}
-  for number, step in enumerate(steps):
+def _with_error_in_a_step(thought, steps, rng):
+  """Returns (the thought with an error in a random step and in all that depend on it, result)."""
+  wrong_step = int(rng.integers(len(steps)))
+  text, end, replacements = '', 0, {}
+  for index, step in enumerate(steps):
     left, sign, right, result = step.groups()
-    # The number that a step takes over from one before is most often its second.
-    if right in wrong:
-      right = wrong[right]
-    elif left in wrong:
-      left = wrong[left]
-    value = _APPLY[sign](int(left), int(right))
-    if number == at:
-      value += _slip(int(left), int(right), rng)
+    # At most one operand is the result of an earlier step, usually the second one.
+    if right in replacements:
+      right = replacements[right]
+    elif left in replacements:
+      left = replacements[left]
+    value = _OPERATORS[sign](int(left), int(right))
+    if index == wrong_step:
+      value += _error(int(left), int(right), rng)
     if str(value) != result:
-      wrong[result] = str(value)
+      replacements[result] = str(value)
     text += thought[end : step.start()] + f'{left} {sign} {right} = {value}'
     end = step.end()
   return text + thought[end:], value
 
 
-def _slip(left, right, rng) -> int:
-  """Returns by how much a result is off; never 0."""
+def _error(left, right, rng) -> int:
+  """Returns the error of a result, not 0: 1, 10 or an operand, of random sign."""
   sizes = sorted({1, 10, abs(left), abs(right)} - {0})
   return int(rng.choice(sizes)) * int(rng.choice((-1, 1)))

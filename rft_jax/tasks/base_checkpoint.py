@@ -1,7 +1,6 @@
-"""A stand-in for a base checkpoint: a small untrained decoder and a tokenizer for given texts.
+"""Untrained base checkpoint for a built-in task: a small Llama with a tokenizer for its texts.
 
-Saved as a normal Hugging Face directory, so that all that follows takes the way of a real
-checkpoint.
+Written as a normal Hugging Face directory, so that it is loaded and trained like any checkpoint.
 """
 
 import collections
@@ -15,8 +14,8 @@ import transformers
 from rft_jax import hf, models
 from rft_jax.models.blocks import INIT_STD
 
-# Words, with the lower-case words after them, are one piece; so is a JSON key with its
-# punctuation, a digit, and a run of anything else.
+# A piece is a word with the lower-case words after it, a JSON key with its punctuation, a digit,
+# or a run of other characters.
 PIECE = (
   r'[{,"\[\] ]*"[a-z_]+": ?["\[{]*'
   r'|(?:", "| )?[A-Za-z]+(?: [a-z]+)*'
@@ -35,14 +34,14 @@ TEMPLATE = (
 
 @dataclasses.dataclass(slots=True, kw_only=True)
 class Config:
-  """The size of the decoder, in the Llama family, and of its vocabulary."""
+  """Size of the Llama decoder and of its vocabulary."""
 
   dim: int = 128
   layers: int = 2
   heads: int = 4
   kv_heads: int = 4
   mlp_dim: int = 384
-  vocabulary: int = 512  # ids at most, 256 bytes and the special tokens among them
+  vocabulary: int = 512  # maximum number of ids, including 256 bytes and 5 special tokens
 
   def validate(self) -> list[str]:
     """Returns every problem as 'field=value, need range'; [] if there is none."""
@@ -50,7 +49,7 @@ class Config:
       (getattr(self, name) >= 1, f'{name}={getattr(self, name)}, need >= 1')
       for name in ('dim', 'layers', 'heads', 'kv_heads', 'mlp_dim')
     ]
-    if all(good for good, _ in checks):
+    if all(valid for valid, _ in checks):
       checks += [
         (
           self.dim % (2 * self.heads) == 0,
@@ -67,7 +66,7 @@ class Config:
         f'vocabulary={self.vocabulary}, need >= 261: 256 bytes and 5 special tokens',
       )
     )
-    return [problem for good, problem in checks if not good]
+    return [problem for valid, problem in checks if not valid]
 
 
 def make(
@@ -84,11 +83,11 @@ def make(
 ) -> None:
   """Writes an untrained Llama of this size and a tokenizer for the texts into the directory `to`.
 
-  Every matrix is drawn with a standard deviation of dim ** -0.5, four times a large model's 0.02
-  at dim 128: a model this small and trained for a minute never grows out of a timid start.
+  Matrices are initialized with a standard deviation of dim ** -0.5. At dim 128 that is four times
+  the usual 0.02, from which a model this small does not learn enough in a minute of training.
 
   Raises:
-    ValueError: the sizes do not fit each other (all problems are named).
+    ValueError: the sizes do not fit together; the error lists all problems.
   """
   size = Config(
     dim=dim, layers=layers, heads=heads, kv_heads=kv_heads, mlp_dim=mlp_dim, vocabulary=vocabulary
@@ -110,20 +109,20 @@ def make(
     eos_ids=(tokenizer.eos_token_id,),
     pad_id=tokenizer.pad_token_id,
   )
-  widen = lambda leaf: leaf * (dim**-0.5 / INIT_STD)
+  rescale = lambda leaf: leaf * (dim**-0.5 / INIT_STD)
   model = models.make(config, seed)
   model = jax.tree_util.tree_map_with_path(
-    lambda path, leaf: leaf if 'norm' in jax.tree_util.keystr(path) else widen(leaf), model
+    lambda path, leaf: leaf if 'norm' in jax.tree_util.keystr(path) else rescale(leaf), model
   )
   hf.save_base(model, config, tokenizer, to)
 
 
 def make_tokenizer(texts, *, vocabulary: int):
-  """Returns a transformers tokenizer with at most `vocabulary` ids that knows the texts well.
+  """Returns a transformers tokenizer with at most `vocabulary` ids, built from the texts.
 
-  The pieces that occur most often are tokens; any other text is spelled in bytes, so that
-  everything can be encoded and decodes to itself. ChatML template; the end-of-turn token is the
-  EOS token; <think> and </think> are tokens, kept when special tokens are skipped.
+  The most frequent pieces are tokens; other text is encoded as bytes, so that any text can be
+  encoded and decodes to itself. ChatML template; the end-of-turn token is the EOS token; <think>
+  and </think> are tokens that `skip_special_tokens` does not remove.
   """
   split = tokenizers.pre_tokenizers.Sequence(
     [
@@ -135,25 +134,25 @@ def make_tokenizer(texts, *, vocabulary: int):
   counts = collections.Counter(
     piece
     for text in texts
-    for part in _between(text, special)
+    for part in _split_at(text, special)
     for piece, _ in split.pre_tokenize_str(part)
   )
-  counts.update({'user': 1, 'assistant': 1, 'system': 1, 'Ċ': 1})  # Ċ: the byte of a line's end
-  letters = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
+  counts.update({'user': 1, 'assistant': 1, 'system': 1, 'Ċ': 1})  # Ċ: a newline in byte-level BPE
+  byte_tokens = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
   pieces = sorted((p for p in counts if len(p) > 1), key=lambda p: (-counts[p], p))
-  tokens = special + letters + pieces[: vocabulary - len(special) - len(letters)]
-  # No merges: a piece in the vocabulary is one token as it stands, any other is its bytes.
-  fast = tokenizers.Tokenizer(
+  tokens = special + byte_tokens + pieces[: vocabulary - len(special) - len(byte_tokens)]
+  # No merges: a piece in the vocabulary is one token, any other is encoded as its bytes.
+  backend = tokenizers.Tokenizer(
     tokenizers.models.BPE(
       vocab={token: i for i, token in enumerate(tokens)}, merges=[], ignore_merges=True
     )
   )
-  fast.pre_tokenizer = split
-  fast.decoder = tokenizers.decoders.ByteLevel()
-  fast.add_special_tokens([END_OF_TEXT, START, END])
-  fast.add_tokens([tokenizers.AddedToken(t, normalized=False, special=False) for t in THINK])
+  backend.pre_tokenizer = split
+  backend.decoder = tokenizers.decoders.ByteLevel()
+  backend.add_special_tokens([END_OF_TEXT, START, END])
+  backend.add_tokens([tokenizers.AddedToken(t, normalized=False, special=False) for t in THINK])
   return transformers.PreTrainedTokenizerFast(
-    tokenizer_object=fast,
+    tokenizer_object=backend,
     eos_token=END,
     pad_token=END_OF_TEXT,
     chat_template=TEMPLATE,
@@ -161,9 +160,9 @@ def make_tokenizer(texts, *, vocabulary: int):
   )
 
 
-def _between(text, marks):
-  """Returns the parts of the text that stand between the marks."""
+def _split_at(text, markers):
+  """Returns the parts of the text between the markers."""
   parts = [text]
-  for mark in marks:
-    parts = [piece for part in parts for piece in part.split(mark)]
+  for marker in markers:
+    parts = [piece for part in parts for piece in part.split(marker)]
   return parts

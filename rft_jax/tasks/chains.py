@@ -1,8 +1,8 @@
-r"""Sums of several terms with one product, such as 3 + 4 * 5 - 6: one line for each operation.
+r"""Arithmetic chains: sums of several terms with one product, solved one operation per line.
 
-The solutions to warm up on reduce the sum line by line, the product first, then from the left:
-<think>4 * 5 = 20\n3 + 20 = 23\n23 - 6 = 17</think>17. STEP_GRADER tells of each line whether it
-is the right one to follow those before it, whatever they have made of the sum: for `credit`.
+Example: 3 + 4 * 5 - 6. The warm-up solutions reduce the sum line by line, the product first, then
+from the left: <think>4 * 5 = 20\n3 + 20 = 23\n23 - 6 = 17</think>17. STEP_GRADER is a process
+grader for `credit`: a line is right if it follows from the lines before it, right or wrong.
 """
 
 import dataclasses
@@ -21,15 +21,16 @@ def next_operation(terms):
 
 
 def grade(sample, item):
-  """1.0 if the line is the next reduction of what the lines before have left of the sum."""
+  """1.0 if the line is the next operation on what remains of the sum after the lines before."""
   terms = item['messages'][-1]['content'].split()
-  for line in item['reasoning_step']['before'].split('\\n') if item['reasoning_step']['before'] else ():
-    said = line.rpartition(' = ')[2]
-    if len(terms) < 3 or not said.lstrip('-').isdigit():
+  before = item['reasoning_step']['before']
+  for line in before.split('\\n') if before else ():
+    result = line.rpartition(' = ')[2]
+    if len(terms) < 3 or not result.lstrip('-').isdigit():
       return 0.0
     at = next_operation(terms)
-    terms[at - 1:at + 2] = [said]
-  if len(terms) < 3:  # nothing is left to do but to answer
+    terms[at - 1:at + 2] = [result]
+  if len(terms) < 3:  # one number remains: the line must be the answer
     return float(sample['output_text'] == terms[0])
   at = next_operation(terms)
   a, b = int(terms[at - 1]), int(terms[at + 1])
@@ -41,14 +42,14 @@ def grade(sample, item):
 
 @dataclasses.dataclass(slots=True, kw_only=True)
 class Config:
-  """How long the sums are, and how many rows are drawn from them."""
+  """The length of the sums, and the number of rows."""
 
   seed: int = 0
   train_rows: int = 4000
   validation_rows: int = 300
-  operations: int = 3  # lines of a solution; one of them is the product
+  operations: int = 3  # lines of a solution, one of them the product
   largest_term: int = 9
-  corrupt: float = 0.0  # share of the training answers that are replaced by a wrong number
+  corrupt: float = 0.0  # fraction of the training answers replaced by a wrong number
 
   def validate(self) -> list[str]:
     """Returns every problem as 'field=value, need range'; [] if there is none."""
@@ -67,24 +68,24 @@ class Config:
     return problems
 
   def problems(self) -> int:
-    """Returns how many different problems there are."""
+    """Returns the number of different problems."""
     n = self.operations
     return self.largest_term ** (n + 1) * n * 2 ** (n - 1)
 
 
-def problem(rng, config: Config) -> list[str]:
-  """Draws a sum, as terms with the operators between them."""
+def draw_problem(rng, config: Config) -> list[str]:
+  """Returns a random sum as tokens: terms with the operators between them."""
   terms = rng.integers(1, config.largest_term + 1, config.operations + 1)
   operators = rng.choice(['+', '-'], config.operations)
   operators[rng.integers(config.operations)] = '*'
-  drawn = [str(terms[0])]
+  tokens = [str(terms[0])]
   for operator, term in zip(operators, terms[1:]):
-    drawn += [str(operator), str(term)]
-  return drawn
+    tokens += [str(operator), str(term)]
+  return tokens
 
 
-def lines_of(terms: list[str]) -> list[str]:
-  """Returns a line for each operation, in the order in which they are done."""
+def solution_lines(terms: list[str]) -> list[str]:
+  """Returns one line for each operation, in order of evaluation."""
   terms, lines = list(terms), []
   while len(terms) > 1:
     at = terms.index('*') if '*' in terms else 1
@@ -97,7 +98,7 @@ def lines_of(terms: list[str]) -> list[str]:
 
 def row(terms: list[str]) -> dict:
   """Returns the sum as a row: messages, answer, solution."""
-  lines = lines_of(terms)
+  lines = solution_lines(terms)
   answer, thought = lines[-1].rpartition(' = ')[2], '\n'.join(lines)
   return {
     'messages': [{'role': 'user', 'content': ' '.join(terms)}],
@@ -110,16 +111,16 @@ def make(config: Config) -> files.Files:
   """Returns the task. Each problem occurs once, in train or in validation.
 
   Raises:
-    ValueError: the config has problems; all of them are named.
+    ValueError: the config has problems; the error lists all of them.
   """
   problems = config.validate()
   if problems:
     raise ValueError('\n'.join(['chains:', *problems]))
-  rng, chosen = np.random.default_rng(config.seed), {}
-  while len(chosen) < config.train_rows + config.validation_rows:
-    terms = problem(rng, config)
-    chosen[' '.join(terms)] = terms
-  rows = [row(terms) for terms in chosen.values()]
+  rng, sums = np.random.default_rng(config.seed), {}
+  while len(sums) < config.train_rows + config.validation_rows:
+    terms = draw_problem(rng, config)
+    sums[' '.join(terms)] = terms
+  rows = [row(terms) for terms in sums.values()]
   train = rows[config.validation_rows :]
   train = files.corrupt(
     train,

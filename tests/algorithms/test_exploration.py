@@ -261,7 +261,7 @@ def test_a_maximum_is_compared_and_not_added():
   parts = [
     {'a': masked.Weighted(1.0, 2.0), 'b': masked.Maximum(value)} for value in (3.0, 5.0, 4.0)
   ]
-  assert masked.means(masked.added(parts)) == {'a': 0.5, 'b': 5.0}
+  assert masked.means(masked.add_sums(parts)) == {'a': 0.5, 'b': 5.0}
 
 
 # ------------------------------------------------------------------ what is refused
@@ -270,7 +270,7 @@ def test_a_maximum_is_compared_and_not_added():
 @pytest.mark.parametrize(
   'changes, words',
   [
-    ({'coef': 0.1, 'target': 0.2}, 'found on the way'),
+    ({'coef': 0.1, 'target': 0.2}, 'the coefficient is adapted'),
     ({'coef': -0.1}, 'punishes exploring'),
     ({'top_share': 0.0}, 'top_share=0.0'),
     ({'top_share': 1.2}, 'top_share=1.2'),
@@ -299,7 +299,7 @@ def test_leaving_out_tokens_goes_with_losses_of_tokens(loss, level):
     entropy=EntropyConfig(**given),
   )
   (problem,) = make({'top_share': 0.2}).validate()
-  assert 'moves all tokens of its answer' in problem
+  assert 'has a gradient by all tokens of its completion' in problem
   assert not make({'covariance': 'kl_cov'}).validate()
 
 
@@ -315,4 +315,4 @@ def test_leaving_out_tokens_goes_with_losses_of_tokens(loss, level):
   ],
 )
 def test_groups_without_advantage_are_idle_only_where_no_term_reads_them(given, idle):
-  assert ObjectiveConfig(**given).zero_advantages_teach_nothing == idle
+  assert ObjectiveConfig(**given).skip_zero_advantages == idle

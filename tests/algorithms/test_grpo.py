@@ -113,7 +113,7 @@ def test_gdpo_over_one_grader_is_refused_before_anything_is_paid_for(tmp_path):
   'config, words',
   [
     (ObjectiveConfig(policy_loss=PolicyLossConfig(loss='gmpo'), aggregation='token_mean'), 'gmpo'),
-    (ObjectiveConfig(policy_loss=PolicyLossConfig(ratio_level='sequence')), 'once a token'),
+    (ObjectiveConfig(policy_loss=PolicyLossConfig(ratio_level='sequence')), 'once per token'),
     (ObjectiveConfig(policy_loss=PolicyLossConfig(loss='dppo_tv')), 'over the sampler already'),
     (ObjectiveConfig(policy_loss=PolicyLossConfig(loss='ppo')), "policy_loss.loss='ppo'"),
     (ObjectiveConfig(correction=CorrectionConfig(cap=0)), 'correction.cap=0'),

@@ -15,6 +15,7 @@ from rft_jax.objectives.logprobs import TokenStatistics
 from rft_jax.objectives.policy_objective import ObjectiveConfig
 from rft_jax.records import metrics as metrics_file
 from rft_jax.records.checkpoint import Checkpoints
+from rft_jax.training import scoring
 from rft_jax.training import update as updates
 from rft_jax.training.optim import OptimConfig
 from rft_jax.training.update import UpdateConfig
@@ -55,7 +56,7 @@ def test_values_are_of_the_state_before_each_token(kind):
   policy, batch = models.make(DECODER, seed=1), _batch()
   critic = _critic(policy, kind)
   mesh = sharding.make_mesh(devices=jax.devices()[:1])
-  found = updates.value_batch(policy, critic, batch, UpdateConfig(microbatch_tokens=60), mesh=mesh)
+  found = scoring.value_batch(policy, critic, batch, UpdateConfig(microbatch_tokens=60), mesh=mesh)
   for row in range(len(batch.group)):
     prompt = batch.prompts[batch.group[row]][: batch.prompt_lengths[batch.group[row]]]
     n = batch.completion_lengths[row]

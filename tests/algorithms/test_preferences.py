@@ -15,15 +15,16 @@ import rft_jax
 from rft_jax import models, sharding
 from rft_jax.algorithms import dpo, kto, reference_logprobs
 from rft_jax.algorithms.base import StageContext
+from rft_jax.bootstrap import intervals
 from rft_jax.config import Stage
 from rft_jax.data import batching, packing
 from rft_jax.errors import InputError
-from rft_jax.objectives.preference_losses import PreferenceConfig
+from rft_jax.objectives.preference_objective import PreferenceConfig
 from rft_jax.objectives.unpaired_losses import KtoConfig
 from rft_jax.records import metrics as metrics_file
 from rft_jax.records.checkpoint import Checkpoints
 from rft_jax.run import build
-from rft_jax.run.evaluate import intervals
+from rft_jax.training import scoring
 from rft_jax.training import update as updates
 from rft_jax.training.optim import OptimConfig
 from rft_jax.training.update import UpdateConfig
@@ -71,7 +72,7 @@ def mesh():
 
 
 def score(model, batch, temperature=0.5, **settings):
-  return updates.score_batch(
+  return scoring.score_batch(
     model, batch, UpdateConfig(**settings), temperature=temperature, mesh=mesh()
   )
 
@@ -132,13 +133,13 @@ def _along(tree, direction):
 def test_a_pair_is_never_cut_in_two(tokens):
   batch = batching.from_pairs(examples())
   seen = []
-  for piece, rows in packing.plan(batch, tokens=tokens):
+  for piece, rows in packing.pack(batch, tokens=tokens):
     pairs = rows.reshape(-1, 2)
     assert ((pairs[:, 0] + 1 == pairs[:, 1]) & (pairs[:, 0] % 2 == 0) | (pairs == -1).all(1)).all()
     assert (piece.batch.grades.reshape(-1, 2)[pairs[:, 0] >= 0] == [1, 0]).all()
     seen += pairs[pairs[:, 0] >= 0, 0].tolist()
   assert sorted(seen) == [2 * n for n in range(7)]
-  cut = packing.plan(batch._replace(grades=None), tokens=1)
+  cut = packing.pack(batch._replace(grades=None), tokens=1)
   assert any(len(np.unique(rows[rows >= 0] // 2)) * 2 > (rows >= 0).sum() for _, rows in cut)
 
 

@@ -20,6 +20,7 @@ from rft_jax.objectives.logprobs import TokenStatistics
 from rft_jax.records import metrics as metrics_file
 from rft_jax.records.checkpoint import Checkpoints
 from rft_jax.run import build, results
+from rft_jax.training import scoring
 from rft_jax.training import update as updates
 from rft_jax.training.optim import OptimConfig
 from rft_jax.training.update import UpdateConfig
@@ -88,9 +89,9 @@ def log_sigma(x):
 @pytest.mark.parametrize('id_behind', [0, 47])
 def test_the_score_is_of_the_state_after_the_last_token(id_behind):
   policy, critic = trained()
-  batch = batching.with_last_places(batching.from_pairs(examples()))
+  batch = batching.with_score_positions(batching.from_pairs(examples()))
   batch.completions[np.arange(10), batch.completion_lengths - 1] = id_behind
-  values = updates.value_batch(
+  values = scoring.value_batch(
     policy, critic, batch, UpdateConfig(microbatch_tokens=70), mesh=mesh()
   )
   answers = [ids for one in examples() for ids in (one.target_ids, one.rejected_ids)]
@@ -109,7 +110,7 @@ def test_the_update_descends_the_loss_of_bradley_and_terry():
   """Whatever the microbatches are, the gradient is that of the formula over unpadded rows."""
   policy, critic = trained()
   margins, centring = np.array([0.0, 0.5, -0.2, 1.0, 0.3], np.float32), 0.1
-  batch = batching.with_last_places(batching.from_pairs(examples()))._replace(
+  batch = batching.with_score_positions(batching.from_pairs(examples()))._replace(
     margins=np.repeat(margins, 2)
   )
 
@@ -180,7 +181,7 @@ def test_of_ranked_answers_all_pairs_count_and_every_prompt_the_same():
 
 
 def context(**changes):
-  values = lambda state, batch: updates.value_batch(
+  values = lambda state, batch: scoring.value_batch(
     state.policy, state.critic, batch, UpdateConfig(), mesh=mesh()
   )
   return StageContext(

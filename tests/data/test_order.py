@@ -1,4 +1,4 @@
-"""The order of rows is a pure function of (seed, position)."""
+"""Data order: a pure function of (seed, position)."""
 
 import pytest
 from hypothesis import given, settings
@@ -13,11 +13,11 @@ def test_each_epoch_visits_each_row_once(seed, epoch, rows):
   assert sorted(order.rows_at(seed, epoch * rows, rows, rows)) == list(range(rows))
 
 
-def test_a_position_needs_nothing_but_seed_and_position():
-  whole = order.rows_at(7, 0, 95, 10)
-  order._epoch_order.cache_clear()
-  assert [order.row_at(7, position, 10) for position in reversed(range(95))] == whole[::-1]
-  assert order.rows_at(7, 33, 20, 10) == whole[33:53]  # a step may cross the border of an epoch
+def test_a_row_depends_on_seed_and_position_alone():
+  expected = order.rows_at(7, 0, 95, 10)
+  order.rows_at(8, 0, 95, 10)  # removes the epochs of seed 7 from the cache
+  assert [order.row_at(7, position, 10) for position in reversed(range(95))] == expected[::-1]
+  assert order.rows_at(7, 33, 20, 10) == expected[33:53]  # a step may cross an epoch boundary
 
 
 def test_epochs_and_seeds_differ():
@@ -26,7 +26,7 @@ def test_epochs_and_seeds_differ():
 
 
 def test_the_order_of_seed_0_never_changes():
-  # Recorded once: a changed order would make every old run impossible to continue.
+  # A recorded value: if the order changed, no old run could be resumed.
   assert order.rows_at(0, 0, 12, 6) == [0, 3, 5, 1, 2, 4, 3, 4, 2, 1, 5, 0]
 
 

@@ -1,4 +1,4 @@
-"""scripts/fetch_rare_disease.py, on a made-up store."""
+"""scripts/fetch_rare_disease.py on a synthetic phenopacket store."""
 
 import importlib.util
 import json
@@ -26,7 +26,7 @@ def packet(
   absent=('d',),
   **changes,
 ):
-  """A phenopacket with the fields that matter, the way the store writes them."""
+  """Returns a phenopacket in the format of the store, with the fields that are read."""
   features = [{'type': {'id': f'HP:{label}', 'label': label.title()}} for label in present]
   features += [
     {'type': {'id': f'HP:{label}', 'label': label.title()}, 'excluded': True} for label in absent
@@ -62,10 +62,10 @@ def packet(
 
 
 def store(tmp_path, packets):
-  for i, one in enumerate(packets):
+  for i, item in enumerate(packets):
     folder = tmp_path / 'store' / 'notebooks' / 'COHORT9' / 'phenopackets'
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / f'{i}.json').write_text(json.dumps(one), encoding='utf-8')
+    (folder / f'{i}.json').write_text(json.dumps(item), encoding='utf-8')
   return tmp_path / 'store'
 
 
@@ -84,17 +84,17 @@ def test_three_cases_become_rows_in_both_splits(fetch, tmp_path):
   ]
   assert fetch.main([str(store(tmp_path, packets)), f'--to={tmp_path / "out"}']) == 0
   for name in ('pmid_split', 'gene_split'):
-    written = [row for part in rows(tmp_path / 'out' / name).values() for row in part]
-    assert {row['case_id']: row['gene'] for row in written} == {
+    all_rows = [row for part in rows(tmp_path / 'out' / name).values() for row in part]
+    assert {row['case_id']: row['gene'] for row in all_rows} == {
       'one': 'ABC1',
       'two': 'DEF2',
       'three': 'GHI3',
     }
-  text = next(row for row in written if row['case_id'] == 'one')['messages'][0]['content']
+  text = next(row for row in all_rows if row['case_id'] == 'one')['messages'][0]['content']
   assert text.startswith(
     'Patient: female, 3 years 2 months.\nOnset: childhood.\nFindings: A; B; C.\nNot found: D.\n'
   )
-  empty = next(row for row in written if row['case_id'] == 'three')['messages'][0]['content']
+  empty = next(row for row in all_rows if row['case_id'] == 'three')['messages'][0]['content']
   assert 'Not found: nothing reported.' in empty
   assert json.loads((tmp_path / 'out' / 'stats.json').read_text())['cases'] == 3
 
@@ -115,7 +115,7 @@ def test_prompt_leaks_neither_gene_disease_variant_publication_nor_cohort(fetch)
     (dict(interpretations=[]), 'no diagnosis'),
   ],
 )
-def test_unusable_cases_say_why(fetch, changes, reason):
+def test_unusable_cases_have_a_reason(fetch, changes, reason):
   assert fetch.read_case(packet(**changes), 3).startswith(reason)
 
 
@@ -124,7 +124,7 @@ def test_a_finding_noted_both_ways_counts_as_present(fetch):
   assert list(case.present.values()) == ['A', 'B', 'C'] and list(case.absent.values()) == ['D']
 
 
-def test_repeats_are_dropped(fetch, tmp_path):
+def test_duplicates_are_dropped(fetch, tmp_path):
   folder = store(tmp_path, [packet('one'), packet('two', pmid='PMID:2')])
   cases, dropped = fetch.read_store(folder, 3)
   assert [case.name for case in cases] == ['one']
@@ -132,8 +132,8 @@ def test_repeats_are_dropped(fetch, tmp_path):
 
 
 def many(fetch):
-  """200 cases over 40 genes, 70 publications and 50 diseases, tangled with each other."""
-  made = [
+  """Returns 320 cases whose genes, publications and diseases are linked with each other."""
+  packets = [
     packet(
       f'c{i}',
       gene=f'G{i * 7 % 40}',
@@ -143,7 +143,7 @@ def many(fetch):
     )
     for i in range(200)
   ]
-  made += [
+  packets += [
     packet(
       f'd{i}',
       gene=f'H{i}',
@@ -153,7 +153,7 @@ def many(fetch):
     )
     for i in range(120)
   ]
-  return [fetch.read_case(one, 3) for one in made]
+  return [fetch.read_case(item, 3) for item in packets]
 
 
 def test_no_publication_is_in_two_parts_of_the_pmid_split(fetch):
@@ -172,25 +172,27 @@ def test_no_gene_disease_or_publication_is_in_two_parts_of_the_gene_split(fetch)
     assert not (values[0] & values[1] or values[0] & values[2] or values[1] & values[2])
 
 
-def test_a_patient_of_two_papers_is_not_held_out_after_being_trained_on(fetch):
+def test_a_training_patient_in_a_second_paper_is_not_held_out(fetch):
   cases = [fetch.read_case(packet(f'c{i}', pmid=f'PMID:{i}'), 3) for i in range(60)]
   parts = fetch.split(cases, 'pmid_split', ('pmid',))
   assert len(parts['train']) > 30 and not parts['valid'] and not parts['test']
 
 
-def test_cap_holds_for_each_gene(fetch):
-  kept = fetch.capped(many(fetch), 'pmid_split', 2)
-  counts = {case.gene: 0 for case in kept}
-  for case in kept:
+def test_cap_applies_to_each_gene(fetch):
+  cases = fetch.capped(many(fetch), 'pmid_split', 2)
+  counts = {case.gene: 0 for case in cases}
+  for case in cases:
     counts[case.gene] += 1
   assert max(counts.values()) == 2 and len(counts) == 160
 
 
-def test_a_long_list_of_absent_findings_is_cut_the_same_way_each_time(fetch):
+def test_a_long_list_of_absent_findings_is_cut_deterministically(fetch):
   case = fetch.read_case(packet(absent=[f'n{i:02}' for i in range(50)]), 3)
   line = fetch.prompt(case).split('\n')[3]
-  shown = line.removeprefix('Not found: ').rstrip('.').split('; ')
-  assert len(shown) == 30 and shown == sorted(shown) and fetch.prompt(case).split('\n')[3] == line
+  labels = line.removeprefix('Not found: ').rstrip('.').split('; ')
+  assert (
+    len(labels) == 30 and labels == sorted(labels) and fetch.prompt(case).split('\n')[3] == line
+  )
 
 
 @pytest.mark.parametrize(
@@ -204,10 +206,10 @@ def test_a_long_list_of_absent_findings_is_cut_the_same_way_each_time(fetch):
     (None, ''),
   ],
 )
-def test_times_are_put_in_words(fetch, element, words):
+def test_times_are_converted_to_words(fetch, element, words):
   assert fetch.time_in_words(element) == words
 
 
-def test_a_folder_that_is_no_clone_is_refused_with_what_was_expected(fetch, tmp_path):
+def test_a_folder_that_is_not_a_clone_is_an_error(fetch, tmp_path):
   with pytest.raises(SystemExit, match='phenopacket-store'):
     fetch.main([str(tmp_path), f'--to={tmp_path / "out"}'])

@@ -1,6 +1,6 @@
-"""code graders: what passes, what fails, and that no program can pass by other means than its work.
+"""code: scores of programs, programs that try to pass without solving the task, and faults.
 
-Worked by hand, except that HumanEval's own solutions and tests are the reference for each other.
+Expected values are worked by hand; HumanEval's solutions are checked by its own tests.
 """
 
 import json
@@ -23,13 +23,13 @@ DOUBLE = [
 
 @pytest.fixture(scope='module')
 def graded():
-  """Grades one answer against tests; graders are made once for each set of fields."""
-  made = {}
+  """Grades one answer against tests; graders are cached by their fields."""
+  cache = {}
 
-  def one(answer, tests, *, limit=5, memory=512, **fields):
+  def grade(answer, tests, *, limit=5, memory=512, **fields):
     key = json.dumps([fields, limit, memory], sort_keys=True)
-    if key not in made:
-      made[key] = graders.make(
+    if key not in cache:
+      cache[key] = graders.make(
         {
           'type': 'code',
           'name': 'c',
@@ -40,10 +40,10 @@ def graded():
         sandbox=graders.SandboxConfig(memory_limit_mb=memory),
         ungradable_reward=-1.0,
       )
-    return made[key]({'tests': tests, 'name': 'double'}, {'output_text': answer})
+    return cache[key]({'tests': tests, 'name': 'double'}, {'output_text': answer})
 
-  yield one
-  for grader in made.values():
+  yield grade
+  for grader in cache.values():
     grader.close()
 
 
@@ -75,11 +75,11 @@ def test_the_score_is_the_share_of_tests_passed(graded, answer, score):
   'answer, score',
   [('def double(x):\n  return x + x', 1.0), ('def double(x):\n  return float(x) * 2', 0.0)],
 )
-def test_all_wants_every_test_passed(graded, answer, score):
+def test_score_all_is_1_only_if_every_test_passes(graded, answer, score):
   assert graded(answer, DOUBLE, score='all').reward == score
 
 
-def test_functions_of_one_text_are_tests_of_their_own(graded):
+def test_each_test_function_of_one_source_is_a_test(graded):
   tests = (
     'def test_two(): assert double(2) == 4\ndef helper(): assert False\n'
     'def test_text(): assert double("a") == "aa"\n'
@@ -89,7 +89,7 @@ def test_functions_of_one_text_are_tests_of_their_own(graded):
   assert graded('def double(x):\n  return x + x', [tests, 'assert double(1) == 2']).reward == 0.5
 
 
-def test_a_text_without_functions_is_one_test(graded):
+def test_a_source_without_test_functions_is_one_test(graded):
   assert graded('def double(x):\n  return x + x', '\n'.join(DOUBLE)).reward == 1.0
   assert graded('def double(x):\n  return 4', '\n'.join(DOUBLE)).reward == 0.0
 
@@ -106,14 +106,14 @@ def test_a_text_without_functions_is_one_test(graded):
   ],
 )
 def test_the_program_is_the_last_python_block(text, program):
-  assert code.extract(text) == program
+  assert code.extract_program(text) == program
 
 
 @pytest.mark.parametrize(
   'answer',
   ['    return x + x', 'def double(x):\n    return x + x', 'import math\ndouble = lambda x: x + x'],
 )
-def test_setup_is_completed_or_comes_before(graded, answer):
+def test_a_program_continues_setup_or_runs_after_it(graded, answer):
   setup = 'import math\ndef double(x):\n    """Twice x."""\n'
   tests = 'def check(candidate):\n  assert candidate(2) == 4 and math.floor(candidate(0.5)) == 1'
   assert graded(answer, tests, setup=setup, entry_point='{{ item.name }}').reward == 1.0
@@ -186,11 +186,11 @@ def test_setup_is_completed_or_comes_before(graded, answer):
     ),
   ],
 )
-def test_values_and_objects_reach_the_tests_as_they_are(graded, program, test):
+def test_values_and_objects_reach_the_tests_unchanged(graded, program, test):
   assert graded(program, [test]).reward == 1.0, test
 
 
-# ---------------------------------------------------------------- no success but by the work
+# ---------------------------------------------------------------- programs that try to cheat
 
 GOOD = 'def double(x):\n  return x + x\n'
 CHEATS = {
@@ -268,15 +268,15 @@ CHEATS = {
 
 
 @pytest.mark.parametrize('name', CHEATS)
-def test_no_program_passes_but_by_its_work(graded, name):
+def test_no_cheating_program_passes(graded, name):
   if name == 'kills the other processes' and isolation.isolation_level() != 'namespace':
     pytest.skip('would end processes of the user on this machine')
   assert graded(CHEATS[name], DOUBLE) == (0.0, {'c': 0.0}, {})
   assert graded(GOOD, DOUBLE) == (1.0, {'c': 1.0}, {})
 
 
-def test_nothing_of_a_test_or_of_another_answer_is_within_reach(graded):
-  # What can be read: the arguments of calls. The expected values are nowhere in the process.
+def test_a_program_cannot_read_the_tests_or_another_answer(graded):
+  # It can read the arguments of calls. The expected values are not in its process.
   program = (
     'import gc, os, sys\nseen = []\nfor number in range(3, 64):\n  try:\n'
     '    os.set_blocking(number, False)\n    seen.append(os.read(number, 1 << 20))\n'
@@ -289,12 +289,12 @@ def test_nothing_of_a_test_or_of_another_answer_is_within_reach(graded):
   tests = ['assert double(2) != "SECRETVALUE"']
   wrong = 'def double(x): open("left", "w").write("SECRETVALUE"); return "SECRETVALUE"'
   assert graded(wrong, tests).reward == 0.0
-  # Its reads take bytes of the pipes away, so that one call or another may fail; what it found
-  # would make this one pass.
+  # Its reads remove bytes from the pipes, so that some calls may fail; if it read a secret, this
+  # test would pass.
   assert graded(program, ['assert double(1) != 0']).reward == 0.0
 
 
-def test_a_time_out_fails_the_tests_that_were_not_over(graded):
+def test_a_time_out_fails_the_tests_that_had_not_finished(graded):
   program = 'def double(x):\n  while x == 0: pass\n  return 2 * x'
   assert graded(program, DOUBLE, limit=0.7) == (0.25, {'c': 0.25}, {})
   assert graded('while True: pass', DOUBLE, limit=0.7) == (0.0, {'c': 0.0}, {})
@@ -381,14 +381,16 @@ def test_humaneval_solutions_pass_and_empty_bodies_do_not():
     sandbox=graders.SandboxConfig(workers=2),
   )
 
-  def passed(answer):
+  def count_passed(answer):
     pairs = [(row, {'output_text': answer(row)}) for row in rows]
     return sum(grade.reward for grade in grader.many(pairs))
 
   try:
     assert len(rows) == 164
-    assert passed(lambda row: f'```\n{row["prompt_code"]}{row["canonical_solution"]}```') == 164
-    assert passed(lambda row: row['canonical_solution']) == 164
-    assert passed(lambda row: row['prompt_code'] + '    pass\n') == 0
+    assert (
+      count_passed(lambda row: f'```\n{row["prompt_code"]}{row["canonical_solution"]}```') == 164
+    )
+    assert count_passed(lambda row: row['canonical_solution']) == 164
+    assert count_passed(lambda row: row['prompt_code'] + '    pass\n') == 0
   finally:
     grader.close()

@@ -1,4 +1,4 @@
-"""endpoint: what is sent, what is taken for a score, and what is tried again."""
+"""endpoint: requests, responses that are scores, retries, limits and secrets."""
 
 import json
 import socket
@@ -17,8 +17,8 @@ ITEM, SAMPLE = {'answer': 'X', 'n': 1}, {'output_text': 'é', 'output_tools': []
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch):
-  monkeypatch.setattr(endpoint, 'BACK_OFF', 0.001)
+def short_backoff(monkeypatch):
+  monkeypatch.setattr(endpoint, 'BACKOFF_SECONDS', 0.001)
   monkeypatch.setenv('no_proxy', '*')
 
 
@@ -26,9 +26,9 @@ def make(url, **fields):
   return graders.make({'type': 'endpoint', 'name': 'far', 'url': url, **fields})
 
 
-def asked(answer, **fields):
-  """Returns (the grade of one answer, the server's requests)."""
-  with local_server.serving(answer) as server:
+def grade_one(reply, **fields):
+  """Returns (the grade of one answer, the requests to the server); reply makes its responses."""
+  with local_server.serving(reply) as server:
     return make(server.url + '/score', **fields)(ITEM, SAMPLE), server.requests
 
 
@@ -38,8 +38,10 @@ def details(grade) -> str:
   return grade.errors['endpoint_grader_server_error_details']
 
 
-def test_sample_and_item_are_posted_and_the_score_comes_back():
-  grade, requests = asked(lambda request, _: Reply({'score': request['body']['item']['n'] + 0.5}))
+def test_sample_and_item_are_posted_and_the_response_is_the_score():
+  grade, requests = grade_one(
+    lambda request, _: Reply({'score': request['body']['item']['n'] + 0.5})
+  )
   assert grade == Grade(1.5, {'far': 1.5}, {})
   [request] = requests
   assert request['path'] == '/score' and request['headers']['Content-Type'] == 'application/json'
@@ -48,8 +50,8 @@ def test_sample_and_item_are_posted_and_the_score_comes_back():
 
 
 @pytest.mark.parametrize('status', [500, 503, 429])
-def test_what_may_pass_is_tried_again_with_the_same_trace_id(status):
-  grade, requests = asked(lambda _, n: Reply({'score': 1}) if n == 2 else Reply(b'', status))
+def test_a_transient_status_is_retried_with_the_same_trace_id(status):
+  grade, requests = grade_one(lambda _, n: Reply({'score': 1}) if n == 2 else Reply(b'', status))
   assert grade.reward == 1.0 and len(requests) == 3
   assert len({request['body']['trace_id'] for request in requests}) == 1
 
@@ -61,11 +63,11 @@ def test_trace_ids_of_two_answers_differ():
 
 
 def test_after_three_retries_it_is_a_grader_fault():
-  grade, requests = asked(lambda *_: Reply(b'overloaded', 500))
+  grade, requests = grade_one(lambda *_: Reply(b'overloaded', 500))
   assert len(requests) == 4
   assert 'HTTP 500' in details(grade) and 'overloaded' in details(grade)
-  assert 'tried 4 times' in details(grade)
-  assert len(asked(lambda *_: Reply(b'', 500), retries=0)[1]) == 1
+  assert '4 attempts' in details(grade)
+  assert len(grade_one(lambda *_: Reply(b'', 500), retries=0)[1]) == 1
 
 
 @pytest.mark.parametrize(
@@ -86,32 +88,32 @@ def test_after_three_retries_it_is_a_grader_fault():
     (Reply(b' ' * (2**20 + 1)), 'more than 1048576 bytes'),
   ],
 )
-def test_what_will_be_the_same_again_is_a_grader_fault_at_once(reply, words):
-  grade, requests = asked(lambda *_: reply)
+def test_a_permanent_error_is_a_grader_fault_without_a_retry(reply, words):
+  grade, requests = grade_one(lambda *_: reply)
   assert words in details(grade) and len(requests) == 1
 
 
 @pytest.mark.parametrize('status', [301, 302, 307, 308])
 def test_no_redirect_is_followed(status):
   with local_server.serving(lambda *_: Reply({'score': 1})) as elsewhere:
-    grade, requests = asked(lambda *_: Reply(b'', status, {'Location': elsewhere.url}))
+    grade, requests = grade_one(lambda *_: Reply(b'', status, {'Location': elsewhere.url}))
     assert 'redirect' in details(grade) and elsewhere.url in details(grade)
     assert len(requests) == 1 and elsewhere.requests == []
 
 
-def test_a_time_out_is_tried_again():
-  began = time.monotonic()
-  grade, requests = asked(
+def test_a_time_out_is_retried():
+  start = time.monotonic()
+  grade, requests = grade_one(
     lambda _, n: Reply({'score': 1}, seconds=0.6 if n == 0 else 0), timeout_seconds=0.2
   )
-  assert grade.reward == 1.0 and len(requests) == 2 and time.monotonic() - began < 5
-  grade, requests = asked(
+  assert grade.reward == 1.0 and len(requests) == 2 and time.monotonic() - start < 5
+  grade, requests = grade_one(
     lambda *_: Reply({'score': 1}, seconds=0.4), timeout_seconds=0.1, retries=1
   )
   assert 'timeout_seconds' in details(grade) and len(requests) == 2
 
 
-def test_an_answer_that_only_drips_in_is_a_time_out():
+def test_a_response_that_arrives_too_slowly_is_a_time_out():
   with socket.create_server(('127.0.0.1', 0)) as server:
 
     def drip():
@@ -124,23 +126,23 @@ def test_an_answer_that_only_drips_in_is_a_time_out():
             connection.sendall(b' ')
             time.sleep(0.05)
         except OSError:
-          pass  # the grader has hung up
+          pass  # the grader has closed the connection
 
     thread = threading.Thread(target=drip)
     thread.start()
-    began = time.monotonic()
+    start = time.monotonic()
     grade = make(f'http://127.0.0.1:{server.getsockname()[1]}', timeout_seconds=0.3, retries=0)(
       ITEM, SAMPLE
     )
-    assert 'timeout_seconds' in details(grade) and time.monotonic() - began < 2
+    assert 'timeout_seconds' in details(grade) and time.monotonic() - start < 2
     thread.join()
 
 
-def test_nobody_there_is_a_grader_fault_after_retries():
+def test_a_refused_connection_is_a_grader_fault_after_retries():
   with socket.create_server(('127.0.0.1', 0)) as server:
     port = server.getsockname()[1]
   grade = make(f'http://127.0.0.1:{port}')(ITEM, SAMPLE)
-  assert 'refused' in details(grade) and 'tried 4 times' in details(grade)
+  assert 'refused' in details(grade) and '4 attempts' in details(grade)
 
 
 @pytest.mark.parametrize(
@@ -151,7 +153,7 @@ def test_nobody_there_is_a_grader_fault_after_retries():
     ({'x': {1, 2}}, 'not JSON'),
   ],
 )
-def test_a_row_that_cannot_be_sent_is_told_and_not_sent(item, words):
+def test_a_row_that_cannot_be_sent_is_a_grader_fault_without_a_request(item, words):
   with local_server.serving(lambda *_: Reply({'score': 1})) as server:
     grade = make(server.url)(item, SAMPLE)
     assert grade.reward is None and server.requests == []
@@ -159,24 +161,24 @@ def test_a_row_that_cannot_be_sent_is_told_and_not_sent(item, words):
     assert words in grade.errors['endpoint_grader_internal_error_details']
 
 
-def test_many_answers_are_under_way_at_once_but_no_more_than_concurrency():
-  answer = lambda request, _: Reply({'score': request['body']['item']['n']}, seconds=0.1)
-  with local_server.serving(answer) as server:
+def test_concurrency_bounds_the_requests_in_flight():
+  reply = lambda request, _: Reply({'score': request['body']['item']['n']}, seconds=0.1)
+  with local_server.serving(reply) as server:
     grades = graders.grade_many(
       make(server.url, concurrency=3), [({'n': n}, SAMPLE) for n in range(9)]
     )
     assert [grade.reward for grade in grades] == list(range(9))
-    assert server.most_at_once == 3
+    assert server.max_concurrent == 3
 
 
 def test_the_rate_limit_holds_over_all_threads():
   with local_server.serving(lambda *_: Reply({'score': 1})) as server:
-    grader, began = make(server.url, rate_limit=20), time.monotonic()
+    grader, start = make(server.url, rate_limit=20), time.monotonic()
     graders.grade_many(grader, [(ITEM, SAMPLE)] * 7)
-    assert time.monotonic() - began >= 6 / 20
+    assert time.monotonic() - start >= 6 / 20
 
 
-def test_a_key_in_the_environment_is_sent_and_written_nowhere(monkeypatch):
+def test_a_key_of_the_environment_is_sent_and_not_recorded(monkeypatch):
   monkeypatch.setenv('FAR_KEY', 'secret-7')
   headers = {'Authorization': 'Bearer ${FAR_KEY}', 'X-Run': 'a'}
   with local_server.serving(
@@ -191,7 +193,7 @@ def test_a_key_in_the_environment_is_sent_and_written_nowhere(monkeypatch):
   assert 'secret-7' not in repr(grader) + json.dumps(graders.describe(grader)) + details(grade)
 
 
-def test_all_problems_are_told_at_once(monkeypatch):
+def test_all_problems_are_listed(monkeypatch):
   monkeypatch.delenv('NO_SUCH_KEY', raising=False)
   monkeypatch.setenv('TWO_LINES', 'a\nb')
   with pytest.raises(ValueError) as caught:
@@ -222,6 +224,6 @@ def test_all_problems_are_told_at_once(monkeypatch):
 
 
 @pytest.mark.parametrize('url', ['', 'host/path', 'http://', 'http://a b/', 'http://h:x/', None])
-def test_what_is_no_address_is_refused(url):
+def test_an_invalid_url_is_refused(url):
   with pytest.raises(ValueError, match='need an address'):
     make(url)

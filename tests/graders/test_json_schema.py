@@ -1,4 +1,4 @@
-"""json_schema: valid under the grader's own schema, or under the response_format of the run."""
+"""json_schema: validation against the grader's schema or the response_format of the run."""
 
 import pytest
 
@@ -30,7 +30,7 @@ JSON = {'type': 'json_schema', 'name': 'format'}
     ('[' * 100_000, 0.0),
   ],
 )
-def test_an_answer_that_is_not_valid_scores_0_and_is_no_fault(text, score):
+def test_an_invalid_answer_scores_0_without_a_fault(text, score):
   for grader in (
     graders.make({**JSON, 'schema': SCHEMA}),
     graders.make(JSON, response_format=FORMAT),
@@ -38,20 +38,20 @@ def test_an_answer_that_is_not_valid_scores_0_and_is_no_fault(text, score):
     assert grader({}, {'output_text': text}) == (score, {'format': score}, {})
 
 
-def test_the_graders_own_schema_goes_before_the_runs():
+def test_the_schema_of_the_grader_has_priority_over_the_response_format():
   grader = graders.make({**JSON, 'schema': {'maxProperties': 0}}, response_format=FORMAT)
   assert grader({}, {'output_text': '{}'}).reward == 1.0
   assert grader({}, {'output_text': '{"genes": []}'}).reward == 0.0
 
 
-def test_a_schema_of_its_own_may_ask_for_any_json_and_json_object_for_an_object():
+def test_a_schema_accepts_any_json_value_and_json_object_only_an_object():
   grader = graders.make({**JSON, 'schema': {'type': 'integer', 'minimum': 3}})
   assert [grader({}, {'output_text': text}).reward for text in ('3', '2', '"3"')] == [1.0, 0.0, 0.0]
   grader = graders.make(JSON, response_format={'type': 'json_object'})
   assert [grader({}, {'output_text': text}).reward for text in ('{}', '[]', '3')] == [1.0, 0.0, 0.0]
 
 
-def test_an_answer_that_cannot_be_checked_is_not_valid():
+def test_an_answer_that_jsonschema_cannot_check_is_invalid():
   number = {'multipleOf': 0.1}
   assert graders.make({**JSON, 'schema': number})({}, {'output_text': '1e400'}).reward == 0.0
   response_format = {'type': 'json_schema', 'schema': {'properties': {'a': number}}}
@@ -72,17 +72,17 @@ def test_an_answer_without_text_is_a_policy_fault():
     ({}, {'type': 'jsonschema'}, "did you mean 'json_schema'"),
     ({'schema': 'object'}, None, 'schema is a string'),
     ({'schema': {'type': 'objekt'}}, None, 'schema: not a JSON Schema'),
-    ({'schema': {'$ref': 'http://a.b/c'}}, None, 'leads nowhere'),
+    ({'schema': {'$ref': 'http://a.b/c'}}, None, 'does not resolve'),
     ({'schema': {'items': {'$dynamicRef': '#x'}}}, None, 'use $ref'),
     ({'schema': {'pattern': '('}}, None, 'not a JSON Schema'),
   ],
 )
-def test_a_grader_with_nothing_to_hold_answers_against_is_refused(fields, response_format, words):
+def test_a_grader_without_a_valid_schema_is_refused(fields, response_format, words):
   with pytest.raises(ValueError, match='grader format') as caught:
     graders.make({**JSON, **fields}, response_format=response_format)
   assert words in str(caught.value)
 
 
-def test_describe_does_not_hold_the_runs_response_format():
+def test_describe_does_not_include_the_response_format():
   assert graders.describe(graders.make(JSON, response_format=FORMAT)) == JSON
   assert graders.describe(graders.make({**JSON, 'schema': SCHEMA})) == {**JSON, 'schema': SCHEMA}

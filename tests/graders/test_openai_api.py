@@ -1,4 +1,4 @@
-"""graders/run and graders/validate, and --mode=grade which serves them."""
+"""graders/run and graders/validate responses, and --mode=grade, which prints them."""
 
 import json
 import subprocess
@@ -17,7 +17,7 @@ EXACT = {
   'input': '{{ sample.output_text }}',
   'reference': '{{ item.answer }}',
 }
-# The keys that the API marks as required, from the reply that its documentation shows.
+# The keys that the API marks as required, from the example response of its documentation.
 FLAGS = {
   'formula_parse_error',
   'sample_parse_error',
@@ -41,7 +41,7 @@ def _grade(*arguments):
   return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
 
 
-def test_run_answers_as_the_api_does():
+def test_run_returns_the_response_of_the_api():
   response = openai_api.run(graders.make(EXACT), 'x', {'answer': 'x'})
   assert response['reward'] == 1.0 and response['sub_rewards'] == {'exact': 1.0}
   assert set(response) == {
@@ -57,7 +57,7 @@ def test_run_answers_as_the_api_does():
   assert metadata['token_usage'] is None and metadata['sampled_model_name'] is None
 
 
-def test_run_shows_whose_fault_it_is():
+def test_run_distinguishes_grader_faults_from_policy_faults():
   grader = graders.make(EXACT, ungradable_reward=-1.0)
   response = openai_api.run(grader, 'x', {})
   assert response['reward'] is None
@@ -68,7 +68,7 @@ def test_run_shows_whose_fault_it_is():
   assert response['metadata']['errors']['sample_parse_error'] is True
 
 
-def test_validate_names_a_nameless_grader_and_spells_it_as_the_api_does():
+def test_validate_adds_a_missing_name_and_uses_the_spelling_of_the_api():
   grader = {key: value for key, value in EXACT.items() if key != 'name'} | {'operation': 'neq'}
   described = openai_api.validate(graders.make(grader))['grader']
   assert described['name'].startswith('grader-') and len(described['name']) == 7 + 12
@@ -82,11 +82,11 @@ def test_a_file_of_answers_is_graded_line_by_line(tmp_path):
   (tmp_path / 'answers.jsonl').write_text('\n'.join(map(json.dumps, lines)))
   result = _grade(f'--grader={tmp_path}/grader.json', f'--input={tmp_path}/answers.jsonl')
   assert result.returncode == 0, result.stderr
-  found = [json.loads(line) for line in result.stdout.splitlines()]
-  assert [one['reward'] for one in found] == [1.0, 0.0] * 300 + [None]
-  told = json.loads(result.stderr.splitlines()[-1])
-  assert (told['answers'], told['graded'], told['reward_mean']) == (601, 600, 0.5)
-  assert told['errors'] == {'invalid_variable_error': 1}
+  responses = [json.loads(line) for line in result.stdout.splitlines()]
+  assert [response['reward'] for response in responses] == [1.0, 0.0] * 300 + [None]
+  summary = json.loads(result.stderr.splitlines()[-1])
+  assert (summary['answers'], summary['graded'], summary['reward_mean']) == (601, 600, 0.5)
+  assert summary['errors'] == {'invalid_variable_error': 1}
   result = _grade(
     f'--grader={tmp_path}/grader.json',
     f'--input={tmp_path}/answers.jsonl',
@@ -119,7 +119,7 @@ def test_validate_only_prints_the_normal_form(tmp_path):
     (dict(EXACT, type='string_chek'), '{"model_sample": "x"}', ['string_check']),
   ],
 )
-def test_what_is_wrong_is_said_in_words(tmp_path, grader, lines, words):
+def test_invalid_graders_and_lines_are_refused_without_a_traceback(tmp_path, grader, lines, words):
   (tmp_path / 'grader.json').write_text(json.dumps(grader))
   (tmp_path / 'answers.jsonl').write_text(lines)
   result = _grade(f'--grader={tmp_path}/grader.json', f'--input={tmp_path}/answers.jsonl')

@@ -1,6 +1,6 @@
-"""Grader JSON as written for the hosted service: loads as it stands, and grades as documented.
+"""Grader JSON written for OpenAI's service: loads unchanged and grades as documented.
 
-The objects are those that the service's documentation shows, with their abbreviated parts filled.
+The objects are the examples of the service's documentation, with their abbreviated parts filled in.
 """
 
 import json
@@ -94,11 +94,11 @@ ENDPOINT = {
 
 
 def _reward(grader, text, item):
-  made = graders.make(grader)
+  grader = graders.make(grader)
   try:
-    return openai_api.run(made, text, item)
+    return openai_api.run(grader, text, item)
   finally:
-    made.close()
+    grader.close()
 
 
 @pytest.mark.parametrize(
@@ -129,8 +129,8 @@ def test_the_example_of_hydrogen_bonds():
   """A python grader over a nested reference, as the guide's own rows have it."""
   source = (
     'def grade(sample, item):\n'
-    '    given, wanted = sample["output_json"], item["reference_answer"]\n'
-    '    return sum(given[key] == wanted[key] for key in wanted) / len(wanted)\n'
+    '    answer, reference = sample["output_json"], item["reference_answer"]\n'
+    '    return sum(answer[key] == reference[key] for key in reference) / len(reference)\n'
   )
   item = {'messages': [], 'reference_answer': {'donor_bond_counts': 5, 'acceptor_bond_counts': 7}}
   text = json.dumps({'donor_bond_counts': 5, 'acceptor_bond_counts': 6})
@@ -162,8 +162,8 @@ def _judged(grader, content, monkeypatch):
   monkeypatch.setenv('OPENAI_API_KEY', 'k')
   with local_server.serving(lambda *_: _completion(content)) as server:
     judges = graders.Judges(graders.JudgeConfig(base_url=f'{server.url}/v1'))
-    made = graders.make(grader, judges=judges)
-    response = openai_api.run(made, 'five', {'reference_answer': '5'})
+    grader = graders.make(grader, judges=judges)
+    response = openai_api.run(grader, 'five', {'reference_answer': '5'})
     judges.close()
   return response, server.requests
 
@@ -223,7 +223,7 @@ def test_the_documented_endpoint_posts_sample_and_item():
     },
   ],
 )
-def test_both_spellings_of_response_format_hold_the_answer(response_format):
+def test_answers_are_validated_under_both_spellings_of_response_format(response_format):
   grader = graders.make(MULTI['graders']['name'])
   graded = openai_api.run(
     grader, '{"name": "Ada"}', {'name': 'Ada'}, response_format=response_format

@@ -1,4 +1,4 @@
-"""python graders: what is refused, and what becomes of every way in which a call can end."""
+"""python: invalid sources, scores, policy and grader faults, and isolation of the worker."""
 
 import ast
 import os
@@ -14,29 +14,29 @@ from paths import ROOT
 
 from rft_jax import graders
 
-INSIDE = [path for path in (ROOT / 'rft_jax' / 'graders' / 'sandbox').glob('worker*.py')]
-QUICK = {'time_limit_seconds': 0.5, 'memory_limit_mb': 256}
+WORKER_FILES = list((ROOT / 'rft_jax' / 'graders' / 'sandbox').glob('worker*.py'))
+LIMITS = {'time_limit_seconds': 0.5, 'memory_limit_mb': 256}
 
 
 @pytest.fixture
 def make():
-  """Makes python graders from the body of grade, or from a whole source; closes them after."""
-  made = []
+  """Makes python graders from the body of grade or a whole source; closes them after the test."""
+  new_graders = []
 
-  def one(source, *, ungradable_reward=-1.0, **limits):
+  def make_grader(source, *, ungradable_reward=-1.0, **limits):
     if 'def grade' not in source:
       source = 'def grade(sample, item):\n' + ''.join(f'  {line}\n' for line in source.splitlines())
-    made.append(
+    new_graders.append(
       graders.make(
         {'type': 'python', 'name': 'x', 'source': source},
         ungradable_reward=ungradable_reward,
-        sandbox=graders.SandboxConfig(**{**QUICK, **limits}),
+        sandbox=graders.SandboxConfig(**{**LIMITS, **limits}),
       )
     )
-    return made[-1]
+    return new_graders[-1]
 
-  yield one
-  for grader in made:
+  yield make_grader
+  for grader in new_graders:
     grader.close()
 
 
@@ -44,7 +44,7 @@ def refusal(source, **limits) -> str:
   with pytest.raises(ValueError) as caught:
     graders.make(
       {'type': 'python', 'name': 'x', 'source': source},
-      sandbox=graders.SandboxConfig(**{**QUICK, **limits}),
+      sandbox=graders.SandboxConfig(**{**LIMITS, **limits}),
     )
   return str(caught.value)
 
@@ -76,7 +76,7 @@ def test_a_syntax_error_is_shown_with_line_text_and_caret():
     (7, 'is a number, need a string'),
   ],
 )
-def test_a_source_without_a_fit_grade_is_refused(source, words):
+def test_a_source_without_a_valid_grade_function_is_refused(source, words):
   assert words in refusal(source)
 
 
@@ -119,7 +119,7 @@ def test_finite_numbers_are_scores(make, body, score):
   assert make(body, memory_limit_mb=1024)({}, {}) == (score, {'x': score}, {})
 
 
-def test_grade_receives_sample_and_item_as_they_are(make):
+def test_grade_receives_sample_and_item_unchanged(make):
   source = (
     'return float(sample == {"output_text": "é\\ud800", "n": [1, None]} and item == {"a": 1.5})'
   )
@@ -137,7 +137,7 @@ def test_workers_share_a_batch(make):
   grader = make('import time\ntime.sleep(0.4)\nreturn 1.0', workers=4, time_limit_seconds=9)
   start = time.monotonic()
   assert [grade.reward for grade in grader.many([({}, {})] * 8)] == [1.0] * 8
-  assert time.monotonic() - start < 2.6  # one after the other they would take 3.2 s
+  assert time.monotonic() - start < 2.6  # sequentially they would take 3.2 s
 
 
 def test_a_source_runs_once_and_its_classes_work(make):
@@ -150,7 +150,7 @@ def test_a_source_runs_once_and_its_classes_work(make):
   assert [grade.reward for grade in make(source).many([({}, {})] * 3)] == [1.0] * 3
 
 
-def test_set_order_and_so_a_grade_is_the_same_in_every_worker(make):
+def test_hashes_and_so_set_order_are_the_same_in_every_worker(make):
   source = 'return float(hash("a string") % 2**40)'
   assert make(source)({}, {}) == make(source)({}, {})
 
@@ -177,7 +177,7 @@ def test_set_order_and_so_a_grade_is_the_same_in_every_worker(make):
     ('class Odd(Exception):\n  def __str__(self): raise SystemExit\nraise Odd', 'Odd'),
   ],
 )
-def test_what_the_answer_makes_of_the_source_is_a_policy_fault(make, body, words):
+def test_an_exception_or_an_invalid_value_is_a_policy_fault(make, body, words):
   grade = make(body)({}, {'output_text': 'x'})
   assert grade.reward == -1.0 and grade.components == {'x': None}
   assert grade.errors['python_grader_runtime_error'] is True
@@ -185,7 +185,7 @@ def test_what_the_answer_makes_of_the_source_is_a_policy_fault(make, body, words
   assert set(grade.errors) == {'python_grader_runtime_error', 'python_grader_runtime_error_details'}
 
 
-def test_the_end_of_the_traceback_shows_the_users_line_and_not_ours(make):
+def test_the_traceback_shows_the_lines_of_the_source_and_not_of_the_worker(make):
   grader = make('text = sample["output_text"]\nreturn float(text)')
   errors = grader({}, {'output_text': 'seven'}).errors
   details = errors['python_grader_runtime_error_details']
@@ -208,7 +208,7 @@ def test_the_end_of_the_traceback_shows_the_users_line_and_not_ours(make):
     ('import os\nos.closerange(3, 100)\nreturn 1.0', 'worker_killed', ''),
   ],
 )
-def test_a_failing_sandbox_is_a_grader_fault_and_the_next_call_works(make, body, kind, words):
+def test_a_failure_of_the_worker_is_a_grader_fault_and_the_next_call_works(make, body, kind, words):
   body = 'if item.get("good"): return 0.75\n' + body
   grader = make(body)
   grade = grader({}, {})
@@ -219,7 +219,7 @@ def test_a_failing_sandbox_is_a_grader_fault_and_the_next_call_works(make, body,
   assert grader({'good': True}, {}).reward == 0.75
 
 
-def test_one_bad_call_fails_alone_in_a_batch(make):
+def test_a_failing_call_does_not_affect_the_others_of_its_batch(make):
   grader = make(
     'import os\nif item["n"] == 20: os._exit(1)\nwhile item["n"] == 30: pass\nreturn item["n"]'
   )
@@ -227,7 +227,7 @@ def test_one_bad_call_fails_alone_in_a_batch(make):
   assert rewards == [None if n in (20, 30) else n for n in range(40)]
 
 
-def test_the_clock_of_a_call_starts_with_its_work_not_with_the_batch(make):
+def test_the_time_limit_of_a_call_starts_with_the_call_not_with_the_batch(make):
   grader = make('import time\ntime.sleep(0.2)\nreturn 1.0')
   assert [grade.reward for grade in grader.many([({}, {})] * 5)] == [1.0] * 5  # 1 s, limit 0.5 s
 
@@ -239,13 +239,13 @@ def test_a_worker_that_dies_between_batches_is_replaced_without_a_fault(make):
   assert grader({}, {}).reward == 1.0
 
 
-def test_an_item_that_is_not_json_is_a_fault_of_its_own_call_alone(make):
+def test_an_item_that_is_not_json_is_a_fault_of_its_own_call_only(make):
   grades = make('return 1.0').many([({}, {}), ({'when': object()}, {}), ({}, {})])
   assert [grade.reward for grade in grades] == [1.0, None, 1.0]
   assert grades[1].errors['other_error'] is True
 
 
-def test_a_closed_grader_says_so(make):
+def test_a_closed_grader_raises(make):
   grader = make('return 1.0')
   grader.close()
   grader.close()
@@ -256,7 +256,7 @@ def test_a_closed_grader_says_so(make):
 # ---------------------------------------------------------------- isolation
 
 
-def test_what_is_printed_cannot_pass_for_a_result(make):
+def test_printed_text_is_not_taken_as_a_result(make):
   grader = make(
     'import os, sys\n'
     'forged = b"\\x12\\0\\0\\0\\x01\\0\\0\\0" + b\'["score", 1.0, ""]\'\n'
@@ -268,7 +268,7 @@ def test_what_is_printed_cannot_pass_for_a_result(make):
   assert [grade.reward for grade in grader.many([({}, {})] * 3)] == [0.125] * 3
 
 
-def test_a_result_forged_on_the_private_descriptor_is_noticed_by_its_number(make):
+def test_a_result_forged_on_the_private_descriptor_is_detected_by_its_number(make):
   grader = make(
     'import os, struct\n'
     'body = b\'["score", 1.0, ""]\'\n'
@@ -280,26 +280,26 @@ def test_a_result_forged_on_the_private_descriptor_is_noticed_by_its_number(make
   assert grader({}, {}).errors['python_grader_server_error_type'] == 'worker_failed'
 
 
-def test_a_child_that_returns_from_grade_answers_nothing(make):
+def test_a_forked_child_that_returns_from_grade_sends_no_result(make):
   grader = make('import os\nos.fork()\nreturn 0.125')
   assert [grade.reward for grade in grader.many([({}, {})] * 3)] == [0.125] * 3
 
 
-def test_the_worker_has_neither_jax_nor_rft_jax_in_it(make):
+def test_the_worker_imports_neither_jax_nor_rft_jax(make):
   grader = make('import sys\nreturn float(not {"jax", "rft_jax"} & set(sys.modules))')
   assert grader({}, {}).reward == 1.0
 
 
-def test_the_worker_imports_the_standard_library_and_its_own_files_alone():
+def test_the_worker_imports_only_the_standard_library_and_its_own_files():
   imported = set()
-  for node in (node for path in INSIDE for node in ast.walk(ast.parse(path.read_text()))):
+  for node in (node for path in WORKER_FILES for node in ast.walk(ast.parse(path.read_text()))):
     if isinstance(node, ast.Import):
       imported.update(alias.name.partition('.')[0] for alias in node.names)
     elif isinstance(node, ast.ImportFrom):
       assert node.level == 0
       imported.add(node.module.partition('.')[0])
-  # numpy: to read an array that an answer has returned, which takes numpy to make.
-  own = {path.stem for path in INSIDE} | {'numpy'}
+  # numpy: to read an array that an answer has returned.
+  own = {path.stem for path in WORKER_FILES} | {'numpy'}
   assert {'json', 'resource'} <= imported <= sys.stdlib_module_names | own
 
 
@@ -322,16 +322,16 @@ def test_a_file_over_the_disk_limit_cannot_be_written(make):
 
 
 def running(marker: str) -> list[int]:
-  """Returns the processes that have marker in their command line or environment, but this one."""
-  found = []
+  """Returns the other processes with marker in their command line or environment."""
+  process_ids = []
   for path in pathlib.Path('/proc').glob('[0-9]*'):
     try:
       if path.name != str(os.getpid()) and path.joinpath('stat').read_text().split()[2] != 'Z':
-        said = path.joinpath('cmdline').read_bytes() + path.joinpath('environ').read_bytes()
-        found += [int(path.name)] * (marker.encode() in said)
+        text = path.joinpath('cmdline').read_bytes() + path.joinpath('environ').read_bytes()
+        process_ids += [int(path.name)] * (marker.encode() in text)
     except OSError:
       pass  # it has ended
-  return found
+  return process_ids
 
 
 def wait_for(condition, seconds: float = 10.0) -> bool:
@@ -345,7 +345,7 @@ on_linux = pytest.mark.skipif(not os.path.exists('/proc/self/stat'), reason='rea
 
 
 @on_linux
-def test_a_time_out_kills_what_the_source_has_started_too(make):
+def test_a_time_out_also_kills_the_processes_that_the_source_started(make):
   marker = f'child of {os.getpid()}'
   grader = make(
     'import subprocess, sys\n'
@@ -353,12 +353,14 @@ def test_a_time_out_kills_what_the_source_has_started_too(make):
     'subprocess.Popen(command, start_new_session=True).wait()',
     time_limit_seconds=2,
   )
-  seen = []
-  thread = threading.Thread(target=lambda: seen.append(wait_for(lambda: len(running(marker)) == 1)))
+  results = []
+  thread = threading.Thread(
+    target=lambda: results.append(wait_for(lambda: len(running(marker)) == 1))
+  )
   thread.start()
   assert grader({}, {}).errors['python_grader_server_error_type'] == 'timeout'
   thread.join()
-  assert seen == [True] and not running(marker)
+  assert results == [True] and not running(marker)
 
 
 @on_linux
@@ -373,7 +375,7 @@ def test_a_worker_in_an_endless_loop_ends_with_its_parent(tmp_path):
     [sys.executable, '-c', code], cwd=ROOT, env={**os.environ, 'TMPDIR': str(tmp_path)}
   ) as parent:
     try:
-      # Guard, keeper and runner; only root may look at the last two.
+      # Guard, keeper and runner; only root may read the environment of the last two.
       assert wait_for(lambda: len(running(inside)) == (3 if os.geteuid() == 0 else 1))
       assert list(tmp_path.iterdir())
     finally:
@@ -381,11 +383,11 @@ def test_a_worker_in_an_endless_loop_ends_with_its_parent(tmp_path):
   assert wait_for(lambda: not running(inside) and not list(tmp_path.iterdir()))
 
 
-def test_thousands_of_grades_a_second(make):
+def test_more_than_2000_grades_per_second(make):
   grader = make('return float(sample["output_text"] == item["answer"])')
   pairs = [({'answer': '7'}, graders.make_sample('7')[0])] * 2000
   start = time.monotonic()
   assert all(grade.reward == 1.0 for grade in grader.many(pairs))
-  # Measured: over 20,000 on one of two cores. A tenth of that still catches a round trip per call
-  # through a new process, and holds on a busy machine.
+  # Measured: over 20,000 on one of two cores. A tenth of that still excludes a new process for each
+  # call, and is reached on a busy machine.
   assert 2000 / (time.monotonic() - start) > 2000

@@ -1,4 +1,4 @@
-"""rank: its three decays, what takes a rank and what does not, and its faults."""
+"""rank: its three decays, which entries take a rank, and its faults."""
 
 import json
 
@@ -16,9 +16,9 @@ GENE = {
 }
 
 
-def grade(genes, wanted='C', **fields):
+def grade(genes, gene='C', **fields):
   sample, _ = graders.make_sample(json.dumps({'genes': genes}))
-  return graders.make({**GENE, **fields}, ungradable_reward=-1.0)({'gene': wanted}, sample)
+  return graders.make({**GENE, **fields}, ungradable_reward=-1.0)({'gene': gene}, sample)
 
 
 @pytest.mark.parametrize(
@@ -34,9 +34,9 @@ def grade(genes, wanted='C', **fields):
   ],
 )
 def test_the_score_falls_with_the_rank(fields, scores):
-  for place, score in enumerate(scores):
+  for index, score in enumerate(scores):
     genes = ['a', 'b', 'd', 'e']
-    genes[place] = 'C'
+    genes[index] = 'C'
     assert grade(genes, **fields).reward == pytest.approx(score)
 
 
@@ -49,7 +49,7 @@ def test_the_score_falls_with_the_rank(fields, scores):
     (['a', 'A', ' a ', 'C'], 1 / 2),  # a repeated entry takes no second rank
     (['C', 'a', 'C'], 1),
     ([1, 1, None, 'C'], 1 / 4),
-    ([['C'], {'C': 'C'}, 'C'], 1 / 3),  # what is no string takes one
+    ([['C'], {'C': 'C'}, 'C'], 1 / 3),  # an entry that is not a string takes one
     (['', 'C'], 1 / 2),
     ([str(n) for n in range(9)] + ['C'], 1 / 10),
     ([str(n) for n in range(10)] + ['C'], 0),
@@ -60,27 +60,27 @@ def test_golden_scores(genes, score):
   assert grade(genes) == (pytest.approx(score), {'gene': pytest.approx(score)}, {})
 
 
-def test_case_counts_only_where_it_is_asked_for():
+def test_case_is_ignored_unless_case_sensitive():
   assert grade(['c', 'C']).reward == 1.0
   assert grade(['c', 'C'], case_sensitive=True).reward == 0.5
 
 
-def test_each_alias_is_right():
-  assert grade(['x', 'p53', 'TP53'], wanted=['TP53', 'P53']).reward == 0.5
-  assert grade(['x', 'y'], wanted=['TP53', 'P53']).reward == 0.0
+def test_each_name_of_a_list_is_correct():
+  assert grade(['x', 'p53', 'TP53'], gene=['TP53', 'P53']).reward == 0.5
+  assert grade(['x', 'y'], gene=['TP53', 'P53']).reward == 0.0
 
 
-@pytest.mark.parametrize('wanted', ['', '  ', [], [''], ['A', 1], [['A']]])
-def test_a_reference_that_names_nothing_is_the_rows_fault(wanted):
-  found = grade(['A'], wanted=wanted)
-  assert found.reward is None and found.errors['other_error'] is True
-  assert 'reference is' in found.errors['other_error_details']
+@pytest.mark.parametrize('gene', ['', '  ', [], [''], ['A', 1], [['A']]])
+def test_a_reference_without_a_name_is_a_grader_fault(gene):
+  result = grade(['A'], gene=gene)
+  assert result.reward is None and result.errors['other_error'] is True
+  assert 'reference is' in result.errors['other_error_details']
 
 
 @pytest.mark.parametrize('genes', ['C', 'C, A', {'C': 1}, 3, True, None])
-def test_an_answer_that_is_no_list_is_a_policy_fault(genes):
-  found = grade(genes)
-  assert found.reward == -1.0 and found.errors['sample_parse_error'] is True
+def test_an_answer_that_is_not_a_list_is_a_policy_fault(genes):
+  result = grade(genes)
+  assert result.reward == -1.0 and result.errors['sample_parse_error'] is True
 
 
 def test_an_answer_without_the_list_is_a_policy_fault_and_a_row_without_the_gene_is_not():
@@ -100,7 +100,7 @@ def test_an_answer_that_is_a_list_by_itself_can_be_ranked():
   st.lists(st.sampled_from(['A', 'b', 'B', 'C', 'c', 'd', '', 7]), max_size=12),
   st.sampled_from(['reciprocal', 'geometric', 'linear']),
 )
-def test_more_entries_behind_never_change_a_score_and_more_in_front_never_raise_it(genes, decay):
+def test_entries_after_never_change_a_score_and_entries_before_never_raise_it(genes, decay):
   score = grade(genes, decay=decay).reward
   assert 0.0 <= score <= 1.0
   if score:
@@ -123,7 +123,7 @@ def test_more_entries_behind_never_change_a_score_and_more_in_front_never_raise_
     ({'top_k': 3}, "unknown field 'top_k'"),
   ],
 )
-def test_a_grader_that_is_wrong_is_refused(fields, words):
+def test_an_invalid_grader_is_refused(fields, words):
   with pytest.raises(ValueError) as caught:
     graders.make({**GENE, **fields})
   assert words in str(caught.value)

@@ -1,11 +1,11 @@
-"""reward_model: what the model of the run is given, and what is made of its numbers."""
+"""reward_model: the inputs of the model, and grades and faults from its scores."""
 
 import pytest
 
 from rft_jax import graders
 from rft_jax.types import Grade
 
-GIVEN = {'type': 'reward_model', 'name': 'liked', 'model': 'runs/reward/export'}
+GRADER = {'type': 'reward_model', 'name': 'liked', 'model': 'runs/reward/export'}
 ROW = {'messages': [{'role': 'user', 'content': 'Which gene?'}], 'hint': 'B'}
 INPUT = [
   {'role': 'system', 'content': 'Hint: {{ item.hint }}'},
@@ -15,7 +15,7 @@ INPUT = [
 
 
 class Lengths:
-  """Scores an answer by its length less that of the last prompt message; notes its calls."""
+  """Scores an answer by its length minus that of the last prompt message; records its calls."""
 
   def __init__(self):
     self.calls = []
@@ -26,7 +26,7 @@ class Lengths:
 
 
 def make(scorer, **fields):
-  return graders.make({**GIVEN, **fields}, reward_models={GIVEN['model']: scorer})
+  return graders.make({**GRADER, **fields}, reward_models={GRADER['model']: scorer})
 
 
 def test_all_answers_are_scored_in_one_call_by_the_rows_messages_and_the_answer():
@@ -46,10 +46,10 @@ def test_with_templates_the_last_message_is_the_answer():
     [([{'role': 'system', 'content': 'Hint: B'}, {'role': 'user', 'content': 'Which?'}], 'I say B')]
   ]
   assert grader.item_fields() == {'hint'} and make(model).item_fields() == {'messages'}
-  assert graders.describe(grader) == {**GIVEN, 'input': INPUT}
+  assert graders.describe(grader) == {**GRADER, 'input': INPUT}
 
 
-def test_only_what_can_be_scored_is_asked():
+def test_samples_with_faults_are_not_scored():
   model = Lengths()
   pairs = [({}, {'output_text': 'B'}), (ROW, {}), (ROW, {'output_text': 'B'})]
   grades = graders.grade_many(make(model), pairs, retries=0)
@@ -59,7 +59,7 @@ def test_only_what_can_be_scored_is_asked():
 
 
 @pytest.mark.parametrize('score', [float('nan'), float('inf'), None, 'high', 10**400])
-def test_a_number_that_is_none_is_a_grader_fault_of_that_answer(score):
+def test_a_score_that_is_not_finite_is_a_grader_fault_of_that_answer(score):
   grades = make(lambda pairs: [1.0, score]).many([(ROW, {'output_text': 'B'})] * 2)
   assert grades[0].reward == 1.0 and grades[1].reward is None
   assert grades[1].components == {'liked': None} and grades[1].errors['other_error'] is True
@@ -80,15 +80,15 @@ def test_a_model_that_fails_is_a_grader_fault(model, words):
   assert words in grades[0].errors['other_error_details']
 
 
-def test_it_may_stand_in_a_multi():
+def test_it_may_be_a_part_of_a_multi_grader():
   grader = graders.make(
     {
       'type': 'multi',
       'name': 'm',
-      'graders': {'liked': GIVEN},
+      'graders': {'liked': GRADER},
       'calculate_output': 'max(-1, min(1, liked))',
     },
-    reward_models={GIVEN['model']: Lengths()},
+    reward_models={GRADER['model']: Lengths()},
   )
   assert grader(ROW, {'output_text': 'B'}) == Grade(-1.0, {'liked': -10.0}, {})
 
@@ -109,17 +109,17 @@ def test_it_may_stand_in_a_multi():
           INPUT[2],
         ]
       },
-      'need no images',
+      'remove images',
     ),
     ({'pass_threshold': 'x'}, 'pass_threshold'),
   ],
 )
-def test_what_cannot_be_right_is_refused(fields, words):
+def test_an_invalid_grader_is_refused(fields, words):
   with pytest.raises(ValueError) as caught:
     make(Lengths(), **fields)
   assert words in str(caught.value)
 
 
-def test_a_run_without_reward_models_says_what_is_needed():
-  with pytest.raises(ValueError, match='it holds none; pass reward_models='):
-    graders.make(GIVEN)
+def test_without_reward_models_the_error_says_how_to_pass_one():
+  with pytest.raises(ValueError, match='it has none; pass reward_models='):
+    graders.make(GRADER)

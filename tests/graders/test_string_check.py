@@ -14,7 +14,7 @@ EXACT = {
 
 
 @pytest.mark.parametrize(
-  'operation, given, wanted, score',
+  'operation, text, reference, score',
   [
     ('eq', 'BRCA2', 'BRCA2', 1.0),
     ('eq', 'brca2', 'BRCA2', 0.0),
@@ -29,26 +29,26 @@ EXACT = {
     ('ilike', 'BRCA2', 'brca1', 0.0),
   ],
 )
-def test_golden_scores(operation, given, wanted, score):
+def test_golden_scores(operation, text, reference, score):
   grader = graders.make({**EXACT, 'operation': operation})
-  assert grader({'answer': wanted}, {'output_text': given}) == (score, {'exact': score}, {})
+  assert grader({'answer': reference}, {'output_text': text}) == (score, {'exact': score}, {})
 
 
-def test_a_row_without_the_field_is_nobodys_reward():
+def test_a_row_without_the_field_is_a_grader_fault():
   grade = graders.make(EXACT, ungradable_reward=-1.0)({'anser': 'x'}, {'output_text': 'x'})
   assert grade.reward is None and grade.components == {'exact': None}
   assert grade.errors['invalid_variable_error'] is True
   assert 'item.answer' in grade.errors['invalid_variable_error_details']
 
 
-def test_an_answer_without_the_field_costs_the_ungradable_reward():
+def test_an_answer_without_the_field_gets_the_ungradable_reward():
   grader = graders.make(EXACT, ungradable_reward=-1.0)
   grade = grader({'answer': 'x'}, {})
   assert grade.reward == -1.0 and grade.components == {'exact': None}
   assert grade.errors['invalid_variable_error'] is True
 
 
-def test_an_answer_that_is_not_json_costs_the_ungradable_reward():
+def test_an_answer_that_is_not_json_gets_the_ungradable_reward():
   grader = graders.make({**EXACT, 'input': '{{ sample.output_json.gene }}'}, ungradable_reward=-0.5)
   sample, _ = graders.make_sample('the gene is X')
   assert grader({'answer': 'X'}, sample).reward == -0.5
@@ -57,7 +57,7 @@ def test_an_answer_that_is_not_json_costs_the_ungradable_reward():
   assert grader({'answer': 'X'}, sample) == (1.0, {'exact': 1.0}, {})
 
 
-def test_a_fault_of_the_row_is_not_hidden_by_a_fault_of_the_answer():
+def test_a_fault_of_the_row_has_priority_over_a_fault_of_the_answer():
   grader = graders.make({**EXACT, 'input': '{{ sample.output_json.gene }}'})
   assert grader({}, {'output_text': 'no json'}).reward is None
 

@@ -1,4 +1,4 @@
-"""text_similarity: its metrics beside the libraries they are defined by, and its refusals."""
+"""text_similarity: its metrics compared with the libraries that define them, and its refusals."""
 
 import json
 import math
@@ -16,9 +16,9 @@ from rouge_score import rouge_scorer
 
 from rft_jax import graders
 
-NEAR = {
+SIMILARITY = {
   'type': 'text_similarity',
-  'name': 'near',
+  'name': 'similarity',
   'input': '{{ sample.output_text }}',
   'reference': '{{ item.answer }}',
   'evaluation_metric': 'fuzzy_match',
@@ -35,8 +35,8 @@ TEXTS = [
   ('one two three four five six', 'six five four three two one'),
   ('!!!', '!!!'),
 ]
-# What each metric is defined as, of (answer, reference).
-DEFINED = {
+# The definition of each metric: (answer, reference) -> score.
+DEFINITIONS = {
   'bleu': lambda a, b: bleu_score.sentence_bleu(
     [b.split()], a.split(), smoothing_function=bleu_score.SmoothingFunction().method1
   ),
@@ -56,26 +56,26 @@ DEFINED = {
 }
 
 
-def score(metric, answer, reference, **more):
-  grader = graders.make({**NEAR, 'evaluation_metric': metric, **more})
+def score(metric, answer, reference, **fields):
+  grader = graders.make({**SIMILARITY, 'evaluation_metric': metric, **fields})
   return grader({'answer': reference}, {'output_text': answer}).reward
 
 
 def refusal(**fields):
   with pytest.raises(ValueError) as caught:
-    graders.make({**NEAR, **fields})
+    graders.make({**SIMILARITY, **fields})
   return str(caught.value)
 
 
-@pytest.mark.parametrize('metric', DEFINED)
-def test_each_metric_is_what_it_is_defined_as(metric):
-  found = [score(metric, answer, reference) for answer, reference in TEXTS]
-  assert found == [DEFINED[metric](answer, reference) for answer, reference in TEXTS]
-  assert min(found) < found[0] == 1.0
+@pytest.mark.parametrize('metric', DEFINITIONS)
+def test_each_metric_equals_its_definition(metric):
+  scores = [score(metric, answer, reference) for answer, reference in TEXTS]
+  assert scores == [DEFINITIONS[metric](answer, reference) for answer, reference in TEXTS]
+  assert min(scores) < scores[0] == 1.0
 
 
 @pytest.mark.parametrize('variant', ['ratio', 'token_set_ratio'])
-def test_a_variant_of_fuzzy_match_is_the_function_of_its_name(variant):
+def test_a_variant_of_fuzzy_match_is_the_rapidfuzz_function_of_that_name(variant):
   for answer, reference in TEXTS:
     assert (
       score('fuzzy_match', answer, reference, variant=variant)
@@ -102,40 +102,42 @@ def test_worked_values():
   assert score('rouge_1', '東京', '東京') == 0.0
 
 
-@pytest.mark.parametrize('metric', DEFINED)
+@pytest.mark.parametrize('metric', DEFINITIONS)
 def test_any_two_texts_have_a_score_between_0_and_1(metric):
-  grader = graders.make({**NEAR, 'evaluation_metric': metric})
+  grader = graders.make({**SIMILARITY, 'evaluation_metric': metric})
 
   @settings(max_examples=40, deadline=None)
   @given(st.text(st.characters(), max_size=30), st.text(st.characters(), max_size=30))
   def holds(answer, reference):
     grade = grader({'answer': reference}, {'output_text': answer})
     assert 0.0 <= grade.reward <= 1.0 + 1e-9 and math.isfinite(grade.reward)
-    assert grade.components == {'near': grade.reward} and grade.errors == {}
+    assert grade.components == {'similarity': grade.reward} and grade.errors == {}
 
   holds()
 
 
-def test_faults_are_the_rows_or_the_answers():
-  grader = graders.make(NEAR, ungradable_reward=-1.0)
+def test_a_missing_field_is_a_fault_of_the_row_or_of_the_answer():
+  grader = graders.make(SIMILARITY, ungradable_reward=-1.0)
   assert grader({}, {'output_text': 'x'}).reward is None
   assert grader({'answer': 'x'}, {}).reward == -1.0
   assert grader.item_fields() == {'answer'}
 
 
-def test_what_cannot_be_computed_is_refused_with_the_way_out():
+def test_an_unavailable_metric_is_refused_with_the_way_out():
   assert "did you mean 'rouge_l'" in refusal(evaluation_metric='rougel')
   assert 'need one of fuzzy_match, bleu' in refusal(evaluation_metric=None)
   assert 'embedding model' in refusal(evaluation_metric='cosine')
   assert "did you mean 'ratio'" in refusal(variant='ratios')
-  assert 'fuzzy_match alone' in refusal(evaluation_metric='bleu', variant='ratio')
-  both = refusal(evaluation_metric='rouge', input='{{ smaple.output_text }}', pass_threshold='1')
-  assert "evaluation_metric='rouge'" in both and 'smaple' in both and 'pass_threshold' in both
+  assert 'only for fuzzy_match' in refusal(evaluation_metric='bleu', variant='ratio')
+  message = refusal(evaluation_metric='rouge', input='{{ smaple.output_text }}', pass_threshold='1')
+  assert (
+    "evaluation_metric='rouge'" in message and 'smaple' in message and 'pass_threshold' in message
+  )
 
 
-def test_describe_gives_back_what_was_given():
-  given_json = {**NEAR, 'variant': 'ratio', 'pass_threshold': 0.8}
-  assert graders.describe(graders.make(given_json)) == given_json
+def test_describe_returns_the_grader_json():
+  grader_json = {**SIMILARITY, 'variant': 'ratio', 'pass_threshold': 0.8}
+  assert graders.describe(graders.make(grader_json)) == grader_json
 
 
 # --- meteor ---------------------------------------------------------------------------------------
@@ -154,7 +156,7 @@ def in_a_process_with(data_folder, code):
 
 
 def write_wordnet(folder):
-  """Writes a WordNet of two nouns' meanings, {word} and {car, auto}, in its own format."""
+  """Writes a WordNet of two synsets, {word} and {car, auto}, in its file format."""
   folder.mkdir(parents=True)
   for kind in ('adj', 'adv', 'noun', 'verb'):
     for name in (f'data.{kind}', f'index.{kind}', f'{kind}.exc'):
@@ -171,38 +173,35 @@ def write_wordnet(folder):
   (folder / 'index.noun').write_text(index)
 
 
-def test_meteor_without_wordnet_is_refused_even_where_it_would_not_be_looked_up(tmp_path):
-  said = in_a_process_with(
+def test_meteor_without_wordnet_is_refused(tmp_path):
+  output = in_a_process_with(
     tmp_path,
     f"""
-from paths import ROOT
 from rft_jax import graders
 try:
-  graders.make({{**{NEAR!r}, 'evaluation_metric': 'meteor'}})
+  graders.make({{**{SIMILARITY!r}, 'evaluation_metric': 'meteor'}})
 except ValueError as error:
   print(error)
 """,
   )
-  assert 'needs the WordNet data' in said and 'python -m nltk.downloader wordnet' in said
+  assert 'needs the WordNet data' in output and 'python -m nltk.downloader wordnet' in output
 
 
-def test_meteor_with_wordnet_is_nltks_and_knows_synonyms(tmp_path):
+def test_meteor_with_wordnet_equals_nltk_and_uses_synonyms(tmp_path):
   write_wordnet(tmp_path / 'corpora' / 'wordnet')
-  said = in_a_process_with(
+  output = in_a_process_with(
     tmp_path,
     f"""
 import json
 from nltk.translate.meteor_score import meteor_score
-from paths import ROOT
 from rft_jax import graders
-from paths import ROOT
-grader = graders.make({{**{NEAR!r}, 'evaluation_metric': 'meteor'}})
+grader = graders.make({{**{SIMILARITY!r}, 'evaluation_metric': 'meteor'}})
 texts = [('a b', 'a b'), ('the car', 'the auto'), ('the car', 'the boat'), ('', '')]
 print(json.dumps([[grader({{'answer': b}}, {{'output_text': a}}).reward,
                    meteor_score([b.split()], a.split())] for a, b in texts]))
 """,
   )
-  ours, nltks = zip(*json.loads(said))
-  assert ours == nltks
-  assert ours[0] == ours[1] == pytest.approx(0.938, abs=1e-3) and ours[2] < ours[1]
-  assert ours[3] == 0.0
+  scores, expected = zip(*json.loads(output))
+  assert scores == expected
+  assert scores[0] == scores[1] == pytest.approx(0.938, abs=1e-3) and scores[2] < scores[1]
+  assert scores[3] == 0.0

@@ -26,15 +26,15 @@ def loaded(request, tmp_path_factory):
 def test_logits_equal_transformers(loaded):
   model, rows, arrays = loaded
   scale = np.abs(arrays['logits']).max()
-  for logits, wanted in zip(hf_forward.logits_of(model, rows), arrays['logits']):
-    np.testing.assert_allclose(logits, wanted[: len(logits)], rtol=0, atol=1e-4 * scale)
+  for logits, expected in zip(hf_forward.logits_of(model, rows), arrays['logits']):
+    np.testing.assert_allclose(logits, expected[: len(logits)], rtol=0, atol=1e-4 * scale)
 
 
 def test_logprobs_equal_transformers(loaded):
   model, rows, arrays = loaded
-  for logits, ids, wanted in zip(hf_forward.logits_of(model, rows), rows, arrays['logprobs']):
+  for logits, ids, expected in zip(hf_forward.logits_of(model, rows), rows, arrays['logprobs']):
     np.testing.assert_allclose(
-      hf_forward.logprobs_of(logits, ids), wanted[: len(ids) - 1], rtol=0, atol=2e-4
+      hf_forward.logprobs_of(logits, ids), expected[: len(ids) - 1], rtol=0, atol=2e-4
     )
 
 

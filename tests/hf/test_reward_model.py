@@ -1,4 +1,4 @@
-"""Reward models in Hugging Face directories: round trips, padding, and what is refused."""
+"""Reward models as Hugging Face checkpoints: round trips, padding, and other checkpoints."""
 
 import json
 
@@ -16,30 +16,30 @@ from rft_jax.data import chat as chats
 record_oracles = hf_forward.record_oracles()
 
 
-def headed(policy):
+def make_head(policy):
   critic = models.make_critic(policy, 'head')
   critic.score.kernel[...] = jax.random.normal(jax.random.key(7), critic.score.kernel[...].shape)
   return critic
 
 
 @pytest.mark.parametrize('family', sorted(record_oracles.FAMILIES))
-def test_what_is_exported_comes_back_bit_for_bit(base, tmp_path, family):
+def test_load_inverts_export_bit_for_bit(base, tmp_path, family):
   policy, config = hf.load(base(family))
-  critic = headed(policy)
+  critic = make_head(policy)
   out = hf.export_reward_model(
     critic, config, trunk=policy, to=tmp_path / 'out', source=base(family)
   )
   tensors = load_file(out / 'model.safetensors')
-  about = json.loads((out / 'config.json').read_text())
+  config_json = json.loads((out / 'config.json').read_text())
   assert 'lm_head.weight' not in tensors and tensors['score.weight'].shape == (1, config.dim)
-  assert about['architectures'] == [f'{family.capitalize()}ForSequenceClassification']
-  assert len(about['id2label']) == 1 and about['problem_type'] is None
-  loaded, read = hf.load_reward_model(out)
-  assert read.tied_head and read.dim == config.dim
+  assert config_json['architectures'] == [f'{family.capitalize()}ForSequenceClassification']
+  assert len(config_json['id2label']) == 1 and config_json['problem_type'] is None
+  loaded, loaded_config = hf.load_reward_model(out)
+  assert loaded_config.tied_head and loaded_config.dim == config.dim
   np.testing.assert_array_equal(loaded.score.kernel[...], critic.score.kernel[...])
-  again = hf.export_reward_model(loaded, read, to=tmp_path / 'again', source=out)
+  again = hf.export_reward_model(loaded, loaded_config, to=tmp_path / 'again', source=out)
   assert_same_weights(hf.load_reward_model(again)[0], loaded)
-  assert json.loads((again / 'config.json').read_text()) == about
+  assert json.loads((again / 'config.json').read_text()) == config_json
   original = load_file(base(family) / 'model.safetensors')
   assert {name: value.tobytes() for name, value in tensors.items() if name != 'score.weight'} == {
     name: value.tobytes() for name, value in original.items() if name != 'lm_head.weight'
@@ -65,20 +65,20 @@ def test_padding_never_has_an_id_that_ends_an_answer(tmp_path):
   assert config.pad_id in config.eos_ids
   chat = chats.make(directory, chats.ChatConfig())
   out = hf.export_reward_model(
-    headed(policy),
+    make_head(policy),
     config,
     trunk=policy,
     to=tmp_path / 'out',
     source=directory,
     stop_ids=chat.stop_ids,
   )
-  found = json.loads((out / 'config.json').read_text())['pad_token_id']
+  pad_id = json.loads((out / 'config.json').read_text())['pad_token_id']
   exported = chats.make(out, chats.ChatConfig())
-  assert found not in chat.stop_ids and exported.tokenizer.pad_token_id == found
+  assert pad_id not in chat.stop_ids and exported.tokenizer.pad_token_id == pad_id
   assert exported.stop_ids == chat.stop_ids
   with pytest.raises(ValueError, match='every special token ends an answer'):
     hf.export_reward_model(
-      headed(policy),
+      make_head(policy),
       config,
       trunk=policy,
       to=tmp_path / 'none',
@@ -108,10 +108,10 @@ def _rewrite(directory, change):
     ),
   ],
 )
-def test_what_is_no_reward_model_is_refused(base, tmp_path, change, words):
+def test_a_checkpoint_that_is_no_reward_model_is_an_error(base, tmp_path, change, words):
   policy, config = hf.load(base())
   out = hf.export_reward_model(
-    headed(policy), config, trunk=policy, to=tmp_path / 'out', source=base()
+    make_head(policy), config, trunk=policy, to=tmp_path / 'out', source=base()
   )
   assert hf.reward_model_problems(out) == []
   _rewrite(out, change)
@@ -123,8 +123,10 @@ def test_what_is_no_reward_model_is_refused(base, tmp_path, change, words):
   assert 'no directory here' in hf.reward_model_problems(tmp_path / 'absent')[0]
 
 
-def test_an_export_with_another_structure_is_refused(base, tmp_path):
+def test_a_source_of_another_structure_is_an_error(base, tmp_path):
   policy, config = hf.load(base())
   other = base('llama')
   with pytest.raises(ValueError, match='describes another model'):
-    hf.export_reward_model(headed(policy), config, trunk=policy, to=tmp_path / 'out', source=other)
+    hf.export_reward_model(
+      make_head(policy), config, trunk=policy, to=tmp_path / 'out', source=other
+    )

@@ -1,24 +1,25 @@
-"""Larger recorded outputs of transformers, and a trained model, where they stand beside us."""
+"""Larger recorded outputs of transformers, and a trained model, if ../shared is there."""
 
 import hf_forward
 import numpy as np
 import pytest
+from paths import SHARED
 
 from rft_jax import hf
 
-ORACLES = hf_forward.SHARED / 'oracles'
-STORIES = hf_forward.SHARED / 'data' / 'models' / 'stories260K'
+ORACLES = SHARED / 'oracles'
+STORIES = SHARED / 'data' / 'models' / 'stories260K'
 
 
-def need(path):
+def skip_without(path):
   if not path.exists():
-    pytest.skip(f'{path.name}: no ../shared/{path.relative_to(hf_forward.SHARED)} here')
+    pytest.skip(f'{path.name}: no ../shared/{path.relative_to(SHARED)} here')
 
 
 @pytest.fixture(scope='module', params=['llama', 'qwen2', 'qwen3'])
 def oracle(request):
   directory = ORACLES / request.param
-  need(directory / 'oracle.npz')
+  skip_without(directory / 'oracle.npz')
   model, config = hf.load(directory)
   with np.load(directory / 'oracle.npz') as file:
     return model, config, dict(file)
@@ -37,18 +38,18 @@ def test_logits_and_logprobs_equal_transformers(oracle, side):
   model, _, arrays = oracle
   rows = list(real_rows(arrays, side))
   scale = max(np.abs(logits).max() for _, logits, _ in rows)
-  found = hf_forward.logits_of(model, [ids for ids, _, _ in rows])
-  for logits, (ids, wanted, logprobs) in zip(found, rows):
-    np.testing.assert_allclose(logits, wanted, rtol=0, atol=1e-4 * scale)
+  computed = hf_forward.logits_of(model, [ids for ids, _, _ in rows])
+  for logits, (ids, expected, logprobs) in zip(computed, rows):
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-4 * scale)
     np.testing.assert_allclose(hf_forward.logprobs_of(logits, ids), logprobs, rtol=0, atol=2e-4)
 
 
 def test_greedy_decoding_equals_transformers(oracle):
   model, config, arrays = oracle
   rows = [ids for ids, _, _ in real_rows(arrays)]
-  wanted = arrays['greedy'][:, arrays['input_ids'].shape[1] :]
-  found = hf_forward.greedy(model, rows, wanted.shape[1], forbidden=config.eos_ids)
-  np.testing.assert_array_equal(found, wanted)
+  expected = arrays['greedy'][:, arrays['input_ids'].shape[1] :]
+  computed = hf_forward.greedy(model, rows, expected.shape[1], forbidden=config.eos_ids)
+  np.testing.assert_array_equal(computed, expected)
 
 
 def test_tokenizer_and_eos_are_read_with_the_weights(oracle):
@@ -58,7 +59,7 @@ def test_tokenizer_and_eos_are_read_with_the_weights(oracle):
 
 @pytest.fixture(scope='module')
 def stories():
-  need(STORIES / 'parity.npz')
+  skip_without(STORIES / 'parity.npz')
   model, config = hf.load(STORIES)
   with np.load(STORIES / 'parity.npz') as file:
     return model, config, dict(file)
@@ -66,17 +67,17 @@ def stories():
 
 def test_trained_model_equals_the_float64_reference(stories):
   model, _, arrays = stories
-  found = hf_forward.logits_of(model, list(arrays['ids']))
-  for logits, ids, wanted, logprobs in zip(
-    found, arrays['ids'], arrays['logits'], arrays['token_logps']
+  computed = hf_forward.logits_of(model, list(arrays['ids']))
+  for logits, ids, expected, logprobs in zip(
+    computed, arrays['ids'], arrays['logits'], arrays['token_logps']
   ):
-    np.testing.assert_allclose(logits, wanted, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-4)
     np.testing.assert_allclose(hf_forward.logprobs_of(logits, ids), logprobs, rtol=0, atol=2e-4)
 
 
-def test_trained_model_tells_the_same_story(stories):
+def test_trained_model_continues_with_the_same_story(stories):
   model, config, arrays = stories
-  wanted = arrays['greedy']
-  found = hf_forward.greedy(model, [wanted[:1]], len(wanted) - 1)
-  np.testing.assert_array_equal(found[0], wanted[1:])
+  expected = arrays['greedy']
+  computed = hf_forward.greedy(model, [expected[:1]], len(expected) - 1)
+  np.testing.assert_array_equal(computed[0], expected[1:])
   assert config.eos_ids == (1, 2)

@@ -1,124 +1,31 @@
-"""The decoder against itself: cache, shared prompts, padding, remat, precision, rope."""
+"""The decoder against itself: shared prompts, padding, remat, precision, and making one."""
 
 import dataclasses
-import zlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny_decoders import (
+  LLAMA3,
+  RICH,
+  TINY,
+  V,
+  assert_close,
+  assert_trees_close,
+  call,
+  completion_hidden,
+  concatenated,
+  count_traces,
+  full_forward_states,
+  make,
+  ragged,
+  with_config,
+)
 
 from rft_jax import models
-from rft_jax.models import decoding, rotary
+from rft_jax.models import rotary
 from rft_jax.sharding import name_of
-
-V = 61
-LLAMA3 = models.Llama3Rope(
-  factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_positions=16
-)
-TINY = models.DecoderConfig(
-  vocab_size=V,
-  dim=32,
-  layers=2,
-  heads=4,
-  kv_heads=2,
-  head_dim=8,
-  mlp_dim=48,
-  max_positions=128,
-  tied_head=True,
-)
-RICH = dataclasses.replace(
-  TINY,
-  qkv_bias=True,
-  output_bias=True,
-  mlp_bias=True,
-  qk_norm=True,
-  tied_head=False,
-  rope_scaling=LLAMA3,
-)
-
-
-def make(config, seed=0):
-  """A model in which every leaf matters: no norm is 1, no bias 0, no attention nearly uniform."""
-
-  def stir(path, x):
-    key = jax.random.fold_in(jax.random.key(seed + 1), zlib.crc32(name_of(path).encode()))
-    noise = 0.2 * jax.random.normal(key, x.shape)
-    return 6 * x if name_of(path).endswith(('kernel', 'embed')) else x + noise
-
-  return jax.jit(lambda m: jax.tree_util.tree_map_with_path(stir, m))(models.make(config, seed))
-
-
-def with_config(model, config):
-  """The weights of model under another config."""
-  return jax.tree.unflatten(jax.tree.structure(models.abstract(config)), jax.tree.leaves(model))
-
-
-def call(model, tokens, lengths):
-  return np.array(jax.jit(lambda m, *xs: m(xs[0], lengths=xs[1]))(model, tokens, lengths))
-
-
-def completion_hidden(model, *arrays):
-  return np.array(jax.jit(lambda m, *xs: m.completion_hidden(*xs))(model, *arrays))
-
-
-def counted(function, **options):
-  """The function compiled, and how often it was traced so far.
-
-  Not jit's own count: its table is one for the process, and when a long run of tests has filled it
-  nothing new stays there.
-  """
-  traced = []
-
-  def trace(*args):
-    traced.append(None)
-    return function(*args)
-
-  return jax.jit(trace, **options), lambda: len(traced)
-
-
-def ragged(P=3, G=3, S=7, T=6, seed=0):
-  """Prompts of lengths 1 to S and completions of lengths 1 to T, with garbage on the padding."""
-  rng = np.random.default_rng(seed)
-  prompt_lengths = np.resize([S, 1, 4, 2], P).astype(np.int32)
-  completion_lengths = np.resize([T, 1, 3, 5, 2], P * G).astype(np.int32)
-  return (
-    rng.integers(0, V, (P, S), np.int32),
-    prompt_lengths,
-    rng.integers(0, V, (P * G, T), np.int32),
-    completion_lengths,
-  )
-
-
-def concatenated(prompts, prompt_lengths, completions, completion_lengths):
-  """Each prompt with its completion as one right-padded row, and where its targets' states are."""
-  B, T = completions.shape
-  prompts = np.repeat(prompts, B // len(prompts), axis=0)
-  n = np.repeat(prompt_lengths, B // len(prompt_lengths))
-  rows = np.zeros((B, prompts.shape[1] + T), np.int32)
-  for b in range(B):
-    row = [*prompts[b, : n[b]], *completions[b, : completion_lengths[b]]]
-    rows[b, : len(row)] = row
-  return rows, n + completion_lengths, n[:, None] - 1 + np.arange(T)
-
-
-def full_forward_states(model, batch):
-  rows, lengths, at = concatenated(*batch)
-  return jnp.take_along_axis(model.hidden(rows, lengths=lengths), at[..., None], axis=1)
-
-
-def assert_close(a, b, tolerance=1e-5):
-  """max |a - b| below tolerance x max |b|: the size of float32 rounding in sums of such terms."""
-  np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * np.abs(b).max())
-
-
-def assert_trees_close(a, b, tolerance=1e-5):
-  """max |a - b| below tolerance x max |b|, leaf by leaf, and no leaf of b is all zero."""
-  flat_b = jax.tree_util.tree_flatten_with_path(b)[0]
-  for x, (path, y) in zip(jax.tree.leaves(a), flat_b, strict=True):
-    scale = np.abs(y).max()
-    assert scale > 0, name_of(path)
-    np.testing.assert_allclose(x, y, rtol=0, atol=tolerance * scale, err_msg=name_of(path))
 
 
 # --- prompts computed once ------------------------------------------------------------------------
@@ -137,78 +44,34 @@ def test_completion_hidden_equals_full_forward_in_value_and_gradient(config, G):
 
     return jax.jit(jax.value_and_grad(loss, has_aux=True))(model)
 
-  (_, once), once_gradient = evaluate(lambda m: m.completion_hidden(*batch[:3]))
+  (_, shared), shared_gradient = evaluate(lambda m: m.completion_hidden(*batch[:3]))
   (_, full), full_gradient = evaluate(lambda m: full_forward_states(m, batch))
-  assert_close(np.array(once)[real], np.array(full)[real])
-  assert_trees_close(once_gradient, full_gradient)
+  assert_close(np.array(shared)[real], np.array(full)[real])
+  assert_trees_close(shared_gradient, full_gradient)
 
 
-@pytest.mark.parametrize('config', [TINY, RICH], ids=['tiny', 'rich'])
-@pytest.mark.parametrize('width', [3, 8])  # in stretches, and at once
-def test_prefill_and_decode_equal_the_full_forward(config, width):
-  model, (prompts, n, completions, _) = make(config), ragged()
-  (P, S), (B, T) = prompts.shape, completions.shape
-  layers = jax.jit(decoding.layers_of)(model)
-  kept = decoding.empty(config, P, -(-S // width) * width)
-  read = jax.jit(decoding.prefill, static_argnames='first')
-  wide = np.pad(prompts, [(0, 0), (0, -S % width)])
-  for offset in range(0, S, width):
-    kept = read(
-      model,
-      layers,
-      kept,
-      np.arange(P)[None],
-      wide[None, :, offset : offset + width],
-      np.int32(offset),
-      first=offset == 0,
-    )
-
-  slot_assignment = decoding.SlotAssignment(np.arange(B).reshape(1, P, B // P), np.arange(B)[None])
-  own, columns = decoding.empty(config, B, T), np.arange(T)
-  decode, traces = counted(lambda *args: decoding.decode(*args))
-  last = np.repeat(prompts[np.arange(len(n)), n - 1], B // len(n))
-  start = np.repeat(n - 1, B // len(n))
-  found = []
-  for t in range(T):
-    tokens = last if t == 0 else completions[:, t - 1]
-    hidden, own = decode(
-      model,
-      layers,
-      tokens,
-      start + t,
-      own,
-      np.int32(t),
-      np.broadcast_to(columns <= t, (B, T)),
-      kept,
-      n - 1,
-      slot_assignment,
-    )
-    found.append(hidden)
-  batch = prompts, n, completions, np.full(B, T)
-  assert_close(np.stack(found, 1), jax.jit(lambda m: full_forward_states(m, batch))(model))
-  assert traces() == 1
-
-
-def test_completions_packed_in_one_row_are_those_of_separate_rows():
+def test_completions_packed_in_one_row_equal_separate_rows():
   model, (prompts, n, completions, lengths) = make(RICH), ragged(G=3)
   apart = np.array(jax.jit(lambda m: m.completion_hidden(prompts, n, completions))(model))
   P, T = len(n), completions.shape[1]
   W = 3 * T
-  packed, begins = np.zeros((P, W), int), np.broadcast_to(np.arange(W), (P, W)).copy()
-  prompt_slots = {}
+  packed, segment_starts = np.zeros((P, W), int), np.broadcast_to(np.arange(W), (P, W)).copy()
+  places = {}  # row -> (packed row, first column)
   for p in range(P):
     column = 0
     for b in range(3 * p, 3 * p + 3):
       packed[p, column : column + lengths[b]] = completions[b, : lengths[b]]
-      begins[p, column : column + lengths[b]] = column
-      prompt_slots[b] = p, column
+      segment_starts[p, column : column + lengths[b]] = column
+      places[b] = p, column
       column += lengths[b]
-  together = np.array(jax.jit(lambda m: m.completion_hidden(prompts, n, packed, begins))(model))
-  for b, (p, column) in prompt_slots.items():
+  together = np.array(
+    jax.jit(lambda m: m.completion_hidden(prompts, n, packed, segment_starts))(model)
+  )
+  for b, (p, column) in places.items():
     assert_close(together[p, column : column + lengths[b]], apart[b, : lengths[b]])
 
 
-def test_a_completion_sees_neither_its_siblings_nor_other_prompts():
+def test_a_completion_does_not_attend_to_its_siblings_or_other_prompts():
   model, (prompts, n, completions, _) = make(TINY), ragged(G=3)
   forward = jax.jit(lambda p, c: model.completion_hidden(p, n, c))
   before = np.array(forward(prompts, completions))
@@ -222,7 +85,7 @@ def test_a_completion_sees_neither_its_siblings_nor_other_prompts():
   assert changed.tolist() == [b >= 6 for b in range(9)]
 
 
-def test_completions_that_are_no_multiple_of_the_prompts_are_refused():
+def test_completions_that_are_no_multiple_of_the_prompts_are_an_error():
   model = make(TINY)
   with pytest.raises(ValueError, match='7 completions of 3 prompts'):
     model.completion_hidden(jnp.zeros((3, 4), int), jnp.ones(3, int), jnp.zeros((7, 2), int))
@@ -299,7 +162,7 @@ def test_scan_equals_a_loop_over_layers():
 
 def test_the_update_of_a_donated_model_traces_once():
   model, batch = make(TINY), ragged()
-  step, traces = counted(
+  step, traces = count_traces(
     lambda m: jax.tree.map(
       lambda w, g: w - 0.01 * g,
       m,
@@ -331,41 +194,7 @@ def test_bfloat16_compute_keeps_float32_weights_and_gradients():
   assert 0 < difference.mean() < 0.03 * full.std()
 
 
-def test_layers_for_decoding_hold_kernels_alone_in_the_compute_dtype():
-  config = dataclasses.replace(RICH, dtype='bfloat16')
-  layers = decoding.layers_of(make(config))
-  assert len(layers) == config.layers
-  kinds = {
-    (name_of(p).rsplit('/')[-1], str(x.dtype))
-    for p, x in jax.tree_util.tree_leaves_with_path(layers)
-  }
-  assert kinds == {('weight', 'bfloat16'), ('bias', 'bfloat16'), ('scale', 'float32')}
-
-
-# --- rope -----------------------------------------------------------------------------------------
-def test_llama3_frequencies_follow_the_published_rule():
-  """Wavelengths below old / high are kept, above old / low divided, interpolated between."""
-  scaling = models.Llama3Rope(
-    factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_positions=8192
-  )
-  expected = []
-  for i in range(0, 128, 2):
-    frequency = 500000.0 ** (-i / 128)
-    wavelength = 2 * np.pi / frequency
-    if wavelength < 8192 / 4.0:
-      expected.append(frequency)
-    elif wavelength > 8192 / 1.0:
-      expected.append(frequency / 8.0)
-    else:
-      smooth = (8192 / wavelength - 1.0) / (4.0 - 1.0)
-      expected.append((1 - smooth) * frequency / 8.0 + smooth * frequency)
-  found = rotary.frequencies(128, 500000.0, scaling)
-  np.testing.assert_allclose(found, expected, rtol=1e-5)
-  plain = rotary.frequencies(128, 500000.0)
-  ratio = plain / found
-  assert ratio[0] == 1 and ratio[-1] == 8 and ((ratio > 1.1) & (ratio < 7.9)).any()
-
-
+# --- settings -------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
   'change',
   [dict(rope_scaling=LLAMA3), dict(rope_theta=100.0), dict(norm_epsilon=0.1)],
@@ -376,16 +205,6 @@ def test_each_setting_reaches_the_logits(change):
   model = make(TINY)
   other = with_config(model, dataclasses.replace(TINY, **change))
   assert np.abs(call(model, tokens, lengths) - call(other, tokens, lengths)).max() > 0.01
-
-
-def test_positions_matter_only_by_their_difference():
-  table = lambda start: rotary.table(start + jnp.arange(4)[None], rotary.frequencies(8, 10000.0))
-  q, k = jax.random.normal(jax.random.key(0), (2, 1, 4, 1, 8))
-  scores = lambda start: jnp.einsum(
-    'btnh,bsnh->bts', rotary.rotate(q, table(start)), rotary.rotate(k, table(start))
-  )
-  np.testing.assert_allclose(scores(0), scores(50), atol=1e-4)
-  assert np.abs(scores(0) - jnp.einsum('btnh,bsnh->bts', q, k)).max() > 0.1
 
 
 # --- making ---------------------------------------------------------------------------------------

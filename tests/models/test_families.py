@@ -1,4 +1,4 @@
-"""config.json to DecoderConfig and back, refusals, and the weight tables."""
+"""Model families: config.json to DecoderConfig and back, errors, and the names of weights."""
 
 import dataclasses
 
@@ -79,7 +79,7 @@ def test_absent_fields_mean_what_transformers_means(family):
   assert ours.eos_ids == (() if theirs.eos_token_id is None else (theirs.eos_token_id,))
 
 
-def test_key_value_heads_that_are_null_are_as_many_as_the_queries():
+def test_null_key_value_heads_are_as_many_as_query_heads():
   assert read(num_key_value_heads=None).kv_heads == 4
   assert without('llama', 'num_key_value_heads').kv_heads == 4
   assert read(model_type='qwen2', num_key_value_heads=None).kv_heads == 4
@@ -96,7 +96,7 @@ def test_end_of_sequence_may_be_one_id_or_several():
   hash(read(eos_token_id=[7, 9], rope_scaling={'rope_type': 'llama3', **SCALING}))
 
 
-def test_biases_and_norms_are_those_of_the_family():
+def test_biases_and_norms_depend_on_the_family():
   flags = lambda c: (c.qkv_bias, c.output_bias, c.mlp_bias, c.qk_norm)
   assert flags(read()) == (False, False, False, False)
   assert flags(read(attention_bias=True, mlp_bias=True)) == (True, True, True, False)
@@ -105,7 +105,7 @@ def test_biases_and_norms_are_those_of_the_family():
   assert flags(read(model_type='qwen3', attention_bias=True)) == (True, True, False, True)
 
 
-# --- refusing -------------------------------------------------------------------------------------
+# --- errors ---------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
   'changes, message',
   [
@@ -130,13 +130,13 @@ def test_biases_and_norms_are_those_of_the_family():
     (dict(eos_token_id=512), 'eos_ids=(512,), need ids below vocab_size=512'),
   ],
 )
-def test_what_the_decoder_does_not_do_is_refused_by_field(changes, message):
+def test_an_unsupported_field_is_named_with_what_is_expected(changes, message):
   with pytest.raises(ValueError) as caught:
     read(**changes)
   assert message in str(caught.value)
 
 
-def test_all_problems_are_named_at_once():
+def test_all_problems_of_a_config_json_are_named_at_once():
   with pytest.raises(ValueError) as caught:
     read(
       hidden_act='gelu',
@@ -148,7 +148,7 @@ def test_all_problems_are_named_at_once():
     assert field in str(caught.value)
 
 
-def test_an_unknown_family_is_refused_with_the_known_ones():
+def test_an_unknown_model_type_is_an_error_that_lists_the_supported_ones():
   with pytest.raises(ValueError, match=r"model_type='gpt2', supported: \['llama', 'qwen2'"):
     models.family_of({'model_type': 'gpt2'})
 
@@ -170,12 +170,12 @@ def test_to_hf_inverts_config_and_transformers_reads_it(changes):
   assert models.family_of(hf).config(hf) == config
   theirs = transformers.AutoConfig.for_model(**hf)
   assert type(theirs).__name__.lower().startswith(config.model_type)
-  again = theirs.to_dict()
-  assert models.family_of(again).config(again) == config
-  assert [f'{n}ForCausalLM' for n in ('Llama', 'Qwen2', 'Qwen3')].count(hf['architectures'][0])
+  their_json = theirs.to_dict()
+  assert models.family_of(their_json).config(their_json) == config
+  assert hf['architectures'] == [type(theirs).__name__.replace('Config', 'ForCausalLM')]
 
 
-def test_to_hf_refuses_what_the_family_cannot_say():
+def test_to_hf_names_fields_that_the_family_does_not_have():
   config = dataclasses.replace(read(), qk_norm=True, qkv_bias=True)
   with pytest.raises(ValueError) as caught:
     models.FAMILIES['llama'].to_hf(config)
@@ -209,10 +209,10 @@ def test_the_weight_table_names_exactly_the_leaves_of_the_decoder(changes):
 def test_the_leaves_have_the_documented_shapes():
   config = read(model_type='qwen3', attention_bias=True)
   V, D, F, L, NH, KH, H = 512, 64, 96, 2, 4 * 32, 2 * 32, 32
-  found = {
+  shapes = {
     name_of(p): x.shape for p, x in jax.tree_util.tree_leaves_with_path(models.abstract(config))
   }
-  assert found == {
+  assert shapes == {
     'embed': (V, D),
     'final_norm/scale': (D,),
     'head/kernel': (D, V),

@@ -8,30 +8,32 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rft_jax.models import attention, kernels
+from rft_jax.models import kernels
+from rft_jax.models.attention_rule import ATTENTION_OUTPUT, SharedPrefix, batched
 
 KERNELS = {
   'cudnn': functools.partial(kernels.cudnn, implementation='xla'),  # its arithmetic
   'pallas': functools.partial(kernels.pallas, interpret=True),
   'splash': functools.partial(kernels.splash, interpret=True),
 }
-PLAIN = attention.IMPLEMENTATIONS['batched']
 
 
 def _inputs(P=3, G=2, T=7, S=5, K=2, M=3, H=8, dtype=jnp.float32):
-  """q, k, v, prefix.k, prefix.v; lengths of 0, all and between; begins of packed rows."""
+  """q, k, v, prefix.k, prefix.v; lengths of 0, all and between; segment_starts of packed rows."""
   keys = jax.random.split(jax.random.key(0), 5)
   shapes = ((P * G, T, K, M, H), *2 * [(P * G, T, K, H)], *2 * [(P, S, K, H)])
   arrays = [jax.random.normal(key, shape).astype(dtype) for key, shape in zip(keys, shapes)]
   lengths = jnp.array([0, S, S // 2], jnp.int32)[:P]
-  begins = (jnp.arange(T, dtype=jnp.int32) // 3 * 3)[None] * (jnp.arange(P * G) % 2)[:, None]
-  return arrays, lengths, begins
+  segment_starts = (jnp.arange(T, dtype=jnp.int32) // 3 * 3)[None] * (jnp.arange(P * G) % 2)[
+    :, None
+  ]
+  return arrays, lengths, segment_starts
 
 
-def _value_and_gradient(implementation, arrays, lengths, begins):
+def _value_and_gradient(implementation, arrays, lengths, segment_starts):
   def f(q, k, v, *prefix):
-    prefix = attention.SharedPrefix(*prefix, lengths) if prefix else None
-    out = implementation(q, k, v, prefix, begins)
+    prefix = SharedPrefix(*prefix, lengths) if prefix else None
+    out = implementation(q, k, v, prefix, segment_starts)
     weights = jnp.cos(jnp.arange(out.size, dtype=jnp.float32)).reshape(out.shape)
     return (out * weights).sum(), out
 
@@ -39,24 +41,24 @@ def _value_and_gradient(implementation, arrays, lengths, begins):
   return out, *gradients
 
 
-def _equal(found, expected, atol=2e-5):
-  for one, other in zip(found, expected, strict=True):
-    assert one.dtype == other.dtype
-    np.testing.assert_allclose(np.float32(one), np.float32(other), atol=atol)
+def _assert_close(computed, expected, atol=2e-5):
+  for x, y in zip(computed, expected, strict=True):
+    assert x.dtype == y.dtype
+    np.testing.assert_allclose(np.float32(x), np.float32(y), atol=atol)
 
 
 @pytest.mark.parametrize('name', KERNELS)
 def test_a_kernel_equals_the_plain_products_in_value_and_gradient(name):
   inputs = _inputs()
-  _equal(_value_and_gradient(KERNELS[name], *inputs), _value_and_gradient(PLAIN, *inputs))
+  _assert_close(_value_and_gradient(KERNELS[name], *inputs), _value_and_gradient(batched, *inputs))
 
 
 @pytest.mark.parametrize('name', KERNELS)
 def test_a_kernel_needs_no_prefix(name):
-  arrays, _, begins = _inputs()
-  _equal(
-    _value_and_gradient(KERNELS[name], arrays[:3], None, begins),
-    _value_and_gradient(PLAIN, arrays[:3], None, begins),
+  arrays, _, segment_starts = _inputs()
+  _assert_close(
+    _value_and_gradient(KERNELS[name], arrays[:3], None, segment_starts),
+    _value_and_gradient(batched, arrays[:3], None, segment_starts),
   )
 
 
@@ -66,35 +68,37 @@ def test_a_kernel_equals_the_plain_products_over_several_blocks(name):
   # 'splash': blocks of 128, 3 of queries, 1 + 3 of keys, of which a query's block runs 2, 3 or 4
   arrays, _, _ = _inputs(P=1, G=1, T=260, S=70, K=1, M=2)
   inputs = arrays, jnp.array([67], jnp.int32), jnp.maximum(jnp.arange(260) - 150, 0)[None]
-  _equal(_value_and_gradient(KERNELS[name], *inputs), _value_and_gradient(PLAIN, *inputs))
+  _assert_close(_value_and_gradient(KERNELS[name], *inputs), _value_and_gradient(batched, *inputs))
 
 
 @pytest.mark.parametrize('name', KERNELS)
 def test_a_kernel_takes_bfloat16(name):
   inputs = _inputs(H=16, dtype=jnp.bfloat16)  # 1 / sqrt(16): scaling rounds nothing
-  found, expected = (_value_and_gradient(f, *inputs) for f in (KERNELS[name], PLAIN))
-  _equal(found, expected, atol=0.025)  # each is within 0.0125 of the float32 result
+  computed, expected = (_value_and_gradient(f, *inputs) for f in (KERNELS[name], batched))
+  _assert_close(computed, expected, atol=0.025)  # each is within 0.0125 of the float32 result
 
 
 @pytest.mark.parametrize('name', KERNELS)
-def test_a_query_that_sees_nothing_gives_0_and_has_no_gradient(name):
-  arrays, _, begins = _inputs(P=2)
+def test_a_fully_masked_query_gives_0_and_has_no_gradient(name):
+  arrays, _, segment_starts = _inputs(P=2)
   lengths = jnp.array([0, 3], jnp.int32)
-  begins = begins.at[0, 2].set(9).at[1].set(9).at[2, 1].set(9)  # the last sees its prefix
-  out, *gradients = _value_and_gradient(KERNELS[name], arrays, lengths, begins)
+  segment_starts = (
+    segment_starts.at[0, 2].set(9).at[1].set(9).at[2, 1].set(9)
+  )  # the last attends to its prefix
+  out, *gradients = _value_and_gradient(KERNELS[name], arrays, lengths, segment_starts)
   assert all(np.isfinite(x).all() for x in (out, *gradients))
   assert not out[0, 2].any() and not out[1].any() and out[2, 1].all()
   assert not any(gradients[i][1].any() for i in range(3)) and not gradients[0][0, 2].any()
-  _equal((out, *gradients), _value_and_gradient(PLAIN, arrays, lengths, begins))
+  _assert_close((out, *gradients), _value_and_gradient(batched, arrays, lengths, segment_starts))
 
 
 @pytest.mark.parametrize('name', ['pallas', 'splash'])
-def test_rematerialisation_keeps_what_a_kernel_attended(name):
-  arrays, lengths, begins = _inputs()
+def test_rematerialisation_can_save_the_output_of_a_kernel(name):
+  arrays, lengths, segment_starts = _inputs()
 
   def f(*arrays):
-    prefix = attention.SharedPrefix(*arrays[3:], lengths)
-    return (KERNELS[name](*arrays[:3], prefix, begins) ** 2).sum()
+    prefix = SharedPrefix(*arrays[3:], lengths)
+    return (KERNELS[name](*arrays[:3], prefix, segment_starts) ** 2).sum()
 
   def calls(policy):
     gradient = jax.grad(jax.checkpoint(f, policy=policy), argnums=range(5))
@@ -103,11 +107,11 @@ def test_rematerialisation_keeps_what_a_kernel_attended(name):
   backward = {'pallas': 0, 'splash': 2}[name]
   policies = jax.checkpoint_policies
   assert calls(policies.nothing_saveable) == 2 + backward
-  assert calls(policies.save_only_these_names(attention.ATTENDED)) == 1 + backward
+  assert calls(policies.save_only_these_names(ATTENTION_OUTPUT)) == 1 + backward
 
 
 def _pallas_calls(jaxpr):
-  """How many there are, but in a jit without results: that one XLA drops, though JAX does not."""
+  """Counts pallas_calls, except in a jit without results: XLA drops that one, JAX does not."""
   inner = [
     sub
     for equation in jaxpr.eqns
@@ -129,46 +133,7 @@ def _pallas_calls(jaxpr):
 )
 def test_a_kernel_lowers_for_its_accelerator(name, platform, dtype):
   f = functools.partial(getattr(kernels, name), interpret=False)
-  arrays, lengths, begins = _inputs(T=70, S=40, H=64, dtype=dtype)
-  g = lambda *arrays: _value_and_gradient(f, arrays, lengths, begins)
+  arrays, lengths, segment_starts = _inputs(T=70, S=40, H=64, dtype=dtype)
+  g = lambda *arrays: _value_and_gradient(f, arrays, lengths, segment_starts)
   text = jax.jit(g).trace(*arrays).lower(lowering_platforms=(platform,)).as_text()
   assert {'cuda': 'triton', 'tpu': 'tpu_custom_call'}[platform] in text
-
-
-def test_an_implementation_that_cannot_run_here_says_what_can():
-  arrays, _, _ = _inputs()
-  with pytest.raises(
-    ValueError,
-    match=r"'cudnn' does not run here \(cpu, float32, head_dim 8\), "
-    r"need one of \('batched', 'chunked', 'pallas', 'splash'\)",
-  ):
-    attention.attend(*arrays[:3], implementation='cudnn')
-
-
-@pytest.mark.parametrize(
-  'backend, capability, devices, dtype, head_dim, expected',
-  [
-    ('cpu', None, 8, 'bfloat16', 64, 'chunked'),
-    ('gpu', '9.0', 1, 'bfloat16', 128, 'cudnn'),
-    ('gpu', '8.0', 1, 'float16', 64, 'cudnn'),
-    ('gpu', '9.0', 8, 'bfloat16', 64, 'batched'),
-    ('gpu', '9.0', 1, 'float32', 64, 'batched'),
-    ('gpu', '9.0', 1, 'bfloat16', 256, 'batched'),
-    ('gpu', '9.0', 1, 'bfloat16', 20, 'batched'),
-    ('gpu', '7.5', 1, 'float16', 64, 'batched'),
-    ('gpu', 'gfx942', 1, 'bfloat16', 64, 'batched'),
-    ('tpu', None, 1, 'bfloat16', 64, 'splash'),
-    ('tpu', None, 1, 'float32', 64, 'batched'),
-    ('tpu', None, 4, 'bfloat16', 64, 'batched'),
-  ],
-)
-def test_auto_chooses_for_the_backend(
-  backend, capability, devices, dtype, head_dim, expected, monkeypatch
-):
-  class Device:
-    compute_capability = capability
-
-  monkeypatch.setattr(jax, 'default_backend', lambda: backend)
-  monkeypatch.setattr(jax, 'device_count', lambda: devices)
-  monkeypatch.setattr(jax, 'devices', lambda: [Device] * devices)
-  assert attention.chosen('auto', dtype, head_dim) == expected

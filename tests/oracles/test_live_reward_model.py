@@ -25,22 +25,22 @@ def test_scores_of_padded_rows_equal_ours(tmp_path, family, side):
   out = hf.export_reward_model(
     critic, config, trunk=policy, to=tmp_path / 'out', source=tmp_path / 'base'
   )
-  theirs, report = transformers.AutoModelForSequenceClassification.from_pretrained(
+  hf_model, report = transformers.AutoModelForSequenceClassification.from_pretrained(
     out, attn_implementation='eager', output_loading_info=True
   )
   assert not any(report.values()), report
-  assert theirs.config.num_labels == 1 and theirs.score.weight.shape == (1, config.dim)
+  assert hf_model.config.num_labels == 1 and hf_model.score.weight.shape == (1, config.dim)
   rng, T = np.random.default_rng(0), 20
   rows = [rng.integers(3, config_json['vocab_size'], length) for length in (20, 7, 13, 1)]
-  ids = np.full((len(rows), T), theirs.config.pad_token_id)
+  ids = np.full((len(rows), T), hf_model.config.pad_token_id)
   for row, tokens in zip(ids, rows):
     at = slice(0, len(tokens)) if side == 'right' else slice(T - len(tokens), T)
     row[at] = tokens
-  mask = ids != theirs.config.pad_token_id
+  mask = ids != hf_model.config.pad_token_id
   positions = np.maximum(mask.cumsum(1) - 1, 0)  # as generation counts them, for padded left sides
   with torch.no_grad():
-    wanted = (
-      theirs.eval()(
+    expected = (
+      hf_model.eval()(
         input_ids=torch.tensor(ids),
         attention_mask=torch.tensor(mask).long(),
         position_ids=torch.tensor(positions),
@@ -52,5 +52,5 @@ def test_scores_of_padded_rows_equal_ours(tmp_path, family, side):
   tokens, lengths = hf_forward.padded(rows)
   scores = loaded(loaded.decoder.hidden(tokens, lengths=lengths))
   ours = np.asarray(scores)[np.arange(len(rows)), lengths - 1]
-  np.testing.assert_allclose(ours, wanted, rtol=0, atol=1e-5 * max(1.0, np.abs(wanted).max()))
-  assert wanted.std() > 0.1
+  np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-5 * max(1.0, np.abs(expected).max()))
+  assert expected.std() > 0.1

@@ -8,6 +8,7 @@ import hf_forward
 import jax
 import numpy as np
 import pytest
+from paths import SHARED
 
 import rft_jax
 from rft_jax import hf, models, sharding
@@ -18,14 +19,14 @@ from rft_jax.records.checkpoint import Checkpoints
 torch = pytest.importorskip('torch', reason='torch is not installed (the oracles extra)')
 transformers = pytest.importorskip('transformers')
 
-STORIES = hf_forward.SHARED / 'data' / 'models' / 'stories260K'
+STORIES = SHARED / 'data' / 'models' / 'stories260K'
 
 
 @pytest.fixture(scope='module')
 def run(tmp_path_factory):
   """A workdir after two steps, its config, and the policy of the exported checkpoint."""
   if not STORIES.is_dir():
-    pytest.skip(f'{STORIES.name}: no ../shared/{STORIES.relative_to(hf_forward.SHARED)} here')
+    pytest.skip(f'{STORIES.name}: no ../shared/{STORIES.relative_to(SHARED)} here')
   workdir = tmp_path_factory.mktemp('stories') / 'run'
   with pytest.MonkeyPatch.context() as patch:
     patch.chdir(workdir.parent)  # the config writes its openings under runs/
@@ -46,7 +47,7 @@ def run(tmp_path_factory):
 
 
 @pytest.fixture(scope='module')
-def theirs(run):
+def hf_model(run):
   workdir, _, _ = run
   model, report = transformers.AutoModelForCausalLM.from_pretrained(
     workdir / 'export', attn_implementation='eager', output_loading_info=True
@@ -57,7 +58,7 @@ def theirs(run):
 
 @pytest.fixture(scope='module')
 def stories(run):
-  """The ids of some held-out openings, each with what the trained policy told after it."""
+  """The ids of some held-out openings, each with the completion of the trained policy."""
   workdir, _, _ = run
   episodes = episode_files.read(workdir / 'evaluations', 2)
   return [np.array(episode['prompt_ids'] + episode['tokens']) for episode in episodes[:8]]
@@ -69,22 +70,22 @@ def test_two_steps_changed_the_weights(run):
   assert np.abs(np.asarray(policy.embed[...]) - np.asarray(base.embed[...])).max() > 1e-5
 
 
-def test_exported_logits_equal_those_of_the_checkpoint(run, theirs, stories):
+def test_exported_logits_equal_those_of_the_checkpoint(run, hf_model, stories):
   _, _, policy = run
   for ours, ids in zip(hf_forward.logits_of(policy, stories), stories):
     with torch.no_grad():
-      wanted = theirs(torch.tensor(ids[None])).logits[0].numpy()
-    np.testing.assert_allclose(ours, wanted, rtol=0, atol=1e-4)
+      expected = hf_model(torch.tensor(ids[None])).logits[0].numpy()
+    np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-4)
 
 
-def test_exported_greedy_stories_equal_those_of_the_checkpoint(run, theirs, stories):
+def test_exported_greedy_completions_equal_those_of_the_checkpoint(run, hf_model, stories):
   _, config, policy = run
   length = 40
-  theirs.generation_config.eos_token_id = None
+  hf_model.generation_config.eos_token_id = None
   prompts = [ids[:20] for ids in stories]
   for ours, ids in zip(hf_forward.greedy(policy, prompts, length), prompts):
     prompt = torch.tensor(ids[None])
-    out = theirs.generate(
+    out = hf_model.generate(
       prompt, attention_mask=torch.ones_like(prompt), do_sample=False, max_new_tokens=length
     )
     np.testing.assert_array_equal(ours, out[0, len(ids) :].numpy())
@@ -94,7 +95,7 @@ def test_exported_tokenizer_and_stop_ids_are_the_run_s(run):
   workdir, config, _ = run
   ours = chats.make(STORIES, config.chat)
   text = ours.prompt_text([{'role': 'user', 'content': 'Once upon a time, Lily had a cat.'}])
-  read = transformers.AutoTokenizer.from_pretrained(workdir / 'export')
-  assert read(text, add_special_tokens=False)['input_ids'] == ours.encode([text])[0]
+  tokenizer = transformers.AutoTokenizer.from_pretrained(workdir / 'export')
+  assert tokenizer(text, add_special_tokens=False)['input_ids'] == ours.encode([text])[0]
   stop = transformers.GenerationConfig.from_pretrained(workdir / 'export').eos_token_id
   assert tuple(sorted(stop)) == ours.stop_ids == (1, 2)

@@ -17,42 +17,42 @@ record_oracles = hf_forward.record_oracles()
 
 
 @pytest.fixture(scope='module', params=sorted(record_oracles.FAMILIES))
-def both(request, tmp_path_factory):
-  """Our model, theirs of our export, and two prompts."""
+def exported(request, tmp_path_factory):
+  """Our model, the one that transformers loads from our export, and two prompts."""
   root = tmp_path_factory.mktemp(request.param)
   config_json = record_oracles.write(request.param, root / 'base')
   model, config = hf.load(root / 'base')
   # Other values than the base's, so that a copied file would show.
   model = jax.tree.map(lambda x: x * 1.1, model)
   hf.export(model, config, to=root / 'export', source=root / 'base')
-  theirs, report = transformers.AutoModelForCausalLM.from_pretrained(
+  hf_model, report = transformers.AutoModelForCausalLM.from_pretrained(
     root / 'export', attn_implementation='eager', output_loading_info=True
   )
   assert not any(report.values()), report
   ids = record_oracles.prompts(config_json)
   rows = [row[:length] for row, length in zip(ids, record_oracles.LENGTHS)]
-  return model, theirs.eval(), rows
+  return model, hf_model.eval(), rows
 
 
-def test_transformers_takes_the_declared_dtype(both):
-  assert both[1].dtype == torch.float32
+def test_transformers_takes_the_declared_dtype(exported):
+  assert exported[1].dtype == torch.float32
 
 
-def test_exported_logits_equal_ours(both):
-  model, theirs, rows = both
+def test_exported_logits_equal_ours(exported):
+  model, hf_model, rows = exported
   for ours, ids in zip(hf_forward.logits_of(model, rows), rows):
     with torch.no_grad():
-      wanted = theirs(torch.tensor(ids[None].astype(np.int64))).logits[0].numpy()
-    np.testing.assert_allclose(ours, wanted, rtol=0, atol=1e-4 * np.abs(wanted).max())
+      expected = hf_model(torch.tensor(ids[None].astype(np.int64))).logits[0].numpy()
+    np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
 
 
-def test_exported_greedy_generate_equals_ours(both):
-  model, theirs, rows = both
-  theirs.generation_config.eos_token_id = None
-  found = hf_forward.greedy(model, rows, 8)
-  for ours, ids in zip(found, rows):
+def test_exported_greedy_generate_equals_ours(exported):
+  model, hf_model, rows = exported
+  hf_model.generation_config.eos_token_id = None
+  continuations = hf_forward.greedy(model, rows, 8)
+  for ours, ids in zip(continuations, rows):
     prompt = torch.tensor(ids[None].astype(np.int64))
-    out = theirs.generate(
+    out = hf_model.generate(
       prompt, attention_mask=torch.ones_like(prompt), do_sample=False, max_new_tokens=8
     )
     np.testing.assert_array_equal(ours, out[0, len(ids) :].numpy())
@@ -99,14 +99,14 @@ def test_a_model_from_scratch_is_read_by_transformers(tmp_path, structure):
   tokenizer.chat_template = '{{ messages }}'
   base = hf.save_base(model, config, tokenizer, tmp_path / 'base')
   assert hf.load(base)[1] == config
-  theirs = transformers.AutoModelForCausalLM.from_pretrained(base, attn_implementation='eager')
-  assert theirs.generation_config.eos_token_id == [69, 3]
+  hf_model = transformers.AutoModelForCausalLM.from_pretrained(base, attn_implementation='eager')
+  assert hf_model.generation_config.eos_token_id == [69, 3]
   # AutoTokenizer gives a qwen2 model Qwen's own pre-tokenizer, whatever tokenizer.json says.
-  read = transformers.PreTrainedTokenizerFast.from_pretrained(base)
-  assert (len(read), read.chat_template) == (70, '{{ messages }}')
+  reloaded = transformers.PreTrainedTokenizerFast.from_pretrained(base)
+  assert (len(reloaded), reloaded.chat_template) == (70, '{{ messages }}')
   ids = record_oracles.prompts({'vocab_size': 70})[0]
   with torch.no_grad():
-    wanted = theirs.eval()(torch.tensor(ids[None].astype(np.int64))).logits[0].numpy()
-  assert wanted.std() > 0.1
+    expected = hf_model.eval()(torch.tensor(ids[None].astype(np.int64))).logits[0].numpy()
+  assert expected.std() > 0.1
   [ours] = hf_forward.logits_of(model, [ids])
-  np.testing.assert_allclose(ours, wanted, rtol=0, atol=1e-4 * np.abs(wanted).max())
+  np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-4 * np.abs(expected).max())

@@ -1,16 +1,16 @@
-"""events.jsonl: the hosted names, the arithmetic behind them, and continuing."""
+"""events.jsonl: OpenAI's names, the arithmetic behind them, and continuing."""
 
 import json
 
 import pytest
 
-from rft_jax.graders import Listed
+from rft_jax.graders import GraderInfo
 from rft_jax.records.events import Events, GradedSamples
 from rft_jax.types import Episode, Grade, Item, Sample
 
 SECONDS = {'sampling': 2.0, 'training': 1.0, 'eval': 0.5, 'full_iteration': 3.5}
-JUDGE = Listed('clinical', 'score_model', 'judge-1')
-EXACT = Listed('exact', 'string_check', None)
+JUDGE = GraderInfo('clinical', 'score_model', 'judge-1')
+EXACT = GraderInfo('exact', 'string_check', None)
 
 
 def _episode(reward, components, errors=None, reasoning=5, tokens=7):
@@ -33,7 +33,7 @@ def _events(path):
   return [json.loads(line) for line in (path / 'events.jsonl').read_text().splitlines()]
 
 
-def test_the_metrics_event_has_the_hosted_shape(tmp_path):
+def test_the_metrics_event_has_the_fields_of_openai(tmp_path):
   train = GradedSamples(
     [
       _episode(0.75, {'clinical': 0.5, 'exact': 1.0}),
@@ -58,7 +58,7 @@ def test_the_metrics_event_has_the_hosted_shape(tmp_path):
     {'clinical': {'grades': 1, 'seconds': 1.0, 'usage/prompt_tokens': 80}, 'exact': {}},
   )
   with Events(tmp_path, resume_step=1, clock=lambda: 1746679539.4) as events:
-    events.metrics(10, 20, [JUDGE, EXACT], train=train, valid=valid, seconds=SECONDS)
+    events.write_metrics(10, 20, [JUDGE, EXACT], train=train, valid=valid, seconds=SECONDS)
   (event,) = _events(tmp_path)
   assert event['message'] == (
     'Step 10/20 , train mean reward=0.25, full validation mean '
@@ -119,8 +119,13 @@ def test_the_metrics_event_has_the_hosted_shape(tmp_path):
 
 def test_a_step_without_evaluation_has_null_for_held_out_rows(tmp_path):
   with Events(tmp_path, resume_step=1) as events:
-    events.metrics(
-      1, 2, [EXACT], train=GradedSamples([_episode(1.0, {'exact': 1.0})], {}), valid=None, seconds=SECONDS
+    events.write_metrics(
+      1,
+      2,
+      [EXACT],
+      train=GradedSamples([_episode(1.0, {'exact': 1.0})], {}),
+      valid=None,
+      seconds=SECONDS,
     )
   data = _events(tmp_path)[0]['data']
   assert data['scores']['graders'][0] == {
@@ -135,17 +140,17 @@ def test_a_step_without_evaluation_has_null_for_held_out_rows(tmp_path):
 def test_a_continued_run_writes_no_step_twice(tmp_path):
   for resume in (1, 3):
     with Events(tmp_path, resume_step=resume) as events:
-      events.message('The run has started')
+      events.write_message('The run has started')
       for step in range(resume, 5):
-        events.metrics(step, 4, [], train=None, valid=None, seconds=SECONDS, loss=1.0)
+        events.write_metrics(step, 4, [], train=None, valid=None, seconds=SECONDS, loss=1.0)
     with open(tmp_path / 'events.jsonl', 'a') as file:
       file.write('{"cut sho')
   with Events(tmp_path, resume_step=5):
     pass
-  found = _events(tmp_path)
-  assert [e['data']['step'] for e in found if e['type'] == 'metrics'] == [1, 2, 3, 4]
-  assert sum(e['type'] == 'message' for e in found) == 2
-  assert len({e['id'] for e in found}) == len(found)
+  events = _events(tmp_path)
+  assert [e['data']['step'] for e in events if e['type'] == 'metrics'] == [1, 2, 3, 4]
+  assert sum(e['type'] == 'message' for e in events) == 2
+  assert len({e['id'] for e in events}) == len(events)
 
 
 def test_a_run_that_fails_says_so(tmp_path):

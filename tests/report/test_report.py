@@ -2,36 +2,13 @@
 
 import html.parser
 import json
-import math
 import random
 import re
 
 import fake_runs
-import pytest
 
-from rft_jax.records import episodes, manifest, metrics
-from rft_jax.report import figures, held_out, report
-
-
-@pytest.fixture(scope='module')
-def folder(tmp_path_factory):
-  folder = tmp_path_factory.mktemp('runs')
-  fake_runs.write_all(folder)
-  return folder
-
-
-@pytest.fixture(scope='module')
-def finished(folder):
-  """The report of the finished run, and its page as text."""
-  config = report.ReportConfig(
-    compare=(
-      f'Warm-up continued for the same tokens={folder / "continued"}',
-      f'This run itself={folder / "run"}',
-    ),
-    reference=f'{folder / "task.json"}:bayes_optimal,reader',
-  )
-  path = report.write(folder / 'run', title='Rare disease: gene from findings', config=config)
-  return path, path.read_text(encoding='utf-8')
+from rft_jax.records import manifest, metrics
+from rft_jax.report import held_out, report
 
 
 class Outline(html.parser.HTMLParser):
@@ -78,17 +55,17 @@ def test_the_page_is_well_formed_and_loads_nothing(finished):
 def test_the_page_has_every_section(finished):
   outline = Outline(finished[1])
   assert [h for h in outline.headings if h[0].isupper()] == [
-    'Held-out grade of each arm',
-    'Every measure',
+    'Held-out grade of each policy',
+    'All metrics',
     'Learning curves',
     'Held-out grade',
     'Training reward',
     'Completion length',
-    'Cut off and unreadable',
+    'Truncated and unparsable',
     'Entropy',
-    'Sampler against trainer',
-    'Distance from the reference',
-    'How grades and lengths moved',
+    'Log-probs of sampler and trainer',
+    'KL from the reference policy',
+    'Grades and lengths before and after',
     'Grades',
     'Lengths',
     'Transcripts',
@@ -107,33 +84,35 @@ def evaluation_at(workdir, step):
 def test_the_verdict_is_on_the_last_stage_and_says_both_grades(finished):
   before, after = (evaluation_at(finished[0].parent, step) for step in (40, 200))
   headline = re.search(r'class="headline">(.*?)<', finished[1])[1]
-  said = [
+  changes = [
     f'from {before[name]["mean"]:.2f} to {after[name]["mean"]:.2f}'
     for name in ('grade', 'greedy/grade')
   ]
   assert headline == (
-    f'Reinforcement helped: the sampled held-out grade rose {said[0]} (greedy {said[1]})'
+    f'Reinforcement helped: the sampled held-out grade rose {changes[0]} (greedy {changes[1]})'
   )
 
 
 def test_another_run_of_the_same_rows_is_paired_with_this_one(folder, finished):
-  ours, theirs = (held_out.read(folder / name, {'step': 200}) for name in ('run', 'continued'))
-  assert held_out.same_rows(ours, theirs)
-  said = []
+  answers, other_answers = (
+    held_out.read(folder / name, {'step': 200}) for name in ('run', 'continued')
+  )
+  assert held_out.same_rows(answers, other_answers)
+  changes = []
   for grade in (held_out.sampled_grade, held_out.greedy_grade):
-    change = held_out.paired_change(theirs, ours, grade)
-    said.append(f'{change["mean"]:+.2f} [{change["low"]:.2f}, {change["high"]:.2f}]')
+    change = held_out.paired_change(other_answers, answers, grade)
+    changes.append(f'{change["mean"]:+.2f} [{change["low"]:.2f}, {change["high"]:.2f}]')
   assert (
-    f'Reinforcement beats “Warm-up continued for the same tokens” by {said[0]} sampled, '
-    f'{said[1]} greedy.'
+    f'Reinforcement beats “Warm-up continued for the same tokens” by {changes[0]} sampled, '
+    f'{changes[1]} greedy.'
   ) in finished[1]
   assert 'This run itself' not in finished[1]
 
 
-def test_all_arms_stand_beside_each_other_with_both_grades(folder, finished):
-  table = re.search(r'<table class="forest">.*?</table>', finished[1], re.S)[0]
+def test_all_policies_are_in_one_table_with_both_grades(folder, finished):
+  table = re.search(r'<table class="forest-plot">.*?</table>', finished[1], re.S)[0]
   rows = re.findall(r'<tr class="(\w+)-row">(.*?)</tr>', table, re.S)
-  shown = [
+  rows_shown = [
     (
       kind,
       re.search(r'row">([^<]*)<', row)[1],
@@ -151,7 +130,8 @@ def test_all_arms_stand_beside_each_other_with_both_grades(folder, finished):
   ):
     row = evaluation_at(folder / name, step)
     trained = {
-      each['step']: each['num_tokens'] for each in metrics.read(folder / name / metrics.TRAINING)
+      values['step']: values['num_tokens']
+      for values in metrics.read(folder / name / metrics.TRAINING)
     } | {0: 0}
     expected.append(
       (
@@ -161,7 +141,7 @@ def test_all_arms_stand_beside_each_other_with_both_grades(folder, finished):
         f'{trained[step]:,}',
       )
     )
-  assert shown == expected + [
+  assert rows_shown == expected + [
     ('reference', 'Bayes optimal', ['0.810'], ''),
     ('reference', 'Reader', ['0.410'], ''),
   ]
@@ -169,35 +149,29 @@ def test_all_arms_stand_beside_each_other_with_both_grades(folder, finished):
 
 
 def test_a_stage_end_that_was_not_evaluated_is_said_to_be_missing(tmp_path):
-  manifest.write(tmp_path, fake_runs.about())
+  manifest.write(tmp_path, fake_runs.run_manifest())
   with metrics.Metrics(tmp_path) as log:
     for step in (0, 200):
-      log.evaluation(step, 'validation', 60, fake_runs.evaluation(random.Random(0), 0))
+      log.write_evaluation(step, 'validation', 60, fake_runs.evaluation(random.Random(0), 0))
   page = report.write(tmp_path, title='t').read_text()
-  assert 'The policy after warm-up: no evaluation at step 40.' in page
+  assert 'The policy after warm-up: not evaluated at step 40.' in page
 
 
-def test_a_run_graded_otherwise_is_shown_but_not_paired(folder, tmp_path):
+def test_a_run_with_another_grader_is_shown_but_not_paired(folder, tmp_path):
   fake_runs.write(tmp_path)
-  about = manifest.read(tmp_path)
-  manifest.write(tmp_path, about | {'sha256': about['sha256'] | {'grader': 'f' * 64}})
+  fields = manifest.read(tmp_path)
+  manifest.write(tmp_path, fields | {'sha256': fields['sha256'] | {'grader': 'f' * 64}})
   page = report.write(
     folder / 'run',
     title='t',
     config=report.ReportConfig(compare=(f'x={tmp_path}', f'y={folder / "older"}')),
   ).read_text()
-  assert 'x: no difference row by row, as its grader is not the same.' in page
-  assert 'y: no difference row by row, as its answers to held-out rows were not kept.' in page
+  assert 'x: not compared with this run row by row, because its grader is not the same.' in page
+  assert (
+    'y: not compared with this run row by row, because its answers to held-out rows were not saved.'
+  ) in page
   assert 'Reinforcement beats' not in page
-  assert 'class="after-arm"' in page and 'class="other-arm"' not in page
-
-
-def test_charts_take_their_colours_from_the_page(finished):
-  page = finished[1]
-  assert page.count('<svg') == 20 and 'var(--after)' in page
-  drawn = ' '.join(re.findall(r'<svg.*?</svg>', page))
-  assert not re.search(r'#[0-9a-f]{6};|DejaVu', drawn)
-  assert 'Bayes optimal' in drawn and 'Reader' in drawn and '>grpo<' in drawn
+  assert 'class="after-completion"' in page and 'class="other-completion"' not in page
 
 
 def test_hashes_are_short_with_the_whole_at_hand(finished):
@@ -213,9 +187,9 @@ def test_reasoning_is_apart_from_the_answer(finished):
   assert re.search(r'class="scroll answer" tabindex="0">\{&#34;genes', page)
 
 
-def test_transcripts_set_three_policies_beside_each_other(finished):
+def test_transcripts_show_three_policies_next_to_each_other(finished):
   first = re.search(r'<article.*?</article>', finished[1], re.S)[0]
-  assert re.findall(r'<section class="(\w+)-arm">\s*<header><h4>([^<]*)<', first) == [
+  assert re.findall(r'<section class="(\w+)-completion">\s*<header><h4>([^<]*)<', first) == [
     ('before', 'After warm-up: sft, step 40'),
     ('after', 'After reinforcement: grpo, step 200'),
     ('other', 'Warm-up continued for the same tokens'),
@@ -226,7 +200,7 @@ def test_transcripts_set_three_policies_beside_each_other(finished):
 def test_reasoning_that_never_ends_is_no_answer(tmp_path):
   fake_runs.write(tmp_path, steps=40)
   page = report.write(tmp_path, title='t').read_text()  # with the base as the policy before
-  assert 'The reasoning never ended, so there is no answer.' in page
+  assert 'The reasoning has no end marker, so there is no answer.' in page
 
 
 def test_text_of_the_model_cannot_become_markup(tmp_path):
@@ -237,7 +211,7 @@ def test_text_of_the_model_cannot_become_markup(tmp_path):
         {
           'prompt': evil,
           'reference': {'a': evil},
-          'arms': [{'label': evil, 'reward': None, 'text': evil}],
+          'completions': [{'label': evil, 'reward': None, 'text': evil}],
         }
       ]
     )
@@ -249,7 +223,7 @@ def test_text_of_the_model_cannot_become_markup(tmp_path):
 
 def test_an_empty_workdir_gives_a_page_that_says_what_is_missing(tmp_path):
   page = report.write(tmp_path, title='nothing yet').read_text()
-  assert Outline(page).headings == ['Left out']
+  assert Outline(page).headings == ['Not shown']
   for missing in (
     'Not evaluated yet',
     'no held-out evaluation',
@@ -262,49 +236,21 @@ def test_an_empty_workdir_gives_a_page_that_says_what_is_missing(tmp_path):
 
 
 def test_an_interrupted_run_says_how_far_it_came(tmp_path):
-  manifest.write(tmp_path, fake_runs.about())
+  manifest.write(tmp_path, fake_runs.run_manifest())
   with metrics.Metrics(tmp_path) as log:
-    log.evaluation(0, 'validation', 120, fake_runs.evaluation(random.Random(0), 0))
+    log.write_evaluation(0, 'validation', 120, fake_runs.evaluation(random.Random(0), 0))
     for step in range(3):
       log.write(step, {'loss': 2.0 - step, 'num_tokens': 10 * step, 'reward': None})
   page = report.write(tmp_path, title='stopped').read_text()
   assert '3 of 200' in page and 'nothing to compare it with yet' in page
-  assert 'there is one held-out evaluation so far' in page
+  assert 'there is only one held-out evaluation yet' in page
   assert 'Training reward' not in Outline(page).headings
 
 
-def test_a_missing_arm_is_said_to_be_missing(tmp_path):
+def test_a_missing_run_is_said_to_be_missing(tmp_path):
   config = report.ReportConfig(compare=('other=' + str(tmp_path / 'none'),))
   page = report.write(tmp_path, title='t', config=config).read_text()
   assert 'other: ' in page and 'has no evaluation.jsonl' in page
-
-
-def test_distributions_fall_back_on_the_first_and_last_training_steps(tmp_path):
-  for step in range(1, 7):
-    episodes.write(
-      tmp_path, step, [fake_runs.training_episode(step, number, step / 6) for number in range(100)]
-    )
-  page = report.write(tmp_path, title='t').read_text()
-  assert 'Training samples: 300 of steps 1 to 3 as before, 300 of steps 4 to 6 as after.' in page
-  assert 'Grades. mean 0.333 before, 0.833 after' in page
-
-
-def test_ticks_cover_the_values_and_stay_in_the_unit_interval():
-  assert figures.ticks(0.02, 0.97) == [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
-  low, *_, high = figures.ticks(13.0, 88.0)
-  assert low <= 13 and high >= 88
-  assert figures.ticks(0.0, 0.0) == [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
-
-
-def test_smoothing_keeps_a_constant_and_bridges_gaps():
-  values = [3.0] * 30 + [math.nan] * 2 + [3.0] * 30
-  assert all(abs(value - 3.0) < 1e-12 for value in figures.smoothed(figures.np.asarray(values)))
-
-
-def test_errors_that_a_step_does_not_log_count_as_none(finished):
-  label = re.search(r'aria-label="Cut off and unreadable\. ([^"]*)"', finished[1])[1]
-  assert 'training: unreadable: 0.079 at step 42' not in label
-  assert 'training: unreadable: 0.080 at step 41' in label
 
 
 def test_report_config_problems_are_all_listed():

@@ -127,16 +127,16 @@ def scripted(monkeypatch, texts, chat):
   """The engine gives these texts, one list for each state in turn, and tells what it was asked."""
   asked = {}
 
-  def generate(policy, prompts, *, samples_per_prompt, limits, finished, **more):
+  def sample(policy, prompts, config, *, samples_per_prompt, limits, on_finished, **more):
     asked.update(more, prompts=prompts, limits=limits)
     for number, lines in enumerate(texts):
       for k, text in enumerate(lines):
         ids = chat.encode([text])[0]
-        finished(number, k, Sample([*ids, chat.eos_id], [0.0] * (len(ids) + 1), None, 'stop'))
+        on_finished(number, k, Sample([*ids, chat.eos_id], [0.0] * (len(ids) + 1), None, 'stop'))
     for number in range(len(texts), len(prompts)):
-      finished(number, 0, Sample([chat.eos_id], [0.0], None, 'stop'))
+      on_finished(number, 0, Sample([chat.eos_id], [0.0], None, 'stop'))
 
-  monkeypatch.setattr(engine, 'generate', generate)
+  monkeypatch.setattr(engine, 'sample', sample)
   return asked
 
 

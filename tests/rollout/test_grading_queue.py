@@ -88,4 +88,4 @@ def test_listed_names_the_graders_that_score():
       'reference': 'x',
     }
   )
-  assert graders.listed(grader) == [('exact', 'string_check', None)]
+  assert graders.grader_infos(grader) == [('exact', 'string_check', None)]

@@ -42,12 +42,12 @@ def graded(components, monkeypatch):
       for ids in made.chat.encode(texts)
     ]
 
-    def generate(*args, finished, report, **kwargs):
-      for g, sample in enumerate(group):
-        finished(0, g, sample)
-      report(engine.Statistics(tokens=1, decoded=1, prompt_tokens=1, runs=1))
+    def sample(*args, on_finished, on_statistics, **kwargs):
+      for g, completion in enumerate(group):
+        on_finished(0, g, completion)
+      on_statistics(engine.Statistics(tokens=1, decoded=1, prompt_tokens=1, runs=1))
 
-    monkeypatch.setattr(engine, 'generate', generate)
+    monkeypatch.setattr(engine, 'sample', sample)
     settings = rollout.RolloutConfig(prompts_per_step=1, samples_per_prompt=len(texts), **changes)
     run_it = rollout.make(
       made.chat,

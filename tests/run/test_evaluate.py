@@ -1,12 +1,12 @@
 """Held-out figures: exact where they can be worked out, honest intervals, one's own stream."""
 
 import itertools
-import math
 
 import numpy as np
 import pytest
 
-from rft_jax.run.evaluate import intervals, measure, paired_difference, pass_at_k
+from rft_jax.bootstrap import intervals
+from rft_jax.run.evaluate import measure, pass_at_k
 from rft_jax.types import Episode, Grade, Item, Sample
 
 
@@ -54,26 +54,3 @@ def test_a_row_that_could_not_be_graded_is_left_out_of_grades_alone():
   values = intervals(columns)
   assert values['grade']['mean'] == 1.0 and values['pass@1']['mean'] == 1.0
   assert values['mean_tokens']['mean'] == 4.0
-
-
-def test_intervals_cover_the_mean_of_a_normal_as_often_as_they_say():
-  rng = np.random.default_rng(0)
-  hits = 0
-  for _ in range(200):
-    interval = intervals({'x': rng.normal(3.0, 1.0, 100)})['x']
-    hits += interval['low'] <= 3.0 <= interval['high']
-  assert 0.89 <= hits / 200 <= 0.99
-
-
-def test_pairing_sees_a_small_difference_that_two_intervals_hide():
-  rng = np.random.default_rng(1)
-  before = rng.normal(0.0, 1.0, 300)
-  after = before + rng.normal(0.05, 0.1, 300)
-  assert paired_difference(after, before)['low'] > 0
-  apart = intervals({'before': before, 'after': after})
-  assert apart['after']['low'] < apart['before']['high']
-
-
-def test_a_difference_leaves_out_rows_without_a_value_in_either():
-  found = paired_difference([1.0, math.nan, 3.0], [0.0, 5.0, math.nan])
-  assert found == {'mean': 1.0, 'low': 1.0, 'high': 1.0}

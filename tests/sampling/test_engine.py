@@ -1,4 +1,4 @@
-"""The engine and its samplers: exactness of log-probs, keys that depend on nothing else."""
+"""The engine: the samples of the simple engine, whatever the slots, the batch and the mesh."""
 
 import math
 
@@ -11,8 +11,8 @@ from jax.experimental.compilation_cache import compilation_cache
 
 import rft_jax
 from rft_jax import models, sharding
-from rft_jax.models import decoding
-from rft_jax.sampling import engine, samplers, scheduler, slots
+from rft_jax.models import decoding, decoding_layers, kv_cache
+from rft_jax.sampling import decode_session, engine, samplers, scheduler, slots
 from rft_jax.sampling.samplers import SamplingConfig
 
 PROMPTS = [[5, 6, 7, 8, 9], [3], [4, 4, 4]]
@@ -33,97 +33,9 @@ def model():
     eos_ids=(1, 2),
     valid_vocab=44,
   )
-  made = models.make(config, seed=3)
-  return jax.tree.map(lambda x: 4.0 * x, made)  # sharper than a fresh model: probabilities differ
-
-
-def _draw(logits, config, keys=None):
-  keys = jax.random.split(jax.random.key(0), len(logits)) if keys is None else keys
-  return samplers.draw(
-    jnp.asarray(logits),
-    keys,
-    samplers.sampler_params(config),
-    valid_vocab=logits.shape[-1],
-    filtered=config.filtered,
-  )
-
-
-# ------------------------------------------------------------------ samplers
-
-
-def test_frequencies_match_the_tempered_distribution():
-  logits = np.tile(np.array([0.0, 1.0, -1.0, 2.0], np.float32), (20000, 1))
-  drawn = _draw(logits, SamplingConfig(temperature=0.8))
-  expected = np.exp(logits[0] / 0.8) / np.exp(logits[0] / 0.8).sum()
-  found = np.bincount(drawn.tokens, minlength=4) / 20000
-  np.testing.assert_allclose(found, expected, atol=4 * np.sqrt(0.25 / 20000))
-
-
-def test_frequencies_over_a_large_vocabulary_and_no_token_without_mass():
-  logits = np.random.default_rng(2).normal(size=1000).astype(np.float32)
-  logits[::7] = samplers.NEVER
-  logits[64:128] = samplers.NEVER  # more than one whole block of the search
-  drawn = _draw(np.tile(logits, (40_000, 1)), SamplingConfig())
-  found = np.bincount(drawn.tokens, minlength=1000)
-  assert (found[logits == samplers.NEVER] == 0).all()
-  expected = 40_000 * np.asarray(jax.nn.softmax(logits))
-  likely = expected > 5
-  statistic = ((found - expected)[likely] ** 2 / expected[likely]).sum()
-  degrees = likely.sum() - 1
-  assert abs(statistic - degrees) < 5 * np.sqrt(2 * degrees)
-
-
-def test_greedy_is_argmax_with_the_logprobs_of_temperature_one():
-  logits = np.random.default_rng(0).normal(size=(50, 9)).astype(np.float32)
-  drawn = _draw(logits, SamplingConfig(temperature=0.0))
-  assert (drawn.tokens == logits.argmax(1)).all()
-  np.testing.assert_allclose(drawn.logprobs, jax.nn.log_softmax(logits).max(1), atol=1e-6)
-
-
-def _reference_filter(logits, k, p, min_p):
-  """One row at a time, in words: sort, cut at k, cut where the mass ahead reaches p, cut min_p."""
-  kept = []
-  for row in logits:
-    order = np.argsort(-row, kind='stable')
-    order = order[:k] if k else order
-    probabilities = np.exp(row[order] - row[order].max())
-    probabilities /= probabilities.sum()
-    nucleus = [token for i, token in enumerate(order) if probabilities[:i].sum() < p]
-    kept.append({token for token in nucleus if row[token] >= row.max() + np.log(min_p or 1e-30)})
-  return kept
-
-
-@pytest.mark.parametrize(
-  'k, p, min_p',
-  [
-    (3, 1.0, 0.0),
-    (0, 0.7, 0.0),
-    (0, 1.0, 0.2),
-    (5, 0.8, 0.1),
-    (1, 1.0, 0.0),
-    (0, 0.01, 0.0),
-    (40, 1.0, 0.0),
-    (0, 0.999, 0.0),
-  ],
-)
-def test_filters_keep_the_tokens_they_should(k, p, min_p):
-  logits = np.random.default_rng(1).normal(size=(40, 11)).astype(np.float32)
-  config = SamplingConfig(top_k=k, top_p=p, min_p=min_p)
-  filtered = samplers._filter(jnp.asarray(logits), samplers.sampler_params(config))
-  found = [set(np.flatnonzero(row > samplers.NEVER / 2)) for row in np.asarray(filtered)]
-  assert found == _reference_filter(logits, k, p, min_p)
-
-
-def test_filtered_logprobs_are_normalised_over_what_is_kept():
-  logits = np.log(np.array([[0.5, 0.3, 0.2]], np.float32)).repeat(100, 0)
-  drawn = _draw(logits, SamplingConfig(top_k=2))
-  assert set(np.asarray(drawn.tokens)) == {0, 1}
-  expected = np.where(drawn.tokens == 0, np.log(0.5), np.log(0.3))
-  np.testing.assert_allclose(drawn.logprobs, expected, atol=1e-6)
-  np.testing.assert_allclose(drawn.filtered_logprobs, expected - np.log(0.8), atol=1e-6)
-
-
-# ------------------------------------------------------------------ engine
+  return jax.tree.map(
+    lambda x: 4.0 * x, models.make(config, seed=3)
+  )  # sharper than a fresh model: probabilities differ
 
 
 def _flat(samples):
@@ -135,11 +47,13 @@ def _flat(samples):
   [dict(), dict(temperature=0.7, top_k=20, top_p=0.9), dict(temperature=0.0)],
   ids=['plain', 'filtered', 'greedy'],
 )
-@pytest.mark.parametrize('count, least_columns', [(2, 64), (16, 64), (16, 4), (4, 8)])
-def test_samples_are_those_of_the_simple_engine(model, settings, count, least_columns, monkeypatch):
-  monkeypatch.setattr(engine, 'LEAST_COLUMNS', least_columns)  # of 16; the slots grow from there
+@pytest.mark.parametrize('count, min_columns', [(2, 64), (16, 64), (16, 4), (4, 8)])
+def test_samples_are_those_of_the_simple_engine(model, settings, count, min_columns, monkeypatch):
+  monkeypatch.setattr(
+    decode_session, 'MIN_COLUMNS', min_columns
+  )  # of 16; the slots grow from there
   limits = np.random.default_rng(0).integers(1, 13, (3, 5)).tolist()
-  given = dict(
+  arguments = dict(
     samples_per_prompt=5,
     max_new_tokens=12,
     stop_ids=(1, 2),
@@ -150,8 +64,8 @@ def test_samples_are_those_of_the_simple_engine(model, settings, count, least_co
     **settings,
   )
   for ours, simple in zip(
-    _flat(engine.generate(model, PROMPTS, slots_per_shard=count, **given)),
-    _flat(simple_engine.generate(model, PROMPTS, **given)),
+    _flat(engine.generate(model, PROMPTS, slots_per_shard=count, **arguments)),
+    _flat(simple_engine.generate(model, PROMPTS, **arguments)),
   ):
     assert (ours.tokens, ours.stop_reason) == (simple.tokens, simple.stop_reason)
     np.testing.assert_allclose(ours.logprobs, simple.logprobs, atol=1e-4)
@@ -159,11 +73,11 @@ def test_samples_are_those_of_the_simple_engine(model, settings, count, least_co
       np.testing.assert_allclose(ours.filtered_logprobs, simple.filtered_logprobs, atol=1e-4)
 
 
-def test_long_prompts_are_read_in_stretches(model, monkeypatch):
+def test_long_prompts_are_prefilled_in_chunks(model, monkeypatch):
   prompts = [list(range(3, 40)), [5, 6], list(range(3, 12))]
   whole = rft_jax.generate(model, prompts, samples_per_prompt=2, max_new_tokens=8)
-  monkeypatch.setattr(engine, 'PREFILL_WIDTH', 16)
-  monkeypatch.setattr(engine, 'PREFILL_TOKENS', 32)
+  monkeypatch.setattr(decode_session, 'PREFILL_WIDTH', 16)
+  monkeypatch.setattr(decode_session, 'PREFILL_TOKENS', 32)
   for a, b in zip(
     _flat(whole), _flat(rft_jax.generate(model, prompts, samples_per_prompt=2, max_new_tokens=8))
   ):
@@ -171,8 +85,8 @@ def test_long_prompts_are_read_in_stretches(model, monkeypatch):
     np.testing.assert_allclose(a.logprobs, b.logprobs, atol=1e-5)
 
 
-def test_finished_samples_are_handed_on_while_others_decode(model):
-  limits, seen, statistics = [[1, 9, 2], [9, 1, 1], [3, 1, 12]], [], []
+def test_finished_samples_are_reported_while_others_decode(model):
+  limits, ended, statistics = [[1, 9, 2], [9, 1, 1], [3, 1, 12]], [], []
   samples = engine.generate(
     model,
     PROMPTS,
@@ -181,11 +95,11 @@ def test_finished_samples_are_handed_on_while_others_decode(model):
     stop_ids=(),
     limits=limits,
     slots_per_shard=4,
-    finished=lambda p, g, sample: seen.append((p, g, len(sample.tokens))),
-    report=statistics.append,
+    on_finished=lambda p, g, sample: ended.append((p, g, len(sample.tokens))),
+    on_statistics=statistics.append,
   )
-  assert sorted(seen) == [(p, g, limits[p][g]) for p in range(3) for g in range(3)]
-  assert seen.index((0, 0, 1)) < seen.index((0, 1, 9))
+  assert sorted(ended) == [(p, g, limits[p][g]) for p in range(3) for g in range(3)]
+  assert ended.index((0, 0, 1)) < ended.index((0, 1, 9))
   assert statistics[0].tokens == sum(map(sum, limits)) <= statistics[0].decoded
   assert [[len(s.tokens) for s in group] for group in samples] == limits
 
@@ -193,15 +107,17 @@ def test_finished_samples_are_handed_on_while_others_decode(model):
 def test_a_token_costs_no_copy_of_the_cache(model):
   """What the loop needs beside its inputs and outputs does not grow with the cache."""
 
-  def scratch(T):
+  def temporary_bytes(T):
     N, config = 8, model.config
-    layers = decoding.layers_of(model)
-    slot_assignment = decoding.SlotAssignment(np.zeros((1, 1, N), np.int32), np.zeros((1, N), np.int32))
+    layers = decoding_layers.layers_of(model)
+    slot_assignment = decoding.SlotAssignment(
+      np.zeros((1, 1, N), np.int32), np.zeros((1, N), np.int32)
+    )
     lowered = slots.run.lower(
-      slots.make(config, N, T, False),
+      slots.init_slots(config, N, T, False),
       model,
       layers,
-      decoding.empty(config, 1, 8),
+      kv_cache.init_kv_cache(config, 1, 8),
       np.zeros(1, np.int32),
       slot_assignment,
       samplers.sampler_params(SamplingConfig()),
@@ -214,7 +130,7 @@ def test_a_token_costs_no_copy_of_the_cache(model):
     cache = 2 * 4 * config.layers * N * config.kv_heads * config.head_dim * T
     return lowered.compile().memory_analysis().temp_size_in_bytes, cache
 
-  (small, _), (large, cache) = scratch(64), scratch(1024)
+  (small, _), (large, cache) = temporary_bytes(64), temporary_bytes(1024)
   assert large - small < cache / 4
 
 
@@ -236,7 +152,7 @@ def test_sampler_logprobs_match_scorer_logprobs(model):
 def _rounded(model):
   """The model with each output of its layers' kernels in 127 steps to its largest weight."""
 
-  def one(path, x):
+  def round_kernel(path, x):
     if not sharding.name_of(path).startswith('blocks') or not sharding.name_of(path).endswith(
       'kernel'
     ):
@@ -244,20 +160,20 @@ def _rounded(model):
     scale = np.abs(x).max(1, keepdims=True) / 127
     return jnp.asarray(np.round(x / scale) * scale)
 
-  return jax.tree_util.tree_map_with_path(one, model)
+  return jax.tree_util.tree_map_with_path(round_kernel, model)
 
 
 def test_int8_samples_are_those_of_the_rounded_policy(model):
-  given = dict(samples_per_prompt=4, max_new_tokens=20, seed=1)
-  quantized = engine.generate(model, PROMPTS, quantization='int8', **given)
-  rounded = engine.generate(_rounded(model), PROMPTS, **given)
-  exact = engine.generate(model, PROMPTS, **given)
+  arguments = dict(samples_per_prompt=4, max_new_tokens=20, seed=1)
+  quantized = engine.generate(model, PROMPTS, quantization='int8', **arguments)
+  rounded = engine.generate(_rounded(model), PROMPTS, **arguments)
+  exact = engine.generate(model, PROMPTS, **arguments)
   differences = []
-  for ours, theirs, own in zip(_flat(quantized), _flat(rounded), _flat(exact)):
+  for ours, theirs, unrounded in zip(_flat(quantized), _flat(rounded), _flat(exact)):
     assert ours.tokens == theirs.tokens
     np.testing.assert_allclose(ours.logprobs, theirs.logprobs, atol=1e-4)
-    if ours.tokens[0] == own.tokens[0]:
-      differences.append(abs(ours.logprobs[0] - own.logprobs[0]))
+    if ours.tokens[0] == unrounded.tokens[0]:
+      differences.append(abs(ours.logprobs[0] - unrounded.logprobs[0]))
   assert len(differences) > 6
   assert 1e-4 < np.max(differences) < 0.3  # near to the model's own policy, and not the same
 
@@ -273,7 +189,7 @@ def test_greedy_generation_is_the_argmax_of_the_full_forward(model):
     ids.append(token)
 
 
-def test_samples_do_not_depend_on_their_company(model):
+def test_samples_do_not_depend_on_the_batch(model):
   together = rft_jax.generate(
     model,
     PROMPTS,
@@ -294,24 +210,26 @@ def test_samples_do_not_depend_on_the_number_of_slots(model, count):
   few = engine.generate(
     model, PROMPTS, samples_per_prompt=4, max_new_tokens=10, slots_per_shard=count
   )
-  many = engine.generate(model, PROMPTS, samples_per_prompt=4, max_new_tokens=10, slots_per_shard=64)
+  many = engine.generate(
+    model, PROMPTS, samples_per_prompt=4, max_new_tokens=10, slots_per_shard=64
+  )
   assert [s.tokens for s in _flat(few)] == [s.tokens for s in _flat(many)]
   for a, b in zip(_flat(few), _flat(many)):
     np.testing.assert_allclose(a.logprobs, b.logprobs, atol=1e-5)
 
 
 def test_every_part_of_the_key_matters(model):
-  def draw(**changes):
-    given = (
+  def sample(**changes):
+    arguments = (
       dict(samples_per_prompt=2, max_new_tokens=10, seed=1, step=1, occurrences=[1], stop_ids=())
       | changes
     )
-    return [s.tokens for s in rft_jax.generate(model, PROMPTS[:1], **given)[0]]
+    return [s.tokens for s in rft_jax.generate(model, PROMPTS[:1], **arguments)[0]]
 
-  base = draw()
-  assert base == draw()
+  base = sample()
+  assert base == sample()
   assert base[0] != base[1]
-  assert base != draw(seed=2) and base != draw(step=2) and base != draw(occurrences=[2])
+  assert base != sample(seed=2) and base != sample(step=2) and base != sample(occurrences=[2])
 
 
 def test_a_longer_limit_extends_the_same_samples(model):
@@ -321,7 +239,7 @@ def test_a_longer_limit_extends_the_same_samples(model):
     assert b.tokens[:4] == a.tokens and a.stop_reason == 'length'
 
 
-def test_the_stop_token_is_kept_and_ends_the_sample(model):
+def test_the_stop_token_is_included_and_ends_the_sample(model):
   samples = _flat(rft_jax.generate(model, PROMPTS, samples_per_prompt=40, max_new_tokens=30))
   stopped = [s for s in samples if s.stop_reason == 'stop']
   assert stopped and len(stopped) < len(samples)
@@ -343,27 +261,27 @@ def test_padded_vocabulary_is_never_sampled(model):
 
 def test_new_settings_and_stop_ids_do_not_compile_again(model):
   rft_jax.generate(model, PROMPTS, max_new_tokens=9, temperature=1.0, stop_ids=[3])
-  before = engine.compilations()
+  before = decode_session.compilations()
   samples = rft_jax.generate(model, PROMPTS, max_new_tokens=10, temperature=0.5, stop_ids=[4])
-  assert engine.compilations() == before
+  assert decode_session.compilations() == before
   assert all(s.tokens[-1] == 4 or len(s.tokens) == 10 for s in _flat(samples))
 
 
-def test_a_limit_of_its_own_lets_a_long_prompt_in(model):
-  """A completion that is continued: what it has is prompt, and what is left its limit."""
-  given = dict(samples_per_prompt=1, max_new_tokens=16, stop_ids=(), temperature=0.0)
+def test_a_smaller_limit_allows_a_longer_prompt(model):
+  """As for a completion that is continued: its tokens are prompt, its limit is what remains."""
+  arguments = dict(samples_per_prompt=1, max_new_tokens=16, stop_ids=(), temperature=0.0)
   long, short = [5] * 124, [5, 7]
-  samples = engine.generate(model, [long, short], limits=[[4], [16]], **given)
+  samples = engine.generate(model, [long, short], limits=[[4], [16]], **arguments)
   assert [len(group[0].tokens) for group in samples] == [4, 16]
-  alone = engine.generate(model, [long], **dict(given, max_new_tokens=4))
+  alone = engine.generate(model, [long], **dict(arguments, max_new_tokens=4))
   assert alone[0][0].tokens == samples[0][0].tokens
   with pytest.raises(ValueError, match='prompt 0 has 124 tokens, with 5 new ones'):
-    engine.generate(model, [long, short], limits=[[5], [16]], **given)
+    engine.generate(model, [long, short], limits=[[5], [16]], **arguments)
 
 
 def test_lengths_that_vary_compile_a_bounded_number_of_programs(model):
-  rng, before = np.random.default_rng(5), engine.compilations()
-  most = 16
+  rng, before = np.random.default_rng(5), decode_session.compilations()
+  max_slots = 16
   for seed in range(12):
     prompts = [rng.integers(3, 40, rng.integers(1, 9)).tolist() for _ in range(rng.integers(5, 9))]
     limits = rng.integers(1, 14, (len(prompts), 3)).tolist()
@@ -374,15 +292,15 @@ def test_lengths_that_vary_compile_a_bounded_number_of_programs(model):
       max_new_tokens=13,
       limits=limits,
       seed=seed,
-      slots_per_shard=most,
+      slots_per_shard=max_slots,
     )
-  sizes = len(scheduler.sizes(most))
-  # run and keep for each size, for each number of places; admit and prefill for powers of two
-  assert engine.compilations() - before <= 4 * sizes + (sizes - 1) + 5 + 4 * 4
+  sizes = len(scheduler.slot_counts(max_slots))
+  # run and shrink for each size and number of prompt slots; admit and prefill for powers of two
+  assert decode_session.compilations() - before <= 4 * sizes + (sizes - 1) + 5 + 4 * 4
 
 
 @pytest.mark.parametrize('axes', [(1, 1, 1), (2, 2, 2)])
-def test_what_is_compiled_ahead_is_what_generate_begins_with(model, axes, tmp_path):
+def test_the_programs_compiled_ahead_are_those_that_sampling_runs_first(model, axes, tmp_path):
   mesh = sharding.make_mesh(*axes, devices=jax.devices()[: math.prod(axes)])
   limits = {
     'jax_persistent_cache_min_compile_time_secs': 0.0,
@@ -390,8 +308,8 @@ def test_what_is_compiled_ahead_is_what_generate_begins_with(model, axes, tmp_pa
     'jax_compilation_cache_dir': str(tmp_path),
   }
   before = {name: getattr(jax.config, name) for name in limits}
-  settings = dict(max_new_tokens=21)  # a length that no other test has compiled
-  never = (46, 47)  # beyond valid_vocab: all samples end together, and no slot is given up before
+  config = SamplingConfig(max_new_tokens=21)  # a length that no other test has compiled
+  never = (46, 47)  # beyond valid_vocab: all samples end together, and the slots do not shrink
   try:
     for name, value in limits.items():
       jax.config.update(name, value)
@@ -399,14 +317,14 @@ def test_what_is_compiled_ahead_is_what_generate_begins_with(model, axes, tmp_pa
     engine.compile_ahead(
       sharding.abstract(model, mesh),
       PROMPTS,
+      config,
       samples_per_prompt=3,
-      settings=SamplingConfig(**settings),
       stop_ids=never,
       mesh=mesh,
     )
     ahead = {path.name for path in tmp_path.iterdir()}
     placed = jax.device_put(model, sharding.shardings_for(model, mesh))
-    engine.generate(placed, PROMPTS, samples_per_prompt=3, stop_ids=never, mesh=mesh, **settings)
+    engine.sample(placed, PROMPTS, config, samples_per_prompt=3, stop_ids=never, mesh=mesh)
     after = {path.name for path in tmp_path.iterdir()}
   finally:
     for name, value in before.items():
@@ -415,21 +333,21 @@ def test_what_is_compiled_ahead_is_what_generate_begins_with(model, axes, tmp_pa
   programs = lambda names, kind: {
     name for name in names if name.startswith(f'jit_{kind}-') and not name.endswith('-atime')
   }
-  for kind in ('_layers_of', '_empty', '_prefill', 'admit', 'run'):
+  for kind in ('_layers_of', '_init_arrays', '_prefill', 'admit', 'run'):
     assert programs(ahead, kind) == programs(after, kind) != set()
 
 
 def test_eight_devices_sample_what_one_does(model):
   mesh = sharding.make_mesh(2, 2, 2)
   spread = jax.device_put(model, sharding.shardings_for(model, mesh))
-  one = rft_jax.generate(model, PROMPTS, samples_per_prompt=4, max_new_tokens=12)
+  single = rft_jax.generate(model, PROMPTS, samples_per_prompt=4, max_new_tokens=12)
   eight = engine.generate(spread, PROMPTS, samples_per_prompt=4, max_new_tokens=12, mesh=mesh)
-  assert [s.tokens for s in _flat(one)] == [s.tokens for s in _flat(eight)]
-  for a, b in zip(_flat(one), _flat(eight)):
+  assert [s.tokens for s in _flat(single)] == [s.tokens for s in _flat(eight)]
+  for a, b in zip(_flat(single), _flat(eight)):
     np.testing.assert_allclose(a.logprobs, b.logprobs, atol=1e-5)
 
 
-def test_what_cannot_be_sampled_is_refused_all_at_once(model):
+def test_all_problems_of_the_arguments_are_named_at_once(model):
   with pytest.raises(ValueError) as caught:
     rft_jax.generate(model, [[], [99], [1] * 127], temperature=-1.0)
   message = str(caught.value)

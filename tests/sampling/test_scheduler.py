@@ -1,4 +1,4 @@
-"""The queue, the slots and the places, without a device: everybody is served, in order, once."""
+"""Scheduler without a device: each sample decodes once, in order, and few slots are idle."""
 
 import numpy as np
 import pytest
@@ -7,46 +7,47 @@ from rft_jax.sampling import scheduler
 from rft_jax.sampling.scheduler import Schedule
 
 
-def _serve(prompts, samples, *, shards=1, slots, prompt_slots, lengths):
-  """Runs a schedule to its end; returns what was begun, in order, and slot-steps per token."""
-  queue = Schedule(prompts, samples, shards=shards, slots=slots, prompt_slots=prompt_slots)
-  begun, left, read, decoded = [], {}, set(), 0
-  while queue.waiting or queue.live:
-    for shard, prompt_slot, prompt in queue.read():
-      assert prompt not in read and prompt % shards == shard and 0 <= prompt_slot < prompt_slots
-      read.add(prompt)
-    for slot, prompt, sample in queue.admit():
-      assert prompt in read and slot not in left
-      begun.append((prompt, sample))
-      left[slot] = lengths[prompt][sample]
-    _check_members(queue)
-    target = queue.floor() * shards
-    while left and (not queue.waiting or 0 not in left.values()):
-      decoded += queue.size * shards
-      left = {slot: n - 1 for slot, n in left.items()}
-      if any(n == 0 for n in left.values()):
-        for slot in [slot for slot, n in left.items() if n == 0]:
-          del left[slot]
-          queue.end(slot)
-        if queue.waiting or len(left) <= target:
-          break
-    before = {(p, g): left[slot] for slot, p, g in queue.running()}
-    while (kept := queue.shrink()) is not None:
-      assert kept.shape == (shards, queue.size)
-      left = {slot: before[p, g] for slot, p, g in queue.running()}
-  return begun, decoded / sum(map(sum, lengths))
+def _run(prompts, samples, *, shards=1, slots, prompt_slots, lengths):
+  """Runs a schedule to its end; returns the admitted samples in order, and slot-steps per token."""
+  schedule = Schedule(prompts, samples, shards=shards, slots=slots, prompt_slots=prompt_slots)
+  admitted, remaining, prefilled, decoded = [], {}, set(), 0
+  while schedule.waiting or schedule.live:
+    for shard, prompt_slot, prompt in schedule.prefills():
+      assert prompt not in prefilled and prompt % shards == shard
+      assert 0 <= prompt_slot < prompt_slots
+      prefilled.add(prompt)
+    for slot, prompt, sample in schedule.admit():
+      assert prompt in prefilled and slot not in remaining
+      admitted.append((prompt, sample))
+      remaining[slot] = lengths[prompt][sample]
+    _check_slot_assignment(schedule)
+    target = schedule.next_size() * shards
+    while remaining and (not schedule.waiting or 0 not in remaining.values()):
+      decoded += schedule.size * shards
+      remaining = {slot: n - 1 for slot, n in remaining.items()}
+      ended = [slot for slot, n in remaining.items() if n == 0]
+      for slot in ended:
+        del remaining[slot]
+        schedule.end(slot)
+      if ended and (schedule.waiting or len(remaining) <= target):
+        break
+    before = {(p, g): remaining[slot] for slot, p, g in schedule.running()}
+    while (old_slots := schedule.shrink()) is not None:
+      assert old_slots.shape == (shards, schedule.size)
+      remaining = {slot: before[p, g] for slot, p, g in schedule.running()}
+  return admitted, decoded / sum(map(sum, lengths))
 
 
-def _check_members(queue):
-  slot_assignment = queue.slot_assignment()
-  for slot, prompt, _ in queue.running():
-    shard, slot = divmod(slot, queue.size)
-    prompt_slot, row = divmod(int(slot_assignment.prompt_slots[shard, slot]), queue.rows)
-    assert slot_assignment.rows[shard, prompt_slot, row] == slot
+def _check_slot_assignment(schedule):
+  assignment = schedule.slot_assignment()
+  for slot in (admission.slot for admission in schedule.running()):
+    shard, slot = divmod(slot, schedule.size)
+    prompt_slot, row = divmod(int(assignment.prompt_slots[shard, slot]), schedule.rows)
+    assert assignment.rows[shard, prompt_slot, row] == slot
 
 
 @pytest.mark.parametrize(
-  'prompts, samples, parts, slots',
+  'prompts, samples, shards, slots',
   [
     (8, 8, 1, 32),
     (8, 8, 1, 64),
@@ -58,40 +59,43 @@ def _check_members(queue):
     (2, 5, 4, 16),
   ],
 )
-def test_every_sample_is_begun_once_and_in_order(prompts, samples, shards, slots):
+def test_every_sample_is_admitted_once_and_in_order(prompts, samples, shards, slots):
   lengths = np.random.default_rng(0).integers(1, 30, (prompts, samples)).tolist()
   prompt_slots = scheduler.prompt_slots_for(-(-prompts // shards), samples, slots)
-  begun, _ = _serve(prompts, samples, shards=shards, slots=slots, prompt_slots=prompt_slots, lengths=lengths)
-  assert sorted(begun) == [(p, g) for p in range(prompts) for g in range(samples)]
+  admitted, _ = _run(
+    prompts, samples, shards=shards, slots=slots, prompt_slots=prompt_slots, lengths=lengths
+  )
+  assert sorted(admitted) == [(p, g) for p in range(prompts) for g in range(samples)]
   for shard in range(shards):
-    mine = [pair for pair in begun if pair[0] % shards == shard]
-    assert mine == sorted(mine)
+    of_shard = [pair for pair in admitted if pair[0] % shards == shard]
+    assert of_shard == sorted(of_shard)
 
 
-def test_one_place_is_enough_to_finish():
-  begun, _ = _serve(4, 3, slots=8, prompt_slots=1, lengths=[[3, 1, 2]] * 4)
-  assert len(begun) == 12
+def test_one_prompt_slot_is_enough_to_finish():
+  admitted, _ = _run(4, 3, slots=8, prompt_slots=1, lengths=[[3, 1, 2]] * 4)
+  assert len(admitted) == 12
 
 
 def test_long_tails_leave_few_slots_idle():
   rng = np.random.default_rng(1)
   lengths = np.clip(np.exp(rng.normal(np.log(40), 0.7, (16, 8))), 1, 128).astype(int).tolist()
-  _, overhead = _serve(16, 8, slots=32, prompt_slots=scheduler.prompt_slots_for(16, 8, 32), lengths=lengths)
+  prompt_slots = scheduler.prompt_slots_for(16, 8, 32)
+  _, overhead = _run(16, 8, slots=32, prompt_slots=prompt_slots, lengths=lengths)
   assert overhead < 1.1
 
 
 def test_slots_shrink_by_few_sizes():
-  assert scheduler.sizes(64) == [64, 56, 48, 40, 32, 24, 16, 12, 8, 6, 4, 2, 1]
-  assert scheduler.sizes(512) == [512, 384, 256, 192, 128, 96, 64]
-  assert scheduler.sizes(20) == [20, 16, 12, 8, 6, 4, 2, 1]
-  assert scheduler.sizes(1) == [1]
-  queue = Schedule(512, 1, shards=1, slots=512, prompt_slots=512)
-  queue.read()
-  seen = [queue.size]
-  for slot in range(512, 1, -1):
-    for admission in queue.admit():
+  assert scheduler.slot_counts(64) == [64, 56, 48, 40, 32, 24, 16, 12, 8, 6, 4, 2, 1]
+  assert scheduler.slot_counts(512) == [512, 384, 256, 192, 128, 96, 64]
+  assert scheduler.slot_counts(20) == [20, 16, 12, 8, 6, 4, 2, 1]
+  assert scheduler.slot_counts(1) == [1]
+  schedule = Schedule(512, 1, shards=1, slots=512, prompt_slots=512)
+  schedule.prefills()
+  sizes = [schedule.size]
+  for _ in range(511):
+    for admission in schedule.admit():
       assert admission.slot < 512
-    queue.end(max(running.slot for running in queue.running()))
-    while queue.shrink() is not None:
-      seen.append(queue.size)
-  assert seen == scheduler.sizes(512)
+    schedule.end(max(running.slot for running in schedule.running()))
+    while schedule.shrink() is not None:
+      sizes.append(schedule.size)
+  assert sizes == scheduler.slot_counts(512)

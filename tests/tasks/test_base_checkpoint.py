@@ -1,4 +1,4 @@
-"""The tokenizer made on the spot and the untrained checkpoint around it."""
+"""The tokenizer and the untrained checkpoint that are generated for a task."""
 
 import json
 
@@ -23,7 +23,7 @@ def task(request):
 @pytest.fixture(scope='module')
 def saved(task, tmp_path_factory):
   to = tmp_path_factory.mktemp('checkpoint') / 'base'
-  base_checkpoint.make(to, files.texts(task), **SIZES)
+  base_checkpoint.make(to, files.tokenizer_texts(task), **SIZES)
   return to
 
 
@@ -69,7 +69,7 @@ def test_sequences_are_short_and_the_vocabulary_small(task, saved):
   assert np.mean([len(ids) for ids in solutions]) <= 30 and max(map(len, solutions)) <= 40
 
 
-def test_every_marker_is_one_token_and_the_turn_end_is_eos(saved):
+def test_every_marker_is_one_token_and_end_of_turn_is_eos(saved):
   tokenizer = transformers.AutoTokenizer.from_pretrained(saved)
   for marker in ('<think>', '</think>', '<|im_start|>', '<|im_end|>', '<|endoftext|>'):
     assert len(tokenizer(marker, add_special_tokens=False)['input_ids']) == 1
@@ -81,16 +81,16 @@ def test_each_digit_is_one_token(saved):
   assert [tokenizer.decode([i]) for i in tokenizer('205')['input_ids']] == ['2', '0', '5']
 
 
-def test_template_puts_the_prompt_before_the_answer_and_knows_developers(saved):
+def test_rendered_prompt_is_a_prefix_and_developer_is_system(saved):
   tokenizer = transformers.AutoTokenizer.from_pretrained(saved)
-  asked = [{'role': 'developer', 'content': 'Be brief.'}, {'role': 'user', 'content': 'Which?'}]
-  prompt = render(tokenizer, {'messages': asked}, add_generation_prompt=True)
-  whole = render(tokenizer, {'messages': [*asked, {'role': 'assistant', 'content': 'This.'}]})
+  messages = [{'role': 'developer', 'content': 'Be brief.'}, {'role': 'user', 'content': 'Which?'}]
+  prompt = render(tokenizer, {'messages': messages}, add_generation_prompt=True)
+  whole = render(tokenizer, {'messages': [*messages, {'role': 'assistant', 'content': 'This.'}]})
   assert prompt.startswith('<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nWhich?')
   assert whole == prompt + 'This.<|im_end|>\n'
 
 
-def test_checkpoint_loads_by_the_normal_way_and_its_eos_is_the_tokenizers(saved):
+def test_checkpoint_loads_and_its_eos_is_that_of_the_tokenizer(saved):
   model, config = hf.load(saved)
   tokenizer = transformers.AutoTokenizer.from_pretrained(saved)
   assert config.eos_ids == (tokenizer.eos_token_id,) and config.vocab_size == len(tokenizer)
@@ -99,9 +99,9 @@ def test_checkpoint_loads_by_the_normal_way_and_its_eos_is_the_tokenizers(saved)
   assert logits.shape == (2, 6, len(tokenizer)) and bool(jnp.isfinite(logits).all())
 
 
-def test_same_seed_same_weights_other_seed_others(saved, task, tmp_path):
-  base_checkpoint.make(tmp_path / 'same', files.texts(task), **SIZES)
-  base_checkpoint.make(tmp_path / 'other', files.texts(task), **(SIZES | {'seed': 1}))
+def test_the_weights_depend_on_the_seed(saved, task, tmp_path):
+  base_checkpoint.make(tmp_path / 'same', files.tokenizer_texts(task), **SIZES)
+  base_checkpoint.make(tmp_path / 'other', files.tokenizer_texts(task), **(SIZES | {'seed': 1}))
   first, same, other = (
     jax.tree.leaves(hf.load(path)[0]) for path in (saved, tmp_path / 'same', tmp_path / 'other')
   )
@@ -114,12 +114,12 @@ def test_matrices_start_at_one_over_the_root_of_dim(saved):
   assert float(jnp.std(model.embed[...])) == pytest.approx(32**-0.5, rel=0.05)
 
 
-def test_sizes_that_do_not_fit_are_all_named(tmp_path):
+def test_all_invalid_sizes_are_in_one_error(tmp_path):
   with pytest.raises(ValueError) as error:
     base_checkpoint.make(tmp_path / 'x', [], **(SIZES | {'heads': 3, 'vocabulary': 9}))
   assert all(part in str(error.value) for part in ('dim=32', 'kv_heads=2', 'vocabulary=9'))
   assert not (tmp_path / 'x').exists()
 
 
-def test_config_json_names_the_llama_family(saved):
+def test_config_json_has_model_type_llama(saved):
   assert json.loads((saved / 'config.json').read_text())['model_type'] == 'llama'

@@ -17,7 +17,7 @@ from rft_jax.objectives.masked import AGGREGATIONS
 from rft_jax.objectives.off_policy import CorrectionConfig
 from rft_jax.objectives.policy_objective import ObjectiveConfig, policy_objective
 from rft_jax.run import compilation
-from rft_jax.training import optim
+from rft_jax.training import optim, scoring
 from rft_jax.training import update as updates
 from rft_jax.training.update import UpdateConfig
 from rft_jax.types import Batch, TrainState
@@ -189,7 +189,7 @@ def test_supervised_loss_is_the_mean_over_target_tokens(model, batch):
     advantages=None, old_logprobs=None, reference_logprobs=None, sampler_logprobs=None
   )
   _, metrics = _gradient(model, plain, loss=sft.loss)
-  scores = updates.score_batch(
+  scores = scoring.score_batch(
     model,
     plain,
     UpdateConfig(),
@@ -225,7 +225,7 @@ def test_groups_without_advantage_are_left_out_and_counted(model, batch):
 
 def test_old_logprobs_left_out_are_those_of_the_policy_itself(model, batch):
   mesh = sharding.make_mesh(devices=jax.devices()[:1])
-  own = updates.score_batch(
+  own = scoring.score_batch(
     model, batch, UpdateConfig(), temperature=jnp.float32(0.8), mesh=mesh
   ).logprobs
   given = _gradient(model, batch._replace(old_logprobs=own), loss=_loss())
@@ -235,7 +235,7 @@ def test_old_logprobs_left_out_are_those_of_the_policy_itself(model, batch):
 
 def test_score_batch_matches_score(model, batch):
   mesh = sharding.make_mesh(devices=jax.devices()[:1])
-  found = updates.score_batch(
+  found = scoring.score_batch(
     model, batch, UpdateConfig(microbatch_tokens=200), temperature=jnp.float32(0.8), mesh=mesh
   ).logprobs
   ids, lengths, starts = _separate_rows(batch)

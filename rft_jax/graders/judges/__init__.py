@@ -1,1 +1,1 @@
-"""Model judges: who answers, prompts, the cache of answers, and reading a verdict."""
+"""Model judges (LLM as a judge): configuration, backends, prompts, verdict cache, grading."""

@@ -1,4 +1,4 @@
-"""What judges have said, kept by the sha256 of everything that the answer depends on."""
+"""Cache of judge answers in SQLite, keyed by the sha256 of the request and the judge's identity."""
 
 import os
 import pathlib
@@ -10,21 +10,21 @@ FILE = 'judge_cache.sqlite'
 
 
 class JudgeCache:
-  """A table of texts, in a file that several processes may share, or in memory.
+  """A table key -> text, in a file that several processes may share, or in memory.
 
-  Opened when first used. What cannot be written is told once and not kept; it costs money, not
-  correctness.
+  Opened at first use. A failed write is warned about once and otherwise ignored: it costs money
+  for a repeated request, not correctness.
 
   Args:
-    folder: for judge_cache.sqlite; made if it is not there. '': in memory.
+    folder: for judge_cache.sqlite; created if missing. '': in memory.
   """
 
   def __init__(self, folder: str):
-    self._folder, self._connection, self._told = folder, None, False
+    self._folder, self._connection, self._warned = folder, None, False
     self._lock = threading.Lock()
 
   def problems(self) -> list[str]:
-    """Returns why nothing can be kept there; [] if it can. Writes nothing."""
+    """Returns why the folder cannot hold a cache; [] if it can. Writes nothing."""
     if not self._folder:
       return []
     import sqlite3
@@ -33,49 +33,52 @@ class JudgeCache:
     try:
       if path.exists():
         with self._lock:
-          self._opened().execute('SELECT count(*) FROM answers').fetchone()
+          self._connect().execute('SELECT count(*) FROM answers').fetchone()
         return []
     except (sqlite3.Error, OSError) as error:
       return [f'{path} cannot be used ({error}); name another folder']
-    above = next(folder for folder in path.parents if folder.exists())
-    if above.is_dir() and os.access(above, os.W_OK):
+    parent = next(folder for folder in path.parents if folder.exists())
+    if parent.is_dir() and os.access(parent, os.W_OK):
       return []
     return [
-      f'{self._folder!r} cannot be made: {above} is no folder that can be written to; name another'
+      f'{self._folder!r} cannot be created: {parent} is not a writable folder; name another folder'
     ]
 
   def get(self, key: str) -> str | None:
-    """Returns the text kept under key, None if there is none."""
-    rows = self._run('SELECT text FROM answers WHERE key = ?', key)
+    """Returns the text stored under key, None if there is none."""
+    rows = self._execute('SELECT text FROM answers WHERE key = ?', key)
     return rows[0][0] if rows else None
 
   def put(self, key: str, text: str) -> None:
-    """Keeps text under key, in place of an earlier one."""
-    self._run('INSERT OR REPLACE INTO answers VALUES (?, ?, ?)', key, text, time.time())
+    """Stores text under key, replacing an earlier one."""
+    self._execute('INSERT OR REPLACE INTO answers VALUES (?, ?, ?)', key, text, time.time())
 
   def close(self) -> None:
-    """Closes the file; what lies in memory is lost."""
+    """Closes the file; a cache in memory is lost."""
     with self._lock:
       if self._connection:
         self._connection.close()
       self._connection = None
 
-  def _run(self, command, *values) -> list[tuple]:
+  def _execute(self, command, *values) -> list[tuple]:
     import sqlite3
 
     try:
-      with self._lock, self._opened() as transaction:
+      with self._lock, self._connect() as transaction:
         return transaction.execute(command, values).fetchall()
     except (sqlite3.Error, OSError, UnicodeEncodeError) as error:
-      if not self._told:
-        self._told = True
-        warnings.warn(f'verdicts of judges are not kept in {self._folder!r}: {error}', stacklevel=2)
+      if not self._warned:
+        self._warned = True
+        warnings.warn(
+          f'verdicts of judges are not cached in {self._folder!r}: {error}', stacklevel=2
+        )
       return []
 
   def _path(self) -> pathlib.Path:
     return pathlib.Path(self._folder).expanduser().absolute() / FILE
 
-  def _opened(self):
+  def _connect(self):
+    """Returns the connection, opened at the first call; the caller holds the lock."""
     import sqlite3
 
     if self._connection is None:

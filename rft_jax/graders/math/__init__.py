@@ -1,1 +1,1 @@
-"""The `math` grader and its worker processes."""
+"""The `math` grader, and the worker processes in which math-verify runs."""

@@ -13,21 +13,21 @@ from rft_jax.types import Grade
 class Math:
   r"""Scores 1.0 if math-verify finds input equal to reference, otherwise 0.0.
 
-  What counts of an input is what it says in the end: the last \boxed{}, and nothing if that one
-  is not closed; else what follows the last ####; else the last LaTeX, or a bare expression as a
-  whole, or in prose the number after "answer" or the last one. Boxes joined by "and", "or" or a
-  comma are one answer of several values, and so not equal to one of them. 1/2 and 0.5 are equal,
-  1,234 and 1234, 50 % and both 0.5 and 50; units are left out; integers of any size are exact.
+  Only the final answer in the input counts: the last \boxed{}, and nothing if that one is not
+  closed; else the text after the last ####; else the last LaTeX, or an input that is only an
+  expression, or in prose the number after "answer" or the last number. Boxes joined by "and", "or"
+  or a comma are one answer with several values, and so not equal to one of them. 1/2 equals 0.5,
+  1,234 equals 1234, and 50 % both 0.5 and 50; units are ignored; integers of any size are exact.
 
       Math(name='math', input='{{ sample.output_text }}', reference='{{ item.answer }}')
 
-  An answer in which nothing can be read scores 0.0, being no right answer. A reference in which
-  nothing can be read is the grader fault other_error, which quotes it.
+  An answer that cannot be parsed scores 0.0: it is not correct. A reference that cannot be parsed
+  is the grader fault other_error, with the reference in its details.
 
   A time-out, the memory limit and a process that dies are the grader fault
-  python_grader_server_error, though an answer such as 9^{9^{9^9}} brings them about: they say
-  that this machine did not decide, not that the answer is wrong, and a busy machine runs out of
-  time on good answers too. A group so dropped teaches nothing, so that nothing is gained by it.
+  python_grader_server_error, although an answer such as 9^{9^{9^9}} may cause them: they mean that
+  this machine has not decided, not that the answer is wrong, and on a busy machine a correct answer
+  may time out too. The policy gains nothing by causing them: the group is dropped from training.
 
   Raises:
     ValueError: at construction, listing every problem.
@@ -37,7 +37,7 @@ class Math:
   name: str
   input: str
   reference: str
-  time_limit_seconds: float = 5.0  # wall clock, of one answer, from when it is taken up
+  time_limit_seconds: float = 5.0  # wall clock, of one answer, from the start of its verification
   pass_threshold: float | None = None  # for the share that passes; the reward ignores it
   ungradable_reward: float = 0.0
   sandbox: SandboxConfig = dataclasses.field(default_factory=SandboxConfig)
@@ -56,35 +56,37 @@ class Math:
     )
 
   @staticmethod
-  def problems(given: dict[str, Any]) -> list[str]:
-    """Returns what is wrong with those fields and settings that are given; [] if nothing."""
-    sandbox = given.get('sandbox') or SandboxConfig()
-    found = [f'sandbox.{problem}' for problem in sandbox.validate()]
-    found += base.template_problems(given, ('input', 'reference'))
-    seconds = given.get('time_limit_seconds', 5.0)
+  def problems(fields: dict[str, Any]) -> list[str]:
+    """Returns what is wrong with the fields and settings that are present; [] if nothing."""
+    sandbox = fields.get('sandbox') or SandboxConfig()
+    problems = [f'sandbox.{problem}' for problem in sandbox.validate()]
+    problems += base.template_problems(fields, ('input', 'reference'))
+    seconds = fields.get('time_limit_seconds', 5.0)
     if type(seconds) not in (int, float) or not 0 < seconds < float('inf'):
-      found.append(f'time_limit_seconds={seconds!r}, need a number > 0')
-    return found + base.threshold_problems(given)
+      problems.append(f'time_limit_seconds={seconds!r}, need a number > 0')
+    return problems + base.threshold_problems(fields)
 
   def __call__(self, item: dict[str, Any], sample: dict[str, Any]) -> Grade:
     return self.many([(item, sample)])[0]
 
   def many(self, pairs: list[tuple[dict[str, Any], dict[str, Any]]]) -> list[Grade]:
-    """Returns the Grade of each (item, sample), in order, as many at once as there are workers."""
+    """Returns the Grade of each (item, sample), in order, computed in parallel by the workers."""
     grades: list[Grade | None] = [None] * len(pairs)
-    asked, places = [], []
-    for place, (item, sample) in enumerate(pairs):
+    text_pairs, indices = [], []
+    for index, (item, sample) in enumerate(pairs):
       try:
-        given, wanted = template.render_all([self.input, self.reference], item=item, sample=sample)
-        asked.append((wanted, given))
-        places.append(place)
+        answer, reference = template.render_all(
+          [self.input, self.reference], item=item, sample=sample
+        )
+        text_pairs.append((reference, answer))
+        indices.append(index)
       except template.Fault as fault:
-        grades[place] = base.faulty(self, fault)
-    for place, pair, verdict in zip(places, asked, self._pool.verify(asked)):
-      grades[place] = self._grade(*pair, verdict)
+        grades[index] = base.template_fault(self, fault)
+    for index, texts, verdict in zip(indices, text_pairs, self._pool.verify(text_pairs)):
+      grades[index] = self._grade(*texts, verdict)
     return grades
 
-  def _grade(self, wanted: str, given: str, verdict: Verdict) -> Grade:
+  def _grade(self, reference: str, answer: str, verdict: Verdict) -> Grade:
     if verdict.kind in ('equal', 'different'):
       score = float(verdict.kind == 'equal')
       return Grade(score, {self.name: score}, {})
@@ -93,13 +95,13 @@ class Math:
         self,
         {
           'other_error': True,
-          'other_error_details': (f'reference is {wanted!r:.200}, need a mathematical expression'),
+          'other_error_details': f'reference is {reference!r:.200}, need a mathematical expression',
         },
       )
     return base.sandbox_fault(
       self,
       verdict.kind,
-      (f'{verdict.details}; reference {wanted!r:.200}, end of the answer {given[-200:]!r}'),
+      f'{verdict.details}; reference {reference!r:.200}, end of the answer {answer[-200:]!r}',
     )
 
   def item_fields(self) -> frozenset[str]:

@@ -1,8 +1,8 @@
-"""The processes of a math grader: started, asked one answer at a time, killed.
+"""Pool: the worker processes of a math grader, each verifies one answer at a time.
 
-math-verify bounds its time by SIGALRM, which works in the main thread alone and not inside one
-long computation; so its own timers are off, and a process that takes too long is killed. Nothing
-is forked: a process is a file started afresh, so that one that holds jax may be the caller.
+math-verify limits its time by SIGALRM, which works only in the main thread and not inside one long
+computation; so its own timers are off, and a process that takes too long is killed. A worker is
+started as a fresh process, never forked, because the caller may hold jax.
 """
 
 import concurrent.futures
@@ -18,16 +18,16 @@ import weakref
 from typing import NamedTuple
 
 WORKER = pathlib.Path(__file__).with_name('worker.py')
-KEPT_ENVIRONMENT = ('PATH', 'LD_LIBRARY_PATH', 'TZ', 'TMPDIR')
-START_SECONDS = 120.0  # to import sympy, on a busy machine
-CALLS_EACH = 10_000  # then a process is replaced: the caches of sympy and of the parser grow
+INHERITED_ENVIRONMENT = ('PATH', 'LD_LIBRARY_PATH', 'TZ', 'TMPDIR')
+START_TIMEOUT_SECONDS = 120.0  # to import sympy, on a busy machine
+CALLS_PER_PROCESS = 10_000  # then it is replaced: the caches of sympy and the parser grow
 
 
 class Verdict(NamedTuple):
-  """What became of one answer.
+  """The result for one answer.
 
-  kind: 'equal' or 'different'; 'no_reference' (it spells no mathematics); otherwise what went
-  wrong around it: 'timeout', 'memory_limit', 'worker_killed', 'worker_failed'.
+  kind: 'equal' or 'different'; 'no_reference' (the reference is not a mathematical expression);
+  otherwise the failure of the process: 'timeout', 'memory_limit', 'worker_killed', 'worker_failed'.
   """
 
   kind: str
@@ -35,12 +35,12 @@ class Verdict(NamedTuple):
 
 
 class Pool:
-  """Processes that verify answers, each one answer at a time; usable from any thread.
+  """Worker processes that verify answers; usable from any thread.
 
       Pool(workers=2, time_limit_seconds=5.0, memory_limit_mb=2048).verify([('1/2', '0.5')])
 
   Raises:
-    RuntimeError: no process can be started here.
+    RuntimeError: no process can be started on this machine.
   """
 
   def __init__(self, *, workers: int, time_limit_seconds: float, memory_limit_mb: int):
@@ -67,59 +67,62 @@ class Pool:
   def _verify_one(self, pair: tuple[str, str]) -> Verdict:
     worker = self._idle.get()
     try:
-      return worker.ask(*pair)
-    except (OSError, ValueError) as error:  # no process to be had, or closed meanwhile
+      return worker.verify(*pair)
+    except (OSError, ValueError) as error:  # no process is available, or closed meanwhile
       return Verdict('worker_failed', str(error))
     finally:
       self._idle.put(worker)
 
   def close(self) -> None:
-    """Kills the processes. Harmless when repeated; also done when the program ends."""
+    """Kills the processes. May be repeated; also done when the program ends."""
     self._stop()
 
 
 class _Worker:
-  """One place in the pool, with the process that fills it at present."""
+  """One member of the pool: starts its process, and replaces it when needed."""
 
   def __init__(self, time_limit_seconds: float, memory_limit_mb: int):
-    self._limit, self._memory = time_limit_seconds, memory_limit_mb
+    self._time_limit, self._memory_limit = time_limit_seconds, memory_limit_mb
     self._process: subprocess.Popen | None = None
-    self._calls, self._closed = 0, False
-    self._owner = os.getpid()
+    self._call_count, self._closed = 0, False
+    self._owner_pid = os.getpid()
 
   def start(self) -> Verdict | None:
-    """Starts a process; returns what went wrong, if something did."""
-    kept = {name: os.environ[name] for name in KEPT_ENVIRONMENT if name in os.environ}
+    """Starts a process; returns the failure, if there is one."""
+    inherited = {name: os.environ[name] for name in INHERITED_ENVIRONMENT if name in os.environ}
+    limits = [str(self._time_limit), str(self._memory_limit)]
     # Not isolated mode (-I), which would ignore PYTHONHASHSEED: verdicts are the same in each run.
     self._process = subprocess.Popen(
-      [sys.executable, '-s', '-P', '-X', 'utf8', str(WORKER), str(self._limit), str(self._memory)],
+      [sys.executable, '-s', '-P', '-X', 'utf8', str(WORKER), *limits],
       stdin=subprocess.PIPE,
       stdout=subprocess.PIPE,
       stderr=subprocess.DEVNULL,
       bufsize=0,
       cwd='/',
-      env={**kept, 'LANG': 'C.UTF-8', 'PYTHONHASHSEED': '0', 'JAX_PLATFORMS': 'cpu'},
+      env={**inherited, 'LANG': 'C.UTF-8', 'PYTHONHASHSEED': '0', 'JAX_PLATFORMS': 'cpu'},
       start_new_session=True,
     )
-    self._calls = 0
-    verdict = _answer(self._process, START_SECONDS)
+    self._call_count = 0
+    verdict = _receive(self._process, START_TIMEOUT_SECONDS)
     if verdict.kind == 'ready':
       return None
     self.stop()
     return verdict
 
-  def ask(self, reference: str, answer: str) -> Verdict:
-    """Returns the verdict; the clock starts here, when the process is at hand and idle."""
+  def verify(self, reference: str, answer: str) -> Verdict:
+    """Returns the verdict; the time limit starts with this call, because the process is idle."""
     if self._closed:
       return Verdict('worker_failed', 'this grader has been closed')
-    if self._process and (self._calls >= CALLS_EACH or self._process.poll() is not None):
+    if self._process and (
+      self._call_count >= CALLS_PER_PROCESS or self._process.poll() is not None
+    ):
       self.stop()
     if self._process is None and (failure := self.start()):
       return failure
-    self._calls += 1
+    self._call_count += 1
     try:
-      verdict = _exchange(self._process, [reference, answer], self._limit)
-    except BaseException:  # an answer may be under way: no later call shall take it for its own
+      verdict = _exchange(self._process, [reference, answer], self._time_limit)
+    except BaseException:  # a reply may be in transit: a later call must not receive it
       self.stop()
       raise
     if verdict.kind in ('timeout', 'memory_limit', 'worker_killed', 'worker_failed'):
@@ -128,7 +131,7 @@ class _Worker:
 
   def stop(self, *, for_good: bool = False) -> None:
     """Kills the process, if there is one, and frees its pipes."""
-    if os.getpid() != self._owner:  # a forked child shares the process, and does not own it
+    if os.getpid() != self._owner_pid:  # a forked child shares the process, and does not own it
       return
     self._closed = self._closed or for_good
     process, self._process = self._process, None
@@ -140,32 +143,32 @@ class _Worker:
 
 
 def _exchange(process: subprocess.Popen, call: list[str], seconds: float) -> Verdict:
-  """Returns what the process makes of one call."""
+  """Sends one call to the process and returns its reply."""
   line = memoryview(json.dumps(call).encode() + b'\n')
   try:
     while line:
       line = line[process.stdin.write(line) :]
   except BrokenPipeError:
-    return _ended(process)
-  return _answer(process, seconds)
+    return _killed(process)
+  return _receive(process, seconds)
 
 
-def _answer(process: subprocess.Popen, seconds: float) -> Verdict:
-  """Returns the next line of the process."""
+def _receive(process: subprocess.Popen, seconds: float) -> Verdict:
+  """Returns the next line that the process writes."""
   line, deadline = b'', time.monotonic() + seconds
   poll = select.poll()
   poll.register(process.stdout, select.POLLIN)
   while not line.endswith(b'\n'):
     if not poll.poll(max(0.0, 1000 * (deadline - time.monotonic()))):
       return Verdict('timeout', f'no verdict within {seconds:g} s')
-    more = os.read(process.stdout.fileno(), 1 << 16)
-    if not more:
-      return _ended(process)
-    line += more
+    chunk = os.read(process.stdout.fileno(), 1 << 16)
+    if not chunk:
+      return _killed(process)
+    line += chunk
   return Verdict(*json.loads(line))
 
 
-def _ended(process: subprocess.Popen) -> Verdict:
+def _killed(process: subprocess.Popen) -> Verdict:
   return Verdict('worker_killed', f'the process ended with code {process.wait()}')
 
 

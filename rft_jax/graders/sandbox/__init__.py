@@ -1,1 +1,1 @@
-"""Runs code of users and policies in isolated processes."""
+"""Sandbox: runs the code of users and of the policy in isolated worker processes."""

@@ -1,7 +1,7 @@
-"""How far this machine lets graders be shut in, and whether that is far enough.
+"""Isolation levels: which of them this machine offers, and whether that meets a requirement.
 
-worker_kernel.py says what each level holds. The strongest that works here is used; which that is
-is found out once, by trying them in a process of its own.
+What each level restricts is described in worker_isolation.py. Graders run at the strongest level
+that works here, which is found once, by trying each level in a process (worker_probe.py).
 """
 
 import functools
@@ -10,9 +10,9 @@ import pathlib
 import subprocess
 import sys
 
-LEVELS = ('none', 'rlimits', 'landlock', 'namespace')  # each stronger than the one before
-KERNEL = pathlib.Path(__file__).with_name('worker_kernel.py')
-WAYS_OUT = {
+LEVELS = ('none', 'rlimits', 'landlock', 'namespace')  # from the weakest to the strongest
+PROBE = pathlib.Path(__file__).with_name('worker_probe.py')
+REMEDIES = {
   'rlimits': 'run on Linux or macOS',
   'landlock': 'run a Linux of 5.13 or later with landlock among the values of the kernel '
   'parameter lsm=',
@@ -24,34 +24,35 @@ WAYS_OUT = {
 
 
 @functools.cache
-def lacking() -> dict[str, str]:
-  """Returns, for each level but none, why it cannot be had on this machine; '' if it can."""
+def unavailable_reasons() -> dict[str, str]:
+  """Returns, for each level but none, why this machine does not offer it; '' if it does."""
   try:
-    done = subprocess.run(
-      [sys.executable, '-s', '-P', str(KERNEL)],
+    process = subprocess.run(
+      [sys.executable, '-s', '-P', str(PROBE)],
       capture_output=True,
       text=True,
       timeout=60,
       check=True,
       stdin=subprocess.DEVNULL,
     )
-    return json.loads(done.stdout)
+    return json.loads(process.stdout)
   except (OSError, subprocess.SubprocessError, ValueError) as error:
-    said = getattr(error, 'stderr', '') or str(error)
-    return dict.fromkeys(LEVELS[1:], f'trying it failed: {str(said).strip()[-300:]}')
+    message = getattr(error, 'stderr', '') or str(error)
+    return dict.fromkeys(LEVELS[1:], f'trying it failed: {str(message).strip()[-300:]}')
 
 
 def isolation_level() -> str:
-  """Returns the strongest level of LEVELS that this machine offers; graders run at that."""
-  return max((level for level in LEVELS if not lacking().get(level)), key=LEVELS.index)
+  """Returns the strongest level of LEVELS that this machine offers; graders run at it."""
+  return max((level for level in LEVELS if not unavailable_reasons().get(level)), key=LEVELS.index)
 
 
 def problems(required: str) -> list[str]:
-  """Returns what is missing on this machine for a required level; [] if nothing."""
+  """Returns what this machine lacks for the required level; [] if nothing."""
   level = isolation_level()
   if LEVELS.index(level) >= LEVELS.index(required):
     return []
   return [
-    f'require={required!r}, and this machine offers {level!r} ({lacking()[required]}): '
-    f'{WAYS_OUT[required]}; or set sandbox.require={level!r}, if that protects enough'
+    f'require={required!r}, and this machine offers {level!r} '
+    f'({unavailable_reasons()[required]}): {REMEDIES[required]}; or set '
+    f'sandbox.require={level!r}, if that protects enough'
   ]

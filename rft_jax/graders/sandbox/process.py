@@ -1,6 +1,6 @@
-"""One process that runs a user's source: started, asked, listened to, killed.
+"""WorkerProcess: starts one sandbox worker, exchanges messages with it over pipes, and kills it.
 
-pool.py decides when; this file knows how. The other end is worker.py.
+The pool (pool.py) decides when; the program of the worker is worker.py.
 """
 
 import collections
@@ -19,150 +19,160 @@ from typing import NamedTuple
 
 WORKER = pathlib.Path(__file__).with_name('worker.py')
 HEADER = struct.Struct('<II')  # bytes of the body, number of the call; as in the worker
-KEPT_ENVIRONMENT = ('PATH', 'LD_LIBRARY_PATH', 'TZ', 'NLTK_DATA')
-LONGEST_REPLY = 1 << 20  # bytes; the worker's own are far below
-SECONDS_TO_START = 60.0  # for interpreter and isolation; the source's own clock starts after
-SECONDS_BEYOND = 10.0  # the worker keeps the time limit itself; this much later it has failed
-SECONDS_TO_END = 15.0  # for ending all that a worker has started
+INHERITED_ENVIRONMENT = ('PATH', 'LD_LIBRARY_PATH', 'TZ', 'NLTK_DATA')
+MAX_REPLY_BYTES = 1 << 20  # replies of an honest worker are far smaller
+START_TIMEOUT_SECONDS = 60.0  # for interpreter and isolation; the time limit applies after that
+GRACE_SECONDS = 10.0  # the worker enforces the time limit; this much later it counts as failed
+SHUTDOWN_SECONDS = 15.0  # for killing all processes that a worker has started
 
 
 class Outcome(NamedTuple):
-  """What became of one call.
+  """The result of one call.
 
   kind: 'score'; 'raised' (the source raised, or returned no finite number); 'tests_broken' (of a
-  code grader: they do not compile); otherwise what went wrong around it: 'timeout',
+  code grader: the tests do not compile); otherwise the failure of the sandbox: 'timeout',
   'memory_limit', 'worker_killed', 'worker_failed'.
   """
 
   kind: str
-  score: float | None  # of kind 'score' alone
+  score: float | None  # not None only for kind 'score'
   details: str
 
 
-class Process:
-  """One process, with what it was asked and has not answered."""
+class WorkerProcess:
+  """One worker process, with the calls sent to it that have no outcome yet.
+
+  pending: indices of these calls, in the order of submission.
+  send_buffer: bytes that the pipe has not taken yet.
+  is_ready: True once the worker has loaded its source.
+  failure: an Outcome if the worker is unusable: it failed, or it retired ('retired').
+  """
 
   def __init__(self, setup: dict, time_limit_seconds: float):
-    self.asked = collections.deque()  # indices of calls, in the order of asking
-    self.outbox, self._inbox = bytearray(), bytearray()
-    self.ready, self.failure, self._loading = False, None, False
-    self._limit, self._since = time_limit_seconds, time.monotonic()
-    self._asked_in_all = self._answered_in_all = 0
-    self._owner = os.getpid()
+    self.pending = collections.deque()
+    self.send_buffer, self._receive_buffer = bytearray(), bytearray()
+    self.is_ready, self.failure, self._is_loading = False, None, False
+    self._time_limit, self._clock_start = time_limit_seconds, time.monotonic()
+    self._submitted_count = self._answered_count = 0
+    self._owner_pid = os.getpid()
     self._folder = tempfile.mkdtemp(prefix='grader-')
     child_requests, self.requests = os.pipe()
     self.replies, child_replies = os.pipe()
-    child_lifeline, self._lifeline = os.pipe()  # closes when this process ends, however it does
-    theirs = (child_requests, child_replies, child_lifeline)
-    self._errors = tempfile.TemporaryFile()
+    child_lifeline, self._lifeline = os.pipe()  # closes when this process ends, however it ends
+    child_descriptors = (child_requests, child_replies, child_lifeline)
+    self._stderr = tempfile.TemporaryFile()
     try:
       # Not isolated mode (-I), which would ignore PYTHONHASHSEED: with it the order of a set
       # of strings, and so a grade, is the same in every run.
       self._process = subprocess.Popen(
-        [sys.executable, '-s', '-P', '-X', 'utf8', str(WORKER), *map(str, theirs)],
-        pass_fds=theirs,
+        [sys.executable, '-s', '-P', '-X', 'utf8', str(WORKER), *map(str, child_descriptors)],
+        pass_fds=child_descriptors,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
-        stderr=self._errors,
+        stderr=self._stderr,
         cwd=self._folder,
         env=_environment(self._folder),
         start_new_session=True,
       )
     except BaseException:
-      self._errors.close()
+      self._stderr.close()
       for descriptor in (self.requests, self.replies, self._lifeline):
         os.close(descriptor)
       shutil.rmtree(self._folder, ignore_errors=True)
       raise
     finally:
-      for descriptor in theirs:
+      for descriptor in child_descriptors:
         os.close(descriptor)
     os.set_blocking(self.requests, False)
     os.set_blocking(self.replies, False)
     body = json.dumps({**setup, 'folder': self._folder}).encode()
-    self.outbox += HEADER.pack(len(body), 0) + body
+    self.send_buffer += HEADER.pack(len(body), 0) + body
 
-  def ask(self, index: int, call: list[bytes]) -> None:
-    """Puts a call into the outbox; its clock starts when the one before it is answered."""
-    if not self.asked:
-      self._since = time.monotonic()
-    self._asked_in_all = (self._asked_in_all + 1) % (1 << 32)
-    self.asked.append(index)
+  def submit(self, index: int, call: list[bytes]) -> None:
+    """Appends a call to the send buffer; its time starts when the previous call is answered."""
+    if not self.pending:
+      self._clock_start = time.monotonic()
+    self._submitted_count = (self._submitted_count + 1) % (1 << 32)
+    self.pending.append(index)
     for part in call:
-      self.outbox += HEADER.pack(len(part), self._asked_in_all) + part
+      self.send_buffer += HEADER.pack(len(part), self._submitted_count) + part
 
   def deadline(self) -> float:
-    """Returns when, on the monotonic clock, the work at hand must have ended; inf if idle."""
-    if not self.ready:
-      return self._since + (self._limit if self._loading else SECONDS_TO_START)
-    return self._since + self._limit + SECONDS_BEYOND if self.asked else math.inf
+    """Returns when, on the monotonic clock, the current work must have ended; inf if idle."""
+    if not self.is_ready:
+      return self._clock_start + (self._time_limit if self._is_loading else START_TIMEOUT_SECONDS)
+    return self._clock_start + self._time_limit + GRACE_SECONDS if self.pending else math.inf
 
   def send(self) -> None:
-    """Writes as much of the outbox as the pipe takes."""
+    """Writes as much of the send buffer as the pipe takes."""
     try:
-      while self.outbox:
-        del self.outbox[: os.write(self.requests, memoryview(self.outbox)[: 1 << 18].tobytes())]
+      while self.send_buffer:
+        chunk = memoryview(self.send_buffer)[: 1 << 18].tobytes()
+        del self.send_buffer[: os.write(self.requests, chunk)]
     except BlockingIOError:
       pass
     except BrokenPipeError:
-      self.outbox.clear()  # it has ended, which receive() will see too
+      self.send_buffer.clear()  # the worker has ended; receive() will report it
 
   def receive(self) -> dict[int, Outcome]:
-    """Returns the answers that have come, {index: outcome}; sets failure where it is over."""
-    ended = False
+    """Returns the outcomes that have arrived, {index: outcome}; may set failure."""
+    has_ended = False
     try:
-      while not ended and len(self._inbox) <= LONGEST_REPLY:
-        more = os.read(self.replies, 1 << 16)
-        ended = not more
-        self._inbox += more
+      while not has_ended and len(self._receive_buffer) <= MAX_REPLY_BYTES:
+        chunk = os.read(self.replies, 1 << 16)
+        has_ended = not chunk
+        self._receive_buffer += chunk
     except BlockingIOError:
       pass
     outcomes = {}
     while not self.failure and (message := self._next_message()):
-      self._take(*message, outcomes)
-    if ended and not self.failure:
+      self._handle_message(*message, outcomes)
+    if has_ended and not self.failure:
       self.failure = Outcome('worker_killed', None, '')
     return outcomes
 
   def _next_message(self) -> tuple[int, bytes] | None:
-    if len(self._inbox) < HEADER.size:
+    if len(self._receive_buffer) < HEADER.size:
       return None
-    length, number = HEADER.unpack_from(self._inbox)
+    length, number = HEADER.unpack_from(self._receive_buffer)
     end = HEADER.size + length
-    if length > LONGEST_REPLY:
-      return number, b''  # nothing that the worker would say
-    if len(self._inbox) < end:
+    if length > MAX_REPLY_BYTES:
+      return number, b''  # which is invalid, and so a failure of the worker
+    if len(self._receive_buffer) < end:
       return None
-    body = bytes(self._inbox[HEADER.size : end])
-    del self._inbox[:end]
+    body = bytes(self._receive_buffer[HEADER.size : end])
+    del self._receive_buffer[:end]
     return number, body
 
-  def _take(self, number: int, body: bytes, outcomes: dict[int, Outcome]) -> None:
+  def _handle_message(self, number: int, body: bytes, outcomes: dict[int, Outcome]) -> None:
     try:
-      kind, score, details, last = json.loads(body)
-      expected = (self._answered_in_all + 1) % (1 << 32) if self.ready else 0
-      good = (
-        number == expected
+      kind, score, details, is_last = json.loads(body)
+      expected_number = (self._answered_count + 1) % (1 << 32) if self.is_ready else 0
+      is_valid = (
+        number == expected_number
         and (kind == 'score') == isinstance(score, float)
-        and (bool(self.asked) or not self.ready)
+        and (bool(self.pending) or not self.is_ready)
       )
     except (ValueError, TypeError, RecursionError):
-      good = False
-    self._since = time.monotonic()
-    if not good:
-      self.failure = Outcome('worker_failed', None, 'an answer that the worker does not give')
-    elif not self.ready:
-      self.ready, self._loading = kind == 'ready', True
+      is_valid = False
+    self._clock_start = time.monotonic()
+    if not is_valid:
+      self.failure = Outcome('worker_failed', None, 'the worker sent an invalid reply')
+    elif not self.is_ready:
+      self.is_ready, self._is_loading = kind == 'ready', True
       if kind not in ('ready', 'loading'):
         self.failure = Outcome(kind, None, details)
     else:
-      self._answered_in_all = number
-      outcomes[self.asked.popleft()] = Outcome(kind, score, details)
-      if last:
-        self.failure = Outcome('used_up', None, details)
+      self._answered_count = number
+      outcomes[self.pending.popleft()] = Outcome(kind, score, details)
+      if is_last:
+        self.failure = Outcome('retired', None, details)
 
   def has_ended(self) -> bool:
-    """Returns whether the process is gone or not ours; does not reap it: its id stays its own."""
+    """Returns whether the process has ended or is not ours.
+
+    Does not reap it, so that no new process gets its id before kill().
+    """
     try:
       return (
         os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
@@ -171,37 +181,37 @@ class Process:
       return True
 
   def kill(self) -> Outcome | None:
-    """Kills the process group and frees everything; returns the failure, explained."""
-    if os.getpid() != self._owner or self._process.returncode is not None:
+    """Kills the process group and frees everything; returns the failure, with its reason."""
+    if os.getpid() != self._owner_pid or self._process.returncode is not None:
       return self.failure  # a forked child shares the worker, and does not own it
-    os.close(self._lifeline)  # at which the worker ends all that it has started, and itself
+    os.close(self._lifeline)  # the worker then kills all that it has started, and ends
     try:
-      code = self._process.wait(SECONDS_TO_END)
+      code = self._process.wait(SHUTDOWN_SECONDS)
     except subprocess.TimeoutExpired:
       os.killpg(self._process.pid, signal.SIGKILL)
       code = self._process.wait()
     if self.failure and self.failure.kind == 'worker_killed':
-      how = (
+      reason = (
         f'was killed by {_signal_name(code)}'
         if code < 0 or code > 128
         else (f'exited with code {code}')
       )
-      self._errors.seek(0)
-      said = self._errors.read(1 << 16).decode(errors='replace')[-1000:]
-      self.failure = self.failure._replace(details=f'the worker {how}\n{said}'.strip())
+      self._stderr.seek(0)
+      stderr_text = self._stderr.read(1 << 16).decode(errors='replace')[-1000:]
+      self.failure = self.failure._replace(details=f'the worker {reason}\n{stderr_text}'.strip())
     os.close(self.requests)
     os.close(self.replies)
-    self._errors.close()
+    self._stderr.close()
     shutil.rmtree(self._folder, ignore_errors=True)
     return self.failure
 
 
 def _environment(folder: str) -> dict[str, str]:
-  kept = {name: os.environ[name] for name in KEPT_ENVIRONMENT if name in os.environ}
-  single = dict.fromkeys(('OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS', 'MKL_NUM_THREADS'), '1')
+  inherited = {name: os.environ[name] for name in INHERITED_ENVIRONMENT if name in os.environ}
+  one_thread = dict.fromkeys(('OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS', 'MKL_NUM_THREADS'), '1')
   return {
-    **kept,
-    **single,
+    **inherited,
+    **one_thread,
     'HOME': folder,
     'TMPDIR': folder,
     'LANG': 'C.UTF-8',

@@ -1,7 +1,7 @@
-"""The `python` grader inside its sandbox: a source is loaded once, and its grade called.
+"""The `python` grader inside its sandbox: loads the source once, and calls its grade function.
 
-Standard library alone, as it runs inside the worker. load() runs in the keeper; serve() in a
-runner forked from it, for many calls; answer() is the keeper's side of one call.
+Standard library only, because it runs inside the worker. load() runs in the controller; serve() in
+a runner forked from it, for many calls; answer() is the controller's side of one call.
 """
 
 import _thread
@@ -13,13 +13,13 @@ import os
 import sys
 import traceback
 
-import worker_rules as rules
-from worker_runners import HEADER, Runner, read_exactly, tell
+import worker_syscalls as syscalls
+from worker_runner import HEADER, Runner, read_exactly, send
 
-DETAILS = 2000  # characters kept of the end of a traceback
-SUBREAPER = 36
-SOURCES = {}  # by the name that tracebacks show; the one source, once it is loaded
-OWN_FILES = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'worker')
+MAX_DETAILS = 2000  # characters of the end of a traceback
+SUBREAPER = 36  # prctl
+SOURCES = {}  # file name in tracebacks -> source; has one entry once the source is loaded
+WORKER_FILES = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'worker')  # prefix
 
 
 def load(source: str, filename: str):
@@ -35,9 +35,9 @@ def load(source: str, filename: str):
 
 
 def serve(grade, inbox: int, outbox: int) -> None:
-  """Answers each call by [kind, score, details, whether this process is as good as new]."""
-  # Bound here, because the user's source may replace names of os and json.
-  loads, dumps, write, own_id, leave, getpid, wait, threads = (
+  """Replies to each call with [kind, score, details, whether this process can be used again]."""
+  # Bound here, because the user's source may replace attributes of os and json.
+  loads, dumps, write, own_id, leave, getpid, wait, count_threads = (
     json.loads,
     json.JSONEncoder().encode,
     os.write,
@@ -47,17 +47,18 @@ def serve(grade, inbox: int, outbox: int) -> None:
     os.waitpid,
     _thread._count,
   )
-  before = threads()
+  initial_threads = count_threads()
   if sys.platform.startswith('linux'):
-    rules.libc.prctl(SUBREAPER, 1, 0, 0, 0)  # so that waiting shows all that calls leave behind
+    # orphans become children of this process, so that waitpid finds all that calls leave running
+    syscalls.libc.prctl(SUBREAPER, 1, 0, 0, 0)
 
-  def nothing_left():
+  def nothing_runs():
     try:
       while wait(-1, os.WNOHANG)[0]:
         pass
       return False
     except ChildProcessError:
-      return threads() == before
+      return count_threads() == initial_threads
 
   while header := read_exactly(inbox, HEADER.size):
     body = read_exactly(inbox, HEADER.unpack(header)[0])
@@ -65,48 +66,48 @@ def serve(grade, inbox: int, outbox: int) -> None:
       outcome = call(grade, *loads(body))
     except MemoryError:
       outcome = 'memory_limit', None, 'MemoryError'
-    except BaseException as error:  # SystemExit is as good a way to fail as any
+    except BaseException as error:  # includes SystemExit
       outcome = 'raised', None, end_of_traceback(error)
     if getpid() != own_id:  # the source has forked and let the child return
       leave(1)
-    tell(outbox, [*outcome, outcome[0] == 'score' and nothing_left()], write, dumps)
+    send(outbox, [*outcome, outcome[0] == 'score' and nothing_runs()], write, dumps)
   leave(0)
 
 
 def answer(
   runner: Runner, requests: int, header: bytes, length: int, deadline: float, seconds: float
 ) -> tuple[tuple, bool]:
-  """Hands one call on; returns ((kind, score, details), whether runner may have another)."""
+  """Forwards one call; returns ((kind, score, details), whether runner can be used again)."""
   try:
     os.write(runner.inbox, header)
   except BrokenPipeError:
-    pass  # which giving will find too
-  runner.give(requests, length, deadline)
+    pass  # forward() meets it too
+  runner.forward(requests, length, deadline)
   try:
-    said = runner.said(deadline)
-    if said is not None:
-      kind, score, details, good = said
+    reply = runner.receive(deadline)
+    if reply is not None:
+      kind, score, details, is_reusable = reply
       if (
         kind in ('score', 'raised', 'memory_limit')
         and isinstance(details, str)
         and (kind == 'score') == (isinstance(score, float) and math.isfinite(score))
       ):
-        return (kind, score, details[-DETAILS:]), good is True
+        return (kind, score, details[-MAX_DETAILS:]), is_reusable is True
   except (ValueError, TypeError):
-    said = ()
-  if said is not None:
-    return ('worker_failed', None, 'an answer that the worker does not give'), False
-  how = runner.how_it_ended()
-  if how:
-    return ('worker_killed', None, f'the worker {how}'), False
+    reply = ()
+  if reply is not None:
+    return ('worker_failed', None, 'the worker sent an invalid reply'), False
+  description = runner.exit_description()
+  if description:
+    return ('worker_killed', None, f'the worker {description}'), False
   return ('timeout', None, f'no result within {seconds:g} s'), False
 
 
 def call(grade, sample, item):
-  """Returns (kind, score, details) of one call; lets what grade raises pass."""
+  """Returns (kind, score, details) of one call; exceptions of grade are not caught."""
   value = grade(sample, item)
   if getattr(value, 'shape', None) == () and hasattr(value, 'item'):
-    value = value.item()  # a scalar of numpy
+    value = value.item()  # a numpy scalar
   if not isinstance(value, (float, int, numbers.Real)):
     return 'raised', None, f'grade returned {value!r:.200} ({type(value).__name__}), need a float'
   try:
@@ -119,14 +120,14 @@ def call(grade, sample, item):
 
 
 def end_of_traceback(error) -> str:
-  """Returns the last characters of the traceback of error, the worker's own frames left out."""
+  """Returns the last characters of the traceback of error, without the worker's own frames."""
   try:
     for filename, source in SOURCES.items():
       linecache.cache[filename] = len(source), None, source.splitlines(True), filename
     frames = error.__traceback__
-    while frames and frames.tb_frame.f_code.co_filename.startswith(OWN_FILES):
+    while frames and frames.tb_frame.f_code.co_filename.startswith(WORKER_FILES):
       frames = frames.tb_next
     lines = traceback.format_exception(type(error), error, frames, limit=-8)
-    return ''.join(lines).strip()[-DETAILS:]
+    return ''.join(lines).strip()[-MAX_DETAILS:]
   except BaseException:  # an exception whose own methods raise
     return type(error).__name__

@@ -1,4 +1,4 @@
-"""Model judges: how they are asked, what is taken for a verdict, and what is remembered."""
+"""Model judges: requests to an endpoint, parsing of verdicts, errors, and the verdict cache."""
 
 import json
 import re
@@ -73,14 +73,14 @@ def error(status, message='no') -> Reply:
   return Reply({'error': {'message': message, 'type': 'x', 'code': None}}, status)
 
 
-class Judged:
-  """What came of grading through a server that answers so."""
+class JudgeRun:
+  """The grades, requests and counts of grading against a local server with these answers."""
 
-  def __init__(self, answer, given=SCORE, pairs=((ITEM, SAMPLE),), retries=0, **config):
+  def __init__(self, answer, grader_json=SCORE, pairs=((ITEM, SAMPLE),), retries=0, **config):
     answer = answer if callable(answer) else (lambda *_, reply=answer: reply)
     with local_server.serving(answer) as server:
       judges = graders.Judges(graders.JudgeConfig(base_url=server.url + '/v1', **config))
-      self.grader = graders.make(given, judges=judges)
+      self.grader = graders.make(grader_json, judges=judges)
       self.grades = graders.grade_many(self.grader, list(pairs), retries=retries)
       judges.close()
     self.grade, self.server, self.requests = self.grades[0], server, server.requests
@@ -89,21 +89,21 @@ class Judged:
 
 
 def test_a_verdict_is_the_score_and_its_tokens_are_counted():
-  judged = Judged(verdict(0.75))
-  assert judged.grade == Grade(0.75, {'judge': 0.75}, {})
-  assert judged.counts.pop('seconds') > 0
-  assert judged.counts == {
+  run = JudgeRun(verdict(0.75))
+  assert run.grade == Grade(0.75, {'judge': 0.75}, {})
+  assert run.counts.pop('seconds') > 0
+  assert run.counts == {
     'grades': 1,
     'usage/prompt_tokens': 190,
     'usage/total_tokens': 324,
     'usage/completion_tokens': 134,
     'usage/cached_tokens': 64,
   }
-  assert judged.grader.tallies['judge'].model == 'gpt-4.1-2025-04-14'
+  assert run.grader.tallies['judge'].model == 'gpt-4.1-2025-04-14'
 
 
-def test_the_judge_is_asked_as_chat_completions_wants_it():
-  given = {
+def test_requests_have_the_form_of_chat_completions():
+  grader_json = {
     **SCORE,
     'sampling_params': {
       'seed': 1,
@@ -113,7 +113,7 @@ def test_the_judge_is_asked_as_chat_completions_wants_it():
       'reasoning_effort': 'low',
     },
   }
-  [request] = Judged(verdict(1), given).requests
+  [request] = JudgeRun(verdict(1), grader_json).requests
   assert request['path'] == '/v1/chat/completions'
   assert request['headers']['Authorization'] == 'Bearer key-9'
   body = request['body']
@@ -129,8 +129,8 @@ def test_the_judge_is_asked_as_chat_completions_wants_it():
   assert schema['strict'] is True and schema['schema']['properties']['result'] == {'type': 'number'}
 
 
-def test_the_run_may_name_another_model_and_a_bound_for_its_tokens():
-  [body] = Judged(verdict(1), model='qwen', max_tokens=77).bodies
+def test_the_config_overrides_model_and_max_tokens():
+  [body] = JudgeRun(verdict(1), model='qwen', max_tokens=77).bodies
   assert body['model'] == 'qwen' and body['max_tokens'] == 77
 
 
@@ -139,21 +139,21 @@ def test_the_run_may_name_another_model_and_a_bound_for_its_tokens():
   [(7, [0, 5], 5.0), (-3, [0, 5], 0.0), (3.5, [0, 5], 3.5), (2, [0, 1], 1.0), (-9, [-2, -1], -2.0)],
 )
 def test_a_number_out_of_range_is_clamped(result, bounds, score):
-  judged = Judged(verdict(result), {**SCORE, 'range': bounds})
-  assert judged.grade == Grade(score, {'judge': score}, {})
-  assert f'from {bounds[0]} to {bounds[1]}' in judged.bodies[0]['messages'][0]['content']
+  run = JudgeRun(verdict(result), {**SCORE, 'range': bounds})
+  assert run.grade == Grade(score, {'judge': score}, {})
+  assert f'from {bounds[0]} to {bounds[1]}' in run.bodies[0]['messages'][0]['content']
 
 
 @pytest.mark.parametrize('label, score', [('kind', 1.0), ('neither', 1.0), ('rude', 0.0)])
 def test_a_label_passes_or_not(label, score):
-  judged = Judged(verdict(label), LABEL)
-  assert judged.grade == Grade(score, {'tone': score}, {})
-  schema = judged.bodies[0]['response_format']['json_schema']['schema']
+  run = JudgeRun(verdict(label), LABEL)
+  assert run.grade == Grade(score, {'tone': score}, {})
+  schema = run.bodies[0]['response_format']['json_schema']['schema']
   assert schema['properties']['result']['enum'] == ['kind', 'rude', 'neither']
 
 
 @pytest.mark.parametrize(
-  'given, reply',
+  'grader_json, reply',
   [
     (SCORE, verdict('high')),
     (SCORE, verdict('0.5')),
@@ -171,20 +171,20 @@ def test_a_label_passes_or_not(label, score):
     (LABEL, verdict(1)),
   ],
 )
-def test_what_is_no_verdict_is_asked_for_again_and_then_a_grader_fault(given, reply):
-  judged = Judged(reply, given, retries=0)
-  assert len(judged.requests) == 4  # once, and 3 retries
-  assert judged.grade.reward is None and list(judged.grade.components.values()) == [None]
-  assert judged.grade.errors['model_grader_parse_error'] is True
-  assert judged.grade.errors['model_grader_parse_error_details']
-  assert judged.counts['usage/total_tokens'] == 4 * 324  # they were paid for
-  assert judged.counts['errors/model_grader_parse_error'] == 1
+def test_an_answer_without_a_verdict_is_retried_and_then_a_grader_fault(grader_json, reply):
+  run = JudgeRun(reply, grader_json, retries=0)
+  assert len(run.requests) == 4  # once, and 3 retries
+  assert run.grade.reward is None and list(run.grade.components.values()) == [None]
+  assert run.grade.errors['model_grader_parse_error'] is True
+  assert run.grade.errors['model_grader_parse_error_details']
+  assert run.counts['usage/total_tokens'] == 4 * 324  # of all attempts
+  assert run.counts['errors/model_grader_parse_error'] == 1
 
 
-def test_an_answer_that_can_be_read_the_second_time_counts():
-  judged = Judged(lambda _, n: verdict(0.5) if n else completion('well...'))
-  assert judged.grade.reward == 0.5 and len(judged.requests) == 2
-  assert judged.counts['usage/total_tokens'] == 2 * 324
+def test_an_answer_that_can_be_parsed_at_the_second_attempt_counts():
+  run = JudgeRun(lambda _, n: verdict(0.5) if n else completion('well...'))
+  assert run.grade.reward == 0.5 and len(run.requests) == 2
+  assert run.counts['usage/total_tokens'] == 2 * 324
 
 
 @pytest.mark.parametrize(
@@ -198,7 +198,7 @@ def test_an_answer_that_can_be_read_the_second_time_counts():
   ],
 )
 def test_the_last_verdict_in_the_text_counts(text, result):
-  assert grading.read_result(text) == result
+  assert grading.parse_result(text) == result
 
 
 @pytest.mark.parametrize(
@@ -214,35 +214,33 @@ def test_the_last_verdict_in_the_text_counts(text, result):
   ],
 )
 def test_other_failures_are_grader_faults_of_their_own_kind(reply, key, words):
-  judged = Judged(reply)
-  assert judged.grade.reward is None and judged.grade.components == {'judge': None}
-  assert judged.grade.errors[f'model_grader_{key}_error'] is True
-  assert words in judged.grade.errors[f'model_grader_{key}_error_details']
-  assert len(judged.requests) == 1 and 'key-9' not in str(judged.grade)
+  run = JudgeRun(reply)
+  assert run.grade.reward is None and run.grade.components == {'judge': None}
+  assert run.grade.errors[f'model_grader_{key}_error'] is True
+  assert words in run.grade.errors[f'model_grader_{key}_error_details']
+  assert len(run.requests) == 1 and 'key-9' not in str(run.grade)
 
 
-def test_an_answer_cut_off_says_so():
-  judged = Judged(completion('{"steps": [', finish_reason='length'))
-  assert judged.grade == Grade(
-    None, {'judge': None}, {'model_grader_exceeded_max_tokens_error': True}
-  )
+def test_a_truncated_answer_is_an_error_of_its_own_kind():
+  run = JudgeRun(completion('{"steps": [', finish_reason='length'))
+  assert run.grade == Grade(None, {'judge': None}, {'model_grader_exceeded_max_tokens_error': True})
 
 
 @pytest.mark.parametrize('status', [429, 500, 503])
-def test_an_overloaded_endpoint_is_asked_again(status):
-  judged = Judged(lambda _, n: verdict(1) if n == 2 else error(status))
-  assert judged.grade.reward == 1.0 and len(judged.requests) == 3
+def test_an_overloaded_endpoint_is_retried(status):
+  run = JudgeRun(lambda _, n: verdict(1) if n == 2 else error(status))
+  assert run.grade.reward == 1.0 and len(run.requests) == 3
 
 
 def test_an_endpoint_that_stays_down_is_a_grader_fault():
-  judged = Judged(error(500, 'out of memory'), retries=0)
-  assert len(judged.requests) == 4
-  assert 'out of memory' in judged.grade.errors['model_grader_server_error_details']
+  run = JudgeRun(error(500, 'out of memory'), retries=0)
+  assert len(run.requests) == 4
+  assert 'out of memory' in run.grade.errors['model_grader_server_error_details']
 
 
 def test_a_time_out_is_a_grader_fault_after_retries():
-  config = {'timeout_seconds': 0.1}
-  with local_server.serving(lambda *_: verdict(1, seconds=0.3)) as server:
+  config = {'timeout_seconds': 0.5}
+  with local_server.serving(lambda *_: verdict(1, seconds=1.0)) as server:
     judges = graders.Judges(graders.JudgeConfig(base_url=server.url, retries=1, **config))
     grade = graders.make(SCORE, judges=judges)(ITEM, SAMPLE)
     judges.close()
@@ -250,34 +248,34 @@ def test_a_time_out_is_a_grader_fault_after_retries():
   assert 'Timeout' in grade.errors['model_grader_server_error_details']
 
 
-def test_an_endpoint_without_schemas_is_asked_for_plain_text_from_then_on():
+def test_after_an_endpoint_refused_a_schema_requests_are_for_plain_text():
   def answer(request, _):
     if 'response_format' in request['body']:
       return error(400, 'response_format is not supported')
     return completion('Sure!\n```json\n{"steps": [], "result": 0.25}\n```')
 
   pairs = [(ITEM, {'output_text': text}) for text in 'abc']
-  judged = Judged(answer, pairs=pairs, concurrency=1)
-  assert [grade.reward for grade in judged.grades] == [0.25] * 3
-  assert ['response_format' in body for body in judged.bodies] == [True, False, False, False]
-  assert '"result"' in judged.bodies[1]['messages'][0]['content']
+  run = JudgeRun(answer, pairs=pairs, concurrency=1)
+  assert [grade.reward for grade in run.grades] == [0.25] * 3
+  assert ['response_format' in body for body in run.bodies] == [True, False, False, False]
+  assert '"result"' in run.bodies[1]['messages'][0]['content']
 
 
-def test_a_request_that_is_refused_either_way_tells_the_first_reason():
+def test_a_request_that_is_refused_with_and_without_schema_reports_the_first_reason():
   def answer(request, _):
     return error(400, 'too long' if 'response_format' in request['body'] else 'second')
 
-  assert 'too long' in Judged(answer).grade.errors['model_grader_server_error_details']
+  assert 'too long' in JudgeRun(answer).grade.errors['model_grader_server_error_details']
 
 
-def test_requests_are_under_way_at_once_but_no_more_than_concurrency():
+def test_requests_are_concurrent_up_to_the_limit():
   pairs = [(ITEM, {'output_text': str(n)}) for n in range(8)]
-  judged = Judged(verdict(1, seconds=0.1), pairs=pairs, concurrency=3)
-  assert judged.server.most_at_once == 3 and len(judged.requests) == 8
+  run = JudgeRun(verdict(1, seconds=0.1), pairs=pairs, concurrency=3)
+  assert run.server.max_concurrent == 3 and len(run.requests) == 8
 
 
-def test_two_judges_in_a_multi_share_the_limit():
-  both = {
+def test_two_judges_in_a_multi_share_the_limit_of_concurrency():
+  multi = {
     'type': 'multi',
     'name': 'both',
     'graders': {'a': SCORE, 'b': LABEL},
@@ -289,62 +287,62 @@ def test_two_judges_in_a_multi_share_the_limit():
 
   with local_server.serving(answer) as server:
     judges = graders.Judges(graders.JudgeConfig(base_url=server.url, concurrency=2))
-    grader = graders.make(both, judges=judges)
+    grader = graders.make(multi, judges=judges)
     pairs = [(ITEM, {'output_text': str(n)}) for n in range(4)]
     assert [grade.reward for grade in graders.grade_many(grader, pairs)] == [0.75] * 4
     judges.close()
-    assert server.most_at_once == 2
+    assert server.max_concurrent == 2
   counts = {key: tally.take() for key, tally in grader.tallies.items()}
   assert counts['a']['grades'] == counts['b']['grades'] == 4
   assert counts['a']['usage/total_tokens'] == 4 * 324
 
 
-def test_faults_of_row_and_answer_ask_nobody():
-  given = {
+def test_faults_of_row_and_answer_send_no_request():
+  grader_json = {
     **SCORE,
     'input': [
       {'role': 'user', 'content': '{{ sample.output_json.x }}'},
       {'role': 'user', 'content': '{{ item.answer }}'},
     ],
   }
-  judged = Judged(verdict(1), given, pairs=[(ITEM, SAMPLE), ({}, SAMPLE)])
-  assert [grade.reward for grade in judged.grades] == [0.0, None] and judged.requests == []
-  assert judged.grades[0].errors['sample_parse_error'] is True
-  assert judged.grades[1].errors['invalid_variable_error'] is True
-  assert judged.grader.item_fields() == {'answer'}
+  run = JudgeRun(verdict(1), grader_json, pairs=[(ITEM, SAMPLE), ({}, SAMPLE)])
+  assert [grade.reward for grade in run.grades] == [0.0, None] and run.requests == []
+  assert run.grades[0].errors['sample_parse_error'] is True
+  assert run.grades[1].errors['invalid_variable_error'] is True
+  assert run.grader.item_fields() == {'answer'}
 
 
-def test_text_that_is_no_utf8_is_a_fault_and_no_crash():
-  grade = Judged(verdict(1), pairs=[({'answer': '\ud800'}, SAMPLE)]).grade
+def test_text_that_is_not_utf8_is_a_fault_and_no_crash():
+  grade = JudgeRun(verdict(1), pairs=[({'answer': '\ud800'}, SAMPLE)]).grade
   assert grade.reward is None and 'model_grader_server_error' in grade.errors
 
 
 # ------------------------------------------------------------------ the cache
 
 
-def test_the_same_question_is_asked_once_also_by_a_later_run(tmp_path):
+def test_the_same_request_is_sent_once_also_by_a_later_run(tmp_path):
   pairs = [(ITEM, SAMPLE), (ITEM, {'output_text': 'other'}), (ITEM, SAMPLE)]
-  first = Judged(verdict(0.5), pairs=pairs, cache=str(tmp_path))
+  first = JudgeRun(verdict(0.5), pairs=pairs, cache=str(tmp_path))
   assert len(first.requests) == 2 and first.counts['usage/total_tokens'] == 2 * 324
   with local_server.serving(lambda *_: verdict(0.9)) as server:
-    # Another address is another judge: what was said by the first does not count.
+    # Another base_url is another judge: verdicts of the first do not count.
     judges = graders.Judges(graders.JudgeConfig(base_url=server.url, cache=str(tmp_path)))
     grader = graders.make(SCORE, judges=judges)
     assert grader(ITEM, SAMPLE).reward == 0.9
     judges.close()
-    again = graders.Judges(graders.JudgeConfig(base_url=server.url, cache=str(tmp_path)))
-    grader = graders.make(SCORE, judges=again)
+    later_judges = graders.Judges(graders.JudgeConfig(base_url=server.url, cache=str(tmp_path)))
+    grader = graders.make(SCORE, judges=later_judges)
     grade = grader(ITEM, SAMPLE)
     assert grade.reward == 0.9 and len(server.requests) == 1
     counts = grader.tallies['judge'].take()
-    assert counts.pop('seconds') >= 0 and counts == {'grades': 1}  # nothing was paid
+    assert counts.pop('seconds') >= 0 and counts == {'grades': 1}  # no tokens used
     for change in ({'sampling_params': {'seed': 2}}, {'model': 'other'}, {'range': [0, 2]}):
-      graders.make({**SCORE, **change}, judges=again)(ITEM, SAMPLE)
+      graders.make({**SCORE, **change}, judges=later_judges)(ITEM, SAMPLE)
     assert len(server.requests) == 4
-    again.close()
+    later_judges.close()
 
 
-def test_without_a_folder_verdicts_are_remembered_in_memory():
+def test_without_a_folder_verdicts_are_cached_in_memory():
   with local_server.serving(lambda *_: verdict(0.9)) as server:
     judges = graders.Judges(graders.JudgeConfig(base_url=server.url))
     grader = graders.make(SCORE, judges=judges)
@@ -353,14 +351,14 @@ def test_without_a_folder_verdicts_are_remembered_in_memory():
     judges.close()
 
 
-def test_faults_are_not_remembered(tmp_path):
+def test_faults_are_not_cached(tmp_path):
   replies = [error(401), completion('?'), verdict(1)]
-  judged = Judged(lambda _, n: replies[n], pairs=[(ITEM, SAMPLE)], retries=1, cache=str(tmp_path))
-  assert judged.grade.reward == 1.0 and len(judged.requests) == 3
+  run = JudgeRun(lambda _, n: replies[n], pairs=[(ITEM, SAMPLE)], retries=1, cache=str(tmp_path))
+  assert run.grade.reward == 1.0 and len(run.requests) == 3
 
 
 def test_the_cache_file_holds_digests_and_verdicts_and_no_prompt(tmp_path):
-  Judged(verdict(0.5), cache=str(tmp_path))
+  JudgeRun(verdict(0.5), cache=str(tmp_path))
   [row] = sqlite3.connect(tmp_path / judge_cache.FILE).execute('SELECT key, text FROM answers')
   assert re.fullmatch('[0-9a-f]{64}', row[0]) and json.loads(row[1])['result'] == 0.5
   assert b'BRCA2' not in (tmp_path / judge_cache.FILE).read_bytes()
@@ -372,23 +370,23 @@ def test_a_cache_folder_that_cannot_be_used_is_refused(tmp_path):
   with pytest.raises(ValueError, match='judge.cache: .* cannot be used'):
     graders.make(SCORE, judges=graders.Judges(config))
   config.cache = str(tmp_path / judge_cache.FILE / 'deeper')
-  with pytest.raises(ValueError, match='judge.cache: .* cannot be made'):
+  with pytest.raises(ValueError, match='judge.cache: .* cannot be created'):
     graders.make(SCORE, judges=graders.Judges(config))
   config.cache = str(tmp_path / 'new' / 'folder')
   graders.make(SCORE, judges=graders.Judges(config))
-  assert not (tmp_path / 'new').exists()  # until there is something to keep
+  assert not (tmp_path / 'new').exists()  # until there is something to store
 
 
 # ------------------------------------------------------------------ refusals
 
 
-def refusal(given, **config) -> str:
+def refusal(grader_json, **config) -> str:
   with pytest.raises(ValueError) as caught:
-    graders.make(given, judges=graders.Judges(graders.JudgeConfig(**config)))
+    graders.make(grader_json, judges=graders.Judges(graders.JudgeConfig(**config)))
   return str(caught.value)
 
 
-def test_all_problems_of_a_judge_are_told_at_once():
+def test_all_problems_of_a_judge_are_reported_at_once():
   message = refusal(
     {
       'type': 'score_model',
@@ -445,7 +443,7 @@ def test_bad_labels_are_refused(changes, words):
   assert words in refusal({**LABEL, **changes})
 
 
-def test_without_a_key_or_an_address_there_is_no_judge(monkeypatch):
+def test_without_an_api_key_or_base_url_a_judge_is_refused(monkeypatch):
   monkeypatch.delenv('OPENAI_API_KEY')
   message = refusal(SCORE)
   for words in (
@@ -468,12 +466,12 @@ def test_without_a_key_or_an_address_there_is_no_judge(monkeypatch):
   graders.make(SCORE, judges=graders.Judges(graders.JudgeConfig(api_key_env='MY_KEY')))
 
 
-def test_without_the_client_it_is_said_how_to_get_it(monkeypatch):
+def test_without_the_client_the_error_says_how_to_install_it(monkeypatch):
   monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
   assert "pip install 'rft_jax[judges]'" in refusal(SCORE)
 
 
-def test_a_bad_configuration_is_told_with_its_fields():
+def test_an_invalid_configuration_is_reported_with_its_fields():
   message = refusal(
     SCORE,
     base_url='localhost',
@@ -496,7 +494,7 @@ def test_a_bad_configuration_is_told_with_its_fields():
     assert f'judge.{field}=' in message
 
 
-def test_describe_is_the_apis_spelling():
+def test_describe_uses_the_spelling_of_the_api():
   with pytest.warns(UserWarning, match="'system' is taken as 'developer'"):
     grader = graders.make(
       {

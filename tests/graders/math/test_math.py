@@ -1,9 +1,8 @@
-"""math: what is equal, which part of an answer counts, and what its processes survive."""
+"""The math grader: equality, the final answer in a text, and failures of its worker processes."""
 
 import json
 import os
 import pathlib
-import signal
 import subprocess
 import sys
 import time
@@ -11,6 +10,7 @@ import time
 import math_verify
 import pytest
 from paths import ROOT
+from processes import children
 
 from rft_jax import graders
 from rft_jax.graders.math import pool as math_pool
@@ -26,18 +26,17 @@ BOMB = '\\boxed{9^{9^{9^9}}}'
 
 @pytest.fixture(scope='module')
 def grader():
-  made = graders.make({**MATH, 'time_limit_seconds': 20}, ungradable_reward=-1.0)
-  yield made
-  made.close()
+  grader = graders.make({**MATH, 'time_limit_seconds': 20}, ungradable_reward=-1.0)
+  yield grader
+  grader.close()
 
 
-def grade(grader, wanted, given):
-  return grader({'answer': wanted}, {'output_text': given})
+def grade(grader, reference, answer):
+  return grader({'answer': reference}, {'output_text': answer})
 
 
-@pytest.mark.parametrize(
-  'wanted, given, score',
-  [
+def test_an_answer_equal_to_the_reference_scores_1_and_others_0(grader):
+  cases = [  # reference, answer, score
     ('72', 'so she pays 8 * 9 = 72.', 1),
     ('72', 'The answer is 71.', 0),
     ('72', '', 0),
@@ -82,14 +81,17 @@ def grade(grader, wanted, given):
     ('no solution', '0', 0),
     ('no solution', 'There is \\boxed{no solution}', 1),
     ('Yes', 'No', 0),
-  ],
-)
-def test_equal_is_1_and_all_else_is_0(grader, wanted, given, score):
-  assert grade(grader, wanted, given) == (score, {'math': score}, {})
+  ]
+  offenders = []
+  for reference, answer, score in cases:
+    actual = grade(grader, reference, answer)
+    if actual != (score, {'math': score}, {}):
+      offenders.append(f'{reference!r}, {answer!r}: {actual}, need {score}')
+  assert not offenders
 
 
 @pytest.mark.parametrize(
-  'given, score',
+  'answer, score',
   [
     ('\\boxed{1}. No, rather \\boxed{2}', 1),
     ('\\boxed{2}. No, rather \\boxed{1}', 0),
@@ -109,12 +111,12 @@ def test_equal_is_1_and_all_else_is_0(grader, wanted, given, score):
     ('\\boxed{\\{2\\}}', 1),
   ],
 )
-def test_what_is_said_in_the_end_counts(grader, given, score):
-  assert grade(grader, '2', given).reward == score
+def test_the_final_answer_counts(grader, answer, score):
+  assert grade(grader, '2', answer).reward == score
 
 
 @pytest.mark.parametrize(
-  'wanted, given',
+  'reference, answer',
   [
     ('$1 < x < 2$', '$(1, 2)$'),
     ('$(1, 2)$', '$1 < x < 2$'),
@@ -126,138 +128,148 @@ def test_what_is_said_in_the_end_counts(grader, given, score):
     ('$a + b$', '$b + a$'),
   ],
 )
-def test_the_verdict_is_that_of_math_verify_with_the_reference_first(grader, wanted, given):
-  expected = math_verify.verify(math_verify.parse(wanted), math_verify.parse(given))
-  assert grade(grader, wanted, given).reward == float(expected)
+def test_the_verdict_is_that_of_math_verify_with_the_reference_first(grader, reference, answer):
+  expected = math_verify.verify(math_verify.parse(reference), math_verify.parse(answer))
+  assert grade(grader, reference, answer).reward == float(expected)
 
 
-def test_the_order_of_the_two_matters(grader):
+def test_equality_of_reference_and_answer_is_not_symmetric(grader):
   assert grade(grader, '$1 < x < 2$', '$(1, 2)$').reward == 1.0
   assert grade(grader, '$(1, 2)$', '$1 < x < 2$').reward == 0.0
 
 
-@pytest.mark.parametrize('wanted', ['', '  ', '\\boxed{', '\\boxed{}', '####', '1/0', '$$'])
-def test_a_reference_that_spells_nothing_never_verifies_and_is_the_rows_fault(grader, wanted):
-  for given in (wanted, '\\boxed{}', '', '7'):
-    found = grade(grader, wanted, given)
-    assert found.reward is None and found.components == {'math': None}
-    assert found.errors['other_error'] is True
-    assert repr(wanted) in found.errors['other_error_details']
+@pytest.mark.parametrize('reference', ['', '  ', '\\boxed{', '\\boxed{}', '####', '1/0', '$$'])
+def test_a_reference_without_an_expression_is_a_grader_fault(grader, reference):
+  for answer in (reference, '\\boxed{}', '', '7'):
+    fault = grade(grader, reference, answer)
+    assert fault.reward is None and fault.components == {'math': None}
+    assert fault.errors['other_error'] is True
+    assert repr(reference) in fault.errors['other_error_details']
 
 
-def test_missing_fields_are_the_rows_fault_or_the_answers(grader):
+def test_a_missing_field_is_a_grader_fault_in_the_row_and_a_policy_fault_in_the_answer(grader):
   grades = graders.grade_many(
     grader,
     [({}, {'output_text': '7'}), ({'answer': '7'}, {}), ({'answer': '7'}, {'output_text': '7'})],
   )
-  assert [one.reward for one in grades] == [None, -1.0, 1.0]
-  assert all(one.errors['invalid_variable_error'] is True for one in grades[:2])
+  assert [grade.reward for grade in grades] == [None, -1.0, 1.0]
+  assert all(grade.errors['invalid_variable_error'] is True for grade in grades[:2])
   assert grader.item_fields() == {'answer'}
 
 
-def test_odd_texts_have_a_score(grader):
-  for given in ('\x00', '\ud800 \\boxed{7}', '{' * 500, '\\boxed{' * 300, '7' * 5000, '"\n\\'):
-    assert grade(grader, '8', given).reward == 0.0
+def test_unusual_texts_get_a_score(grader):
+  for answer in ('\x00', '\ud800 \\boxed{7}', '{' * 500, '\\boxed{' * 300, '7' * 5000, '"\n\\'):
+    assert grade(grader, '8', answer).reward == 0.0
 
 
-def test_a_bomb_ends_in_sigkill_and_the_answers_beside_it_are_graded():
-  made = graders.make({**MATH, 'time_limit_seconds': 1.0})
+def test_an_expression_bomb_is_killed_and_the_other_answers_are_graded():
+  grader = graders.make({**MATH, 'time_limit_seconds': 1.0})
   try:
     pairs = [({'answer': '7'}, {'output_text': text}) for text in ('7', BOMB, '8', '\\boxed{7}')]
     start = time.monotonic()
-    grades = graders.grade_many(made, pairs, retries=0)
+    grades = graders.grade_many(grader, pairs, retries=0)
     assert time.monotonic() - start < 15
   finally:
-    made.close()
-  assert [one.reward for one in grades] == [1.0, None, 0.0, 1.0]
+    grader.close()
+  assert [grade.reward for grade in grades] == [1.0, None, 0.0, 1.0]
   assert grades[1].errors['python_grader_server_error'] is True
   assert grades[1].errors['python_grader_server_error_type'] == 'timeout'
   assert '9^9' in grades[1].errors['python_grader_server_error_details']
 
 
 def test_an_answer_too_large_for_the_memory_is_a_grader_fault_and_the_next_is_graded():
-  made = graders.make(MATH, sandbox=graders.SandboxConfig(memory_limit_mb=256))
+  grader = graders.make(MATH, sandbox=graders.SandboxConfig(memory_limit_mb=256))
   try:
-    found = grade(made, '7', '7' * (100 << 20))
-    assert found.reward is None and found.errors['python_grader_server_error'] is True
-    assert found.errors['python_grader_server_error_type'] in ('memory_limit', 'worker_killed')
-    assert len(found.errors['python_grader_server_error_details']) < 1000
-    assert grade(made, '7', '7').reward == 1.0
+    fault = grade(grader, '7', '7' * (100 << 20))
+    assert fault.reward is None and fault.errors['python_grader_server_error'] is True
+    assert fault.errors['python_grader_server_error_type'] in ('memory_limit', 'worker_killed')
+    assert len(fault.errors['python_grader_server_error_details']) < 1000
+    assert grade(grader, '7', '7').reward == 1.0
   finally:
-    made.close()
+    grader.close()
 
 
-def test_an_interrupted_call_leaves_no_answer_for_the_next_one(monkeypatch):
+def test_an_interrupted_call_leaves_no_reply_for_the_next_one(monkeypatch):
+  def interrupted_poll():
+    raise KeyboardInterrupt
+
   pool = math_pool.Pool(workers=1, time_limit_seconds=20.0, memory_limit_mb=2048)
-  # A process that was started in the background ignores the signal.
-  before = signal.signal(signal.SIGINT, signal.default_int_handler)
   try:
-    with monkeypatch.context() as patched:
-      patched.setattr(math_pool, '_answer', lambda process, seconds: signal.raise_signal(2))
+    with monkeypatch.context() as patch:
+      patch.setattr('select.poll', interrupted_poll)  # the call has been sent by then
       with pytest.raises(KeyboardInterrupt):
         pool.verify([('7', '7')])
     assert pool.verify([('7', '8')]) == [('different', '')]
   finally:
-    signal.signal(signal.SIGINT, before)
     pool.close()
 
 
-def test_a_forked_process_does_not_kill_what_it_does_not_own():
+def test_a_forked_process_does_not_kill_workers_of_its_parent():
   code = (
-    'import os; from rft_jax.graders.math import pool as math_pool\n'
+    'import os, sys; sys.path.append("tests")\n'
+    'from processes import children; from rft_jax.graders.math import pool as math_pool\n'
     'pool = math_pool.Pool(workers=1, time_limit_seconds=20.0, memory_limit_mb=2048)\n'
-    'child = os.fork()\n'
+    'before, child = children(), os.fork()\n'
     'pool.close() if not child else os.waitpid(child, 0)\n'
-    'if child: print(pool._workers[0]._process.poll(), pool.verify([("7", "7")])[0].kind)'
+    'if child: print(pool.verify([("7", "7")])[0].kind, children() == before)'
   )
-  done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True)
-  assert done.stdout == 'None equal\n', done.stderr
+  process = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True)
+  assert process.stdout == 'equal True\n', process.stderr
 
 
-def test_several_processes_work_at_once_and_keep_the_order():
-  made = graders.make({**MATH, 'time_limit_seconds': 1.5}, sandbox=graders.SandboxConfig(workers=2))
+def test_several_processes_work_in_parallel_and_keep_the_order():
+  grader = graders.make(
+    {**MATH, 'time_limit_seconds': 1.5}, sandbox=graders.SandboxConfig(workers=2)
+  )
   try:
-    texts = [BOMB, *('7' if place % 3 else '8' for place in range(30)), BOMB]
+    texts = [BOMB, *('7' if index % 3 else '8' for index in range(30)), BOMB]
     grades = graders.grade_many(
-      made, [({'answer': '7'}, {'output_text': text}) for text in texts], retries=0
+      grader, [({'answer': '7'}, {'output_text': text}) for text in texts], retries=0
     )
   finally:
-    made.close()
-  assert [one.reward for one in grades] == [
+    grader.close()
+  assert [grade.reward for grade in grades] == [
     None,
-    *(float(bool(place % 3)) for place in range(30)),
+    *(float(bool(index % 3)) for index in range(30)),
     None,
   ]
 
 
-def test_a_process_is_replaced_after_so_many_calls_and_after_its_death(monkeypatch):
-  monkeypatch.setattr(math_pool, 'CALLS_EACH', 3)
+def test_a_process_is_replaced_after_its_number_of_calls_and_after_its_death(monkeypatch):
+  monkeypatch.setattr(math_pool, 'CALLS_PER_PROCESS', 3)
+  other_ids = set(children())
   pool = math_pool.Pool(workers=1, time_limit_seconds=20.0, memory_limit_mb=2048)
   try:
     ids = []
     for _ in range(7):
       assert pool.verify([('7', '7')]) == [('equal', '')]
-      ids.append(pool._workers[0]._process.pid)
-    assert ids[0] == ids[2] != ids[3] == ids[5] != ids[6]
+      ids += set(children()) - other_ids
+    assert len(ids) == 7 and ids[0] == ids[2] != ids[3] == ids[5] != ids[6]
     os.kill(ids[6], 9)
-    pool._workers[0]._process.wait()
+    wait_for_end(ids[6])
     assert pool.verify([('7', '8')]) == [('different', '')]
   finally:
     pool.close()
 
 
+def wait_for_end(process_id: int):
+  """Waits until a process has ended; it may be a zombie."""
+  process, deadline = pathlib.Path('/proc', str(process_id)), time.monotonic() + 20
+  while process.exists() and 'State:\tZ' not in (process / 'status').read_text():
+    assert time.monotonic() < deadline, 'it still runs'
+    time.sleep(0.05)
+
+
 def test_a_process_dies_with_the_program_that_started_it():
   code = (
-    'from rft_jax.graders.math import pool as math_pool; import os, sys\n'
+    'import os, sys; sys.path.append("tests")\n'
+    'from processes import children; from rft_jax.graders.math import pool as math_pool\n'
     'pool = math_pool.Pool(workers=1, time_limit_seconds=20.0, memory_limit_mb=2048)\n'
-    'print(pool._workers[0]._process.pid, flush=True)\n'
+    'print(*children(), flush=True)\n'
     'os.kill(os.getpid(), 9)'
   )
-  done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True)
-  process, deadline = pathlib.Path('/proc', done.stdout.strip()), time.monotonic() + 20
-  while process.exists() and 'State:\tZ' not in (process / 'status').read_text():
-    assert time.monotonic() < deadline, 'it is still there'
-    time.sleep(0.05)
+  process = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True)
+  wait_for_end(int(process.stdout))
 
 
 def test_the_worker_loads_neither_jax_nor_this_package():
@@ -270,19 +282,19 @@ def test_the_worker_loads_neither_jax_nor_this_package():
   subprocess.run([sys.executable, '-P', '-c', code], cwd='/', check=True)
 
 
-def test_where_no_process_starts_the_grader_is_refused(monkeypatch, tmp_path):
-  broken = tmp_path / 'worker.py'
-  broken.write_text('raise SystemExit(3)')
-  monkeypatch.setattr(math_pool, 'WORKER', broken)
+def test_if_no_process_can_start_the_grader_is_refused(monkeypatch, tmp_path):
+  failing_worker = tmp_path / 'worker.py'
+  failing_worker.write_text('raise SystemExit(3)')
+  monkeypatch.setattr(math_pool, 'WORKER', failing_worker)
   with pytest.raises(RuntimeError, match='code 3'):
     graders.make(MATH)
 
 
-def test_a_closed_grader_grades_nothing_more():
-  made = graders.make(MATH)
-  made.close()
-  made.close()
-  assert grade(made, '7', '7').reward is None
+def test_a_closed_grader_gives_a_grader_fault():
+  grader = graders.make(MATH)
+  grader.close()
+  grader.close()
+  assert grade(grader, '7', '7').reward is None
 
 
 @pytest.mark.parametrize(
@@ -296,13 +308,13 @@ def test_a_closed_grader_grades_nothing_more():
     ({'reference': 7}, 'reference: 7'),
   ],
 )
-def test_a_grader_that_is_wrong_is_refused(fields, words):
+def test_invalid_fields_are_refused(fields, words):
   with pytest.raises(ValueError) as caught:
     graders.make({**MATH, **fields})
   assert words in str(caught.value)
 
 
-def test_describe_gives_back_what_was_given(grader):
+def test_describe_returns_the_json_of_the_grader(grader):
   assert graders.describe(grader) == {**MATH, 'time_limit_seconds': 20}
 
 
@@ -310,7 +322,7 @@ def test_describe_gives_back_what_was_given(grader):
   not (ROOT.parent / 'shared/data/gsm8k/train.jsonl').exists(),
   reason='../shared/data/gsm8k is not here',
 )
-def test_every_reference_of_gsm8k_can_be_read_and_its_own_solution_is_right(grader):
+def test_references_of_gsm8k_can_be_parsed_and_their_solutions_score_1(grader):
   with open(ROOT.parent / 'shared/data/gsm8k/train.jsonl', encoding='utf-8') as lines:
     rows = [json.loads(line) for line, _ in zip(lines, range(300))]
   pairs = [
@@ -318,4 +330,4 @@ def test_every_reference_of_gsm8k_can_be_read_and_its_own_solution_is_right(grad
     for row in rows
     for text in (f'So \\boxed{{{row["answer"]}}}.', row['solution'])
   ]
-  assert [one.reward for one in graders.grade_many(grader, pairs)] == [1.0] * len(pairs)
+  assert [grade.reward for grade in graders.grade_many(grader, pairs)] == [1.0] * len(pairs)
