@@ -4,7 +4,7 @@ import pathlib
 import re
 
 HUB_ID = re.compile(r'[\w.-]+(/[\w.-]+)?(@[\w./-]+)?')
-ALLOW_PATTERNS = (
+ALLOW_PATTERNS = [
   '*.safetensors',
   '*.json',
   '*.jinja',
@@ -12,8 +12,8 @@ ALLOW_PATTERNS = (
   'merges.txt',
   'LICENSE*',
   'NOTICE*',
-)
-IGNORE_PATTERNS = ('*/*', 'consolidated*')  # copies in other formats: original/, onnx/
+]
+IGNORE_PATTERNS = ['*/*', 'consolidated*']  # copies in other formats: original/, onnx/
 
 
 def resolve(source) -> pathlib.Path:

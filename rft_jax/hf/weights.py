@@ -103,7 +103,8 @@ def list_tensors(directory: pathlib.Path) -> dict[str, Tensor]:
       f'{directory}: {INDEX} names files that are not there: '
       f'{", ".join(absent)}; download them again'
     )
-  tensors, duplicates = {}, []
+  tensors: dict[str, Tensor] = {}
+  duplicates = []
   for file in files:
     for name, tensor in _header(directory / file):
       if name in tensors:
@@ -211,7 +212,7 @@ def write(
     The names of the files.
   """
   size = {tensor.name: math.prod(tensor.shape) * DTYPES[dtype].itemsize for tensor in tensors}
-  shards = [[]]
+  shards: list[list[OutputTensor]] = [[]]
   for tensor in tensors:
     if shards[-1] and sum(size[t.name] for t in shards[-1]) + size[tensor.name] > shard_bytes:
       shards.append([])

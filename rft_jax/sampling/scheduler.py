@@ -83,9 +83,10 @@ class Schedule:
     ]
     self._free_slots = [list(range(slots)) for _ in range(shards)]
     self._free_prompt_slots = [list(range(prompt_slots)) for _ in range(shards)]
-    self._prompt_slot_of = {}  # prompt -> prompt slot
-    self._unfinished = {}  # prompt -> number of its samples that have not ended
-    self._running = [{} for _ in range(shards)]  # slot -> (prompt, sample)
+    self._prompt_slot_of: dict[int, int] = {}  # prompt -> prompt slot
+    self._unfinished: dict[int, int] = {}  # prompt -> number of its samples that have not ended
+    # For each shard, slot -> (prompt, sample).
+    self._running: list[dict[int, tuple[int, int]]] = [{} for _ in range(shards)]
 
   @property
   def live(self) -> int:
@@ -171,7 +172,7 @@ class Schedule:
     rows = np.zeros((self.shards, self.prompt_slots, self.rows), np.int32)
     prompt_slots = np.zeros((self.shards, self.size), np.int32)
     for shard, slots in enumerate(self._running):
-      count = collections.Counter()
+      count: collections.Counter = collections.Counter()  # of rows, by prompt slot
       for slot, (prompt, _) in slots.items():
         prompt_slot = self._prompt_slot_of[prompt]
         rows[shard, prompt_slot, count[prompt_slot]] = slot

@@ -118,35 +118,31 @@ def test_nothing_is_asked_for_by_default():
   batch, scored = _step()
   config = EntropyConfig()
   assert not (config.bonus or config.needs_scores or config.leaves_out_tokens)
-  algorithm_state = {'last': {}}
-  found = exploration(batch, scored, config, algorithm_state, None)
-  assert found[0] is batch and found[1] is algorithm_state and found[2] == {}
+  unchanged, coefficient, metrics = exploration(batch, scored, config, 0.5, None)
+  assert unchanged is batch and coefficient == 0.5 and metrics == {}
 
 
 def test_the_coefficient_of_a_target_is_carried_from_step_to_step():
   batch, scored = _step()
   H = float(np.nanmean(scored.entropy.astype(np.float64)))
-  algorithm_state, applied = {'last': {'x': 1}}, []
+  coefficient, applied = 0.0, []
   for target in (H + 1, H + 1, H + 1, H - 0.1, H + 1):
-    before = dict(algorithm_state)
-    given, following, metrics = exploration(
-      batch, scored, EntropyConfig(target=target, target_step=0.01), algorithm_state, None
+    result, coefficient, metrics = exploration(
+      batch, scored, EntropyConfig(target=target, target_step=0.01), coefficient, None
     )
-    assert algorithm_state == before and following['last'] == {'x': 1}
-    assert (given.entropy_coef == np.float32(metrics['entropy_coef'])).all()
+    assert (result.entropy_coef == np.float32(metrics['entropy_coef'])).all()
     applied.append(metrics['entropy_coef'])
-    algorithm_state = following
   np.testing.assert_allclose(applied, [0, 0.01, 0.02, 0, 0.02], atol=1e-12)
 
 
 def test_the_policy_loss_is_on_the_tokens_of_most_entropy():
   batch, scored = _step()
-  given, _, metrics = exploration(batch, scored, EntropyConfig(top_share=0.2), {}, None)
+  given, _, metrics = exploration(batch, scored, EntropyConfig(top_share=0.2), 0.0, None)
   tokens = batch.loss_mask > 0
   chosen = np.sort(scored.entropy[tokens])[-int(np.ceil(0.2 * tokens.sum())) :]
   np.testing.assert_array_equal(np.sort(scored.entropy[given.token_loss_weights > 0]), chosen)
   np.testing.assert_allclose(metrics['policy_loss_share'], len(chosen) / tokens.sum(), rtol=1e-6)
-  assert (given.weights == batch.loss_mask).all()  # the denominators stay
+  assert (given.loss_mask == batch.loss_mask).all()  # the denominators stay
 
 
 def test_clip_cov_draws_from_seed_and_step_and_keeps_weights_there_are():
@@ -155,7 +151,7 @@ def test_clip_cov_draws_from_seed_and_step_and_keeps_weights_there_are():
   config = EntropyConfig(covariance='clip_cov', clip_cov_share=0.02)
   draw = lambda step: (
     exploration(
-      batch._replace(token_loss_weights=half), scored, config, {}, np.random.default_rng([7, step])
+      batch._replace(token_loss_weights=half), scored, config, 0.0, np.random.default_rng([7, step])
     )[0].token_loss_weights
   )
   covariance = entropy.covariances(batch.advantages, scored.logprobs, batch.loss_mask)
@@ -169,12 +165,12 @@ def test_clip_cov_draws_from_seed_and_step_and_keeps_weights_there_are():
 def test_kl_cov_holds_the_largest():
   batch, scored = _step()
   given, _, metrics = exploration(
-    batch, scored, EntropyConfig(covariance='kl_cov', kl_cov_share=0.01), {}, None
+    batch, scored, EntropyConfig(covariance='kl_cov', kl_cov_share=0.01), 0.0, None
   )
   covariance = entropy.covariances(batch.advantages, scored.logprobs, batch.loss_mask)
   tokens = batch.loss_mask > 0
-  assert given.held.sum() == np.ceil(0.01 * tokens.sum()) and given.token_loss_weights is None
-  assert covariance[given.held > 0].min() >= covariance[tokens & (given.held == 0)].max()
+  assert given.kl_cov_mask.sum() == np.ceil(0.01 * tokens.sum()) and given.token_loss_weights is None
+  assert covariance[given.kl_cov_mask > 0].min() >= covariance[tokens & (given.kl_cov_mask == 0)].max()
   np.testing.assert_allclose(metrics['entropy_covariance'], covariance[tokens].mean())
 
 
@@ -182,7 +178,7 @@ def test_a_step_without_tokens_is_left_alone():
   batch, scored = _step()
   empty = batch._replace(loss_mask=0 * batch.loss_mask)
   config = EntropyConfig(target=0.3, top_share=0.2, covariance='clip_cov')
-  assert exploration(empty, scored, config, {}, None) == (empty, {}, {})
+  assert exploration(empty, scored, config, 0.5, None) == (empty, 0.5, {})
 
 
 # ------------------------------------------------------------------ in the loss

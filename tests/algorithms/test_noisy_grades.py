@@ -1,5 +1,6 @@
 """Robust settings in a run: off they change nothing, on they leave out what they say."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -8,7 +9,7 @@ import tiny
 
 import rft_jax
 from rft_jax.algorithms import noisy_grades
-from rft_jax.algorithms.noisy_grades import NoisyGradesConfig
+from rft_jax.algorithms.noisy_grades import NoisyGradesConfig, NoisyGradesState
 from rft_jax.records import episodes, metrics
 from rft_jax.types import Episode, Grade, Item, Sample
 
@@ -59,14 +60,14 @@ def _group(texts, rewards, row=None, source='rows.jsonl:1', stop='stop'):
 
 
 def test_off_it_hands_back_what_it_was_given():
-  groups, algorithm_state = [_group(['7'], [0.5])], {'other': 1}
-  found = noisy_grades.apply(groups, NoisyGradesConfig(), algorithm_state, 1)
-  assert found[0] is groups and found[1] is algorithm_state and found[2] == {}
+  groups, state = [_group(['7'], [0.5])], NoisyGradesState()
+  unchanged, next_state, metrics = noisy_grades.apply(groups, NoisyGradesConfig(), state, 1)
+  assert unchanged is groups and next_state is state and metrics == {}
 
 
 def test_rewards_are_clipped_then_corrected_and_components_stay():
   config = NoisyGradesConfig(clip=True, flip_rate_right=0.25, flip_rate_wrong=0.25)
-  (group,), _, told = noisy_grades.apply([_group(['1', '2'], [9.0, 0.5])], config, {}, 1)
+  (group,), _, told = noisy_grades.apply([_group(['1', '2'], [9.0, 0.5])], config, NoisyGradesState(), 1)
   assert [e.grade.reward for e in group] == [1.5, 0.5]
   assert [e.grade.components['x'] for e in group] == [9.0, 0.5] and told['noisy_grades/reward'] == 1.0
 
@@ -94,29 +95,30 @@ def test_a_row_with_a_wrong_reference_leaves_is_explained_and_comes_back():
   bad = _group(['84'] * 3 + ['94'], [0, 0, 0, 1.0], source='rows.jsonl:1')
   hard = _group(['1', '2', '3', '4'], [0, 0, 0, 1.0], source='rows.jsonl:2')
   good = _group(['5'] * 4, [1.0] * 4, source='rows.jsonl:3')
-  algorithm_state, kept = {}, []
+  state, kept = NoisyGradesState(), []
   for step in (1, 2, 3):
-    groups, algorithm_state, told = noisy_grades.apply([bad, hard, good], config, algorithm_state, step)
+    groups, state, told = noisy_grades.apply([bad, hard, good], config, state, step)
     kept.append([group[0].item.source for group in groups])
   assert (
     kept
     == [['rows.jsonl:1', 'rows.jsonl:2', 'rows.jsonl:3']] + [['rows.jsonl:2', 'rows.jsonl:3']] * 2
   )
   assert told['noisy_grades/groups_contradicted'] == told['noisy_grades/excluded_rows'] == 1
-  (line,) = noisy_grades.excluded_rows(algorithm_state)
+  (line,) = noisy_grades.excluded_rows(state)
   assert (line['row'], line['since'], line['first_contradiction']) == ('rows.jsonl:1', 2, 1)
   assert (line['answer'], line['share'], line['grade']) == ('84', 0.75, 0.0)
-  assert 'at 3 visits in a row' in line['why']
+  assert 'in 3 consecutive visits' in line['why']
   mended = _group(['84'] * 4, [1.0] * 4, source='rows.jsonl:1')
-  groups, algorithm_state, _ = noisy_grades.apply([mended], config, json.loads(json.dumps(algorithm_state)), 4)
-  assert groups == [mended] and noisy_grades.excluded_rows(algorithm_state) == []
+  saved = json.loads(json.dumps(dataclasses.asdict(state)))
+  groups, state, _ = noisy_grades.apply([mended], config, NoisyGradesState(**saved), 4)
+  assert groups == [mended] and noisy_grades.excluded_rows(state) == []
 
 
 def test_hits_that_most_samples_contradict_are_left_out_of_their_step_alone():
   config = NoisyGradesConfig(min_plausibility=0.3)
   bad, hard = _group(['84'] * 7 + ['94'], [0] * 7 + [1.0]), _group('12345678', [1.0] + [0] * 7)
-  groups, algorithm_state, told = noisy_grades.apply([bad, hard], config, {}, 1)
-  assert groups == [hard] and algorithm_state == {} and told['noisy_grades/groups_implausible'] == 1
+  groups, state, told = noisy_grades.apply([bad, hard], config, NoisyGradesState(), 1)
+  assert groups == [hard] and state == NoisyGradesState() and told['noisy_grades/groups_implausible'] == 1
 
 
 # ------------------------------------------------------------------ whole runs

@@ -89,8 +89,8 @@ def context(folder=None, *, reference_model=None, scorer=score, first_step=0, **
     score=scorer,
     values=None,
     greedy=None,
-    keep=None,
-    folder=folder,
+    record=None,
+    workdir=folder,
   )
 
 
@@ -291,7 +291,7 @@ def test_reference_logprobs_are_computed_once_and_again_only_if_they_do_not_fit(
   dpo.make(given._replace(reference=lambda: model(1), examples=examples()[:-1]))
   assert len(calls) == 6
   off = dataclasses.replace(config, cache_reference=False)
-  dpo.make(given._replace(folder=tmp_path / 'off', groups={'dpo': off}))
+  dpo.make(given._replace(workdir=tmp_path / 'off', groups={'dpo': off}))
   assert not (tmp_path / 'off').exists()
 
 
@@ -304,9 +304,9 @@ def _first_pair(batch):
 
 def test_held_out_pairs_are_undecided_at_the_reference_and_have_an_interval_after():
   made = dpo.make(context(dpo=dpo.DpoConfig(), reference_model=model(2)))
-  values = made.held_out(TrainState(0, model(2), None))
+  values = made.held_out_metrics(TrainState(0, model(2), None))
   assert values['preference/accuracy'].tolist() == [0.5] * 5
-  values = made.held_out(TrainState(0, model(1), None))
+  values = made.held_out_metrics(TrainState(0, model(1), None))
   margins = []
   for e in examples(5, seed=9):
     x = [
@@ -325,7 +325,7 @@ def test_held_out_pairs_are_undecided_at_the_reference_and_have_an_interval_afte
 def test_held_out_answers_are_measured_by_the_area_under_the_curve():
   single = [e._replace(rejected_ids=None) for e in examples(5, seed=9)]
   given = context(kto=kto.KtoStageConfig(), reference_model=model(2))._replace(validation=single)
-  values = kto.make(given).held_out(TrainState(0, model(1), None))['preference/accuracy']
+  values = kto.make(given).held_out_metrics(TrainState(0, model(1), None))['preference/accuracy']
   x = {True: [], False: []}
   for e in single:
     x[e.desirable].append(

@@ -196,7 +196,7 @@ def context(**changes):
       score=None,
       values=values,
       greedy=None,
-      keep=None,
+      record=None,
     )
     | changes
   )
@@ -216,14 +216,14 @@ def test_a_row_may_bring_a_margin_of_its_own():
 
 def test_held_out_pairs_are_measured_and_equal_scores_count_a_half():
   policy, critic = trained()
-  measure = reward_model.held_out(examples(), context().values)
+  measure = reward_model.held_out_pairs(examples(), context().values)
   found = measure(TrainState(0, policy, None, critic))
   better, worse = plain_scores(policy, critic, examples()).T
   np.testing.assert_array_equal(found['preference/accuracy'], better > worse)
   np.testing.assert_allclose(found['preference/margin'], better - worse, atol=4e-5)
   untrained = measure(TrainState(0, policy, None, models.make_critic(policy, 'head')))
   np.testing.assert_array_equal(untrained['preference/accuracy'], np.full(5, 0.5))
-  assert reward_model.held_out([], None) is None
+  assert reward_model.held_out_pairs([], None) is None
 
 
 # --- whole runs -------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import tiny
 
 from rft_jax.data.rows import DataConfig
 from rft_jax.doctor import reward_hacking
-from rft_jax.run.results import diagnose
+from rft_jax.doctor.doctor import diagnose
 
 # Pays by chance: no answer is good for every case, and each sample gets another grade.
 CHANCE = {

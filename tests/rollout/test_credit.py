@@ -20,7 +20,7 @@ from rft_jax.errors import GraderFaults, InputError
 from rft_jax.objectives.advantages import AdvantageConfig, group_advantages
 from rft_jax.records import episodes, metrics
 from rft_jax.records.checkpoint import Checkpoints
-from rft_jax.rollout import credit, rollout
+from rft_jax.rollout import credit, rollout, step_rewards
 from rft_jax.rollout.credit import CreditConfig
 from rft_jax.rollout.rollout import RolloutConfig
 from rft_jax.run import build
@@ -77,7 +77,7 @@ def group(*answers, **more):
 def rewards_of(groups, config, chat=None, settings=ROLLOUT, grader=EXACT, **given):
   assert not config.validate()
   steps = config.grader and graders.make(config.grader)
-  return credit.make(
+  return step_rewards.make(
     chat or bytewise(),
     config,
     settings,
@@ -355,7 +355,7 @@ def test_what_is_resampled_depends_on_seed_step_and_state_alone(base):
     policy, _ = hf.load(config.model.source)
     draw = rollout.make(components.chat, components.grader, config.rollout, seed=0, mesh=None)
     groups = draw(policy, components.train[0][:3], [7, 8, 9], 1).groups
-    values = lambda seed: credit.make(
+    values = lambda seed: step_rewards.make(
       components.chat,
       RESAMPLE,
       config.rollout,

@@ -37,7 +37,7 @@ def test_answers_are_graded_beside_their_giver_and_keep_their_keys():
 
 
 def test_no_more_than_so_many_answers_wait(monkeypatch):
-  monkeypatch.setattr(grading_queue, 'WAITING', 3)
+  monkeypatch.setattr(grading_queue, 'MAX_QUEUED', 3)
   grader = Slow(0.05)
   with grading_queue.GradingQueue(grader) as queue:
     for n in range(10):

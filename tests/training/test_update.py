@@ -273,10 +273,10 @@ def test_update_compiles_once_for_batches_of_one_shape(model, batch):
   )
   state = state._replace(optimizer={'policy': sharding.place(tx.init, mesh, state.policy)})
   state, _ = update(state, batch)
-  compiled = compilation.so_far()
+  compiled = compilation.count()
   for _ in range(2):
     state, metrics = update(state, batch)
-  assert compilation.so_far() == compiled
+  assert compilation.count() == compiled
   assert np.isfinite(metrics['grad_norm'])
 
 

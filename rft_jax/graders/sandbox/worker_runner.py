@@ -32,7 +32,7 @@ def read_exactly(descriptor: int, size: int, read=os.read, len=len) -> bytes:
 class Runner:
   """One forked process, which executes run(inbox, outbox), and the other ends of these pipes.
 
-  inherited: descriptors of the controller that it keeps, beside these two and 0 to 2.
+  inherited: descriptors of the controller that it keeps, in addition to these two and 0 to 2.
 
   Raises:
     OSError: no process or pipe is available.
