@@ -95,9 +95,8 @@ def _problems(path, argv) -> list[str]:
   except BaseException as error:  # a config file is the user's own code: it may raise anything
     return [f'--config={path}: {_where(error, file)}']
   if not dataclasses.is_dataclass(config):
-    return [
-      f'--config={path}: get_config() returned {type(config).__name__}, need a rft_jax.config.Config'
-    ]
+    found_type = type(config).__name__
+    return [f'--config={path}: get_config() returned {found_type}, need a rft_jax.config.Config']
   problems = []
   for arg in argv:
     if match := _OVERRIDE.fullmatch(arg):

@@ -1,4 +1,4 @@
-"""The errors that are answered in words: something given is not fit, or a grader failed too often."""
+"""Errors that become one line for the user: an unfit input, or a grader that failed too often."""
 
 
 class InputError(ValueError):

@@ -10,7 +10,7 @@ arrays are annotated as `Array`.
 
 from typing import Any, NamedTuple, TypedDict
 
-Array = Any  # a jax.Array or numpy.ndarray; the comment beside it gives dtype and shape
+Array = Any  # a jax.Array or numpy.ndarray; its comment gives dtype and shape
 Tree = Any  # a pytree of Arrays, most often an nnx module
 
 

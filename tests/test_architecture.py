@@ -27,6 +27,7 @@ TIERS = (
   ('rollout', 'local_models'),
   ('algorithms',),
   ('report',),
+  ('config_checks',),
   ('config',),
   ('run',),
   ('doctor',),
@@ -132,19 +133,55 @@ def test_the_decoder_names_no_family():
 
 
 def test_top_level_holds_what_it_should():
-  wanted = {'rft_jax', 'configs', 'scripts', 'tests', 'docs', 'setup.cfg', 'README.md'}
-  tools = {'pyproject.toml', 'Makefile', 'LICENSE', '.ci', '.gitignore', '.git'}
+  product = {'rft_jax', 'configs', 'scripts', 'tests', 'docs', 'examples', 'setup.cfg'}
+  pages = {'README.md', 'CHANGELOG.md', 'CONTRIBUTING.md', 'LICENSE', 'constraints.txt'}
+  tools = {'pyproject.toml', 'Makefile', '.ci', '.github', '.gitignore', '.pre-commit-config.yaml'}
   made = {
-    '.venv',
-    '.venv-oracles',
-    '.cache',
-    'runs',
-    'rft_jax.egg-info',
-    '.pytest_cache',
-    '.hypothesis',
-    '__pycache__',
-    'build',
-    '.ruff_cache',
-    '.mypy_cache',
+    *('.git', '.venv', '.venv-oracles', '.cache', 'runs', 'build', 'rft_jax.egg-info'),
+    *('.pytest_cache', '.hypothesis', '__pycache__', '.ruff_cache', '.mypy_cache'),
   }
-  assert {path.name for path in ROOT.iterdir()} - made - tools - wanted == set()
+  assert {path.name for path in ROOT.iterdir()} - made - tools - pages - product == set()
+
+
+# --- sizes ----------------------------------------------------------------------------------------
+
+MAX_FILE_LINES, MAX_FUNCTION_LINES = 300, 60
+# Files and functions that are longer, each with the reason.
+LONGER = {'run/train.py: train': 'the whole loop on one page, a quarter of it docstring'}
+
+
+def test_files_and_functions_are_short():
+  longer = []
+  for path in sorted(PACKAGE.rglob('*.py')):
+    source, name = path.read_text(encoding='utf-8'), path.relative_to(PACKAGE).as_posix()
+    if source.count('\n') > MAX_FILE_LINES:
+      longer.append(name)
+    for node in ast.walk(ast.parse(source)):
+      if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+        lines = node.end_lineno - node.lineno + 1
+        if lines > MAX_FUNCTION_LINES:
+          longer.append(f'{name}: {node.name}')
+  assert longer == sorted(LONGER)
+
+
+# --- names ----------------------------------------------------------------------------------------
+
+# Names of version 0.1, and participles where a noun is needed: none of them comes back.
+OLD_NAMES = {
+  *('Room', 'Rooms', 'Desk', 'Side', 'Demands', 'DEMANDS', 'Refused', 'refusing', 'hand_in'),
+  *('put_on_record', 'MEANT_FOR', 'refusals', 'Arm', 'policy_weights', 'knobs', 'Knobs'),
+  *('KeysValues', 'Members', 'left_out', 'refill_rounds', 'max_still_rows', 'RobustConfig'),
+  *('room', 'rooms', 'desk', 'gaming', 'ledger', 'found', 'given', 'kept', 'seen', 'made', 'told'),
+}
+
+
+def test_identifiers_are_standard_names():
+  offenders = []
+  for folder in ('rft_jax', 'configs', 'scripts', 'examples'):
+    for path in sorted((ROOT / folder).rglob('*.py')):
+      if path.stem in OLD_NAMES:
+        offenders.append(str(path))
+      for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
+        names = [getattr(node, key, None) for key in ('id', 'arg', 'attr', 'name')]
+        offenders += [f'{path}:{node.lineno} {name}' for name in names if name in OLD_NAMES]
+  assert not offenders

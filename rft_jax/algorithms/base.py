@@ -29,7 +29,7 @@ class Algorithm(NamedTuple):
   skip_zero_advantages: bool = False
   # Which of 'policy' and 'critic' are trained at a step.
   trained_models: Callable[[int], tuple[str, ...]] = lambda step: ('policy',)
-  # What is measured on held-out rows beside the grades: state -> {metric: f64[rows]}.
+  # What is measured on held-out rows in addition to the grades: state -> {metric: f64[rows]}.
   held_out_metrics: Callable[[TrainState], dict] | None = None
   is_language_model: bool = True  # whether the policy still generates text that can be graded
 
@@ -49,7 +49,7 @@ def rollout_summary(groups: dict) -> str:
 
 
 class Requirements(NamedTuple):
-  """What a stage of an algorithm needs, told from the groups of the config.
+  """What a stage of an algorithm needs, computed from the groups of the config.
 
   `groups` is the config as {group name: its dataclass}.
   """

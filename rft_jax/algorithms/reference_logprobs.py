@@ -32,7 +32,7 @@ def cached(
   folder=None,
   name: str = '',
 ) -> list[np.ndarray]:
-  """Returns `logprobs(...)`, read from WORKDIR/reference_logprobs/NAME.npz if it fits, else written.
+  """Returns `logprobs(...)`, read from WORKDIR/reference_logprobs/NAME.npz where that fits.
 
   Args:
     score, model, examples, make_batch: see logprobs.

@@ -5,12 +5,12 @@ The stop ids of a run are eos_ids and the template's end of turn, see data/stop_
 """
 
 import dataclasses
-import json
 import pathlib
 
 import tokenizers
 
 from rft_jax import models
+from rft_jax.json_files import read_json
 
 
 def read_config(directory: pathlib.Path, *, dtype: str = 'float32', attention: str = 'auto'):
@@ -24,14 +24,14 @@ def read_config(directory: pathlib.Path, *, dtype: str = 'float32', attention: s
     ValueError: a file is not JSON, config.json asks for something that the decoder does not
       implement, or this implementation of attention does not run here.
   """
-  hf = read_json(directory / 'config.json')
+  hf = read_optional_json(directory / 'config.json')
   if hf is None:
     raise FileNotFoundError(f'{directory}: no config.json; is it a Hugging Face model directory?')
   try:
     config = models.family_of(hf).config(hf)
   except ValueError as error:
     raise ValueError(f'{directory}: {error}') from error
-  generation = read_json(directory / 'generation_config.json') or {}
+  generation = read_optional_json(directory / 'generation_config.json') or {}
   eos_ids = generation.get('eos_token_id')
   eos_ids = [] if eos_ids is None else eos_ids if isinstance(eos_ids, list) else [eos_ids]
   pad_id = config.pad_id if config.pad_id is not None else generation.get('pad_token_id')
@@ -66,11 +66,6 @@ def tokenizer_size(directory: pathlib.Path) -> int | None:
   return max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
 
-def read_json(path: pathlib.Path):
-  """Returns the parsed file, None if it is absent; a ValueError names a broken one."""
-  if not path.exists():
-    return None
-  try:
-    return json.loads(path.read_text(encoding='utf-8'))
-  except ValueError as error:
-    raise ValueError(f'{path}: not JSON ({error})') from error
+def read_optional_json(path: pathlib.Path):
+  """Returns the value in a JSON file, None if the file is absent."""
+  return read_json(path) if path.exists() else None

@@ -13,7 +13,7 @@ from jax.experimental import multihost_utils
 from rft_jax import models
 from rft_jax.hf import weights
 from rft_jax.hf.card import model_card
-from rft_jax.hf.config import read_json, tokenizer_size
+from rft_jax.hf.config import read_optional_json, tokenizer_size
 from rft_jax.hf.directory import copy_other_files, write_directory, write_json
 from rft_jax.hf.hub import resolve
 from rft_jax.hf.load import leaves
@@ -117,7 +117,7 @@ def save_base(model, config, tokenizer, to, *, force: bool = False) -> pathlib.P
 # --- shared with reward_model.py -----------------------------------------------------------------
 def read_source_config(directory) -> dict:
   """Returns the parsed config.json of a checkpoint; a FileNotFoundError where there is none."""
-  hf = read_json(directory / 'config.json')
+  hf = read_optional_json(directory / 'config.json')
   if hf is None:
     raise FileNotFoundError(f'{directory}: no config.json to export with')
   return hf

@@ -9,7 +9,7 @@ import json
 
 import tokenizers
 
-from rft_jax.hf.config import read_json
+from rft_jax.hf.config import read_optional_json
 
 
 def pad_id_for(config, stop_ids, directory) -> int:
@@ -37,7 +37,7 @@ def set_pad_token(directory, pad_id):
   tokenizer = _tokenizer(directory)
   token = tokenizer.id_to_token(pad_id) if tokenizer else None
   for name in ('tokenizer_config.json', 'special_tokens_map.json'):
-    settings = read_json(directory / name)
+    settings = read_optional_json(directory / name)
     if token is not None and settings is not None:
       (directory / name).write_text(
         json.dumps(settings | {'pad_token': token}, indent=2, ensure_ascii=False) + '\n',

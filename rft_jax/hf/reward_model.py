@@ -11,7 +11,7 @@ import jax
 
 from rft_jax import models
 from rft_jax.hf import weights
-from rft_jax.hf.config import read_config, read_json
+from rft_jax.hf.config import read_config, read_optional_json
 from rft_jax.hf.directory import copy_other_files, write_directory, write_json
 from rft_jax.hf.export import check_structure, model_tensors, read_source_config, write_card
 from rft_jax.hf.hub import resolve
@@ -136,7 +136,7 @@ def reward_model_problems(source) -> list[str]:
 def _problem(tensors, directory) -> str:
   """Returns why a checkpoint's tensors are not those of a reward model; '' if they are."""
   if SCORE not in tensors:
-    architectures = (read_json(directory / 'config.json') or {}).get('architectures')
+    architectures = (read_optional_json(directory / 'config.json') or {}).get('architectures')
     return (
       f'{directory}: no tensor {SCORE} (architectures {architectures}), expected a reward model; '
       f'{_REMEDY}'

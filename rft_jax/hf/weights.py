@@ -15,6 +15,8 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
+from rft_jax.json_files import read_json
+
 SINGLE = 'model.safetensors'
 INDEX = 'model.safetensors.index.json'
 FLOATS = ('F64', 'F32', 'F16', 'BF16')
@@ -83,7 +85,7 @@ def list_tensors(directory: pathlib.Path) -> dict[str, Tensor]:
     ValueError: a file is no safetensors file, or two shards hold a tensor of the same name.
   """
   if (directory / INDEX).exists():
-    weight_map = json.loads((directory / INDEX).read_text())['weight_map']
+    weight_map = read_json(directory / INDEX)['weight_map']
     files = sorted(set(weight_map.values()))
   elif (directory / SINGLE).exists():
     weight_map, files = {}, [SINGLE]

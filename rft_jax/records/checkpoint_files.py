@@ -4,13 +4,13 @@ A folder gets its final name only when all of it is written. An interrupted save
 folder, which the next save removes; every earlier checkpoint stays as it was.
 """
 
-import json
 import pathlib
 import shutil
 
 import jax
 import orbax.checkpoint as ocp
 
+from rft_jax.json_files import read_json
 from rft_jax.records import atomic
 from rft_jax.sharding import name_of
 from rft_jax.types import Tree
@@ -54,7 +54,7 @@ def write(folder: pathlib.Path, metadata: dict, trees: dict[str, Tree]) -> None:
 
 def read_metadata(folder: pathlib.Path) -> dict:
   """Returns the checkpoint.json of a checkpoint."""
-  return json.loads((folder / METADATA).read_text(encoding='utf-8'))
+  return read_json(folder / METADATA)
 
 
 def remove(folder: pathlib.Path) -> None:

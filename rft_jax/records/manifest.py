@@ -15,6 +15,7 @@ import platform
 import subprocess
 import sys
 
+from rft_jax.json_files import read_json
 from rft_jax.records import atomic
 
 FILE = 'manifest.json'
@@ -66,10 +67,7 @@ def read(workdir) -> dict | None:
   path = pathlib.Path(workdir) / FILE
   if not path.is_file():
     return None
-  try:
-    return json.loads(path.read_text(encoding='utf-8'))
-  except ValueError as error:
-    raise ValueError(f'{path} is not JSON ({error}); give another --workdir') from error
+  return read_json(path)
 
 
 # ------------------------------------------------------------------ gathering

@@ -1,9 +1,9 @@
 """What the report compares: policies of the run and of other runs, and reference levels."""
 
-import json
 import pathlib
 from typing import NamedTuple
 
+from rft_jax.json_files import read_json
 from rft_jax.records import metrics
 from rft_jax.report import held_out
 from rft_jax.report import workdir as runs
@@ -127,7 +127,7 @@ def reference_levels(reference: str, omissions: list[str]) -> dict[str, dict]:
   if not path.is_file():
     omissions.append(f'Reference levels: there is no file {path}.')
     return {}
-  levels = json.loads(path.read_text(encoding='utf-8'))
+  levels = read_json(path)
   nested = levels.get('reference')
   if isinstance(nested, dict) and not isinstance(nested.get('mean'), (int, float)):
     levels = nested

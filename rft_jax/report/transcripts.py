@@ -2,6 +2,8 @@
 
 import json
 
+from rft_jax.json_files import read_json
+
 FILE = 'transcripts.json'
 _LONGEST = 20_000  # characters shown of one completion
 
@@ -17,7 +19,7 @@ def read(run, rows, at_most, omissions):
   """
   path = run.workdir / FILE
   if path.is_file():
-    rows = json.loads(path.read_text(encoding='utf-8'))
+    rows = read_json(path)
   if not rows:
     omissions.append('Transcripts: no answers to held-out rows were saved.')
   markers = (run.config.get('chat') or {}).get('reasoning')

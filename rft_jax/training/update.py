@@ -80,14 +80,8 @@ def make_update(
     is_language_model: False leaves out the entropy.
   """
   gradient = _gradient(loss, config, jnp.float32(temperature), is_language_model)
-  accumulate, single, zeros = _gradient_programs(gradient, mesh)
-  apply = _apply_program(tx, mesh)
-
-  @jax.jit
-  def weights(batch):
-    zeros = jnp.zeros(batch.completions.shape, jnp.float32)
-    terms, _ = loss(TokenStatistics(zeros, zeros, zeros > 0, zeros), batch)
-    return {name: term.sum.weight for name, term in terms.items()}
+  accumulated, apply = _accumulated(gradient, mesh), _apply_program(tx, mesh)
+  weights = _weights_program(loss)
 
   def update(state: TrainState, batch: Batch, trained: tuple[str, ...] = ('policy',)):
     models = {'policy': state.policy, 'critic': state.critic}
@@ -101,14 +95,7 @@ def make_update(
       skipped_plan = microbatches.plan(skipped, config, mesh)
       counted += [microbatches.put(microbatch, mesh) for microbatch, _ in skipped_plan]
     denominators = add_sums(weights(microbatch.batch) for microbatch in counted)
-    if len(placed) == 1:
-      gradients, aux = single(learners, frozen, placed[0], denominators)
-      outputs = [aux]
-    else:
-      gradients, outputs = zeros(learners), []
-      for microbatch in placed:
-        gradients, aux = accumulate(learners, frozen, gradients, microbatch, denominators)
-        outputs.append(aux)
+    gradients, outputs = accumulated(learners, frozen, placed, denominators)
     optimizer = {name: state.optimizer[name] for name in learners}
     rates = {
       f'{_PREFIX[name]}learning_rate': schedule[name](_updates_made(optimizer[name]))
@@ -130,6 +117,18 @@ _PREFIX = {'policy': '', 'critic': 'critic/'}  # of the metrics of each model
 
 
 # --- programs -------------------------------------------------------------------------------------
+
+
+def _weights_program(loss):
+  """Returns the jitted batch -> {term: its weight}: denominators depend on masks alone."""
+
+  @jax.jit
+  def weights(batch):
+    zeros = jnp.zeros(batch.completions.shape, jnp.float32)
+    terms, _ = loss(TokenStatistics(zeros, zeros, zeros > 0, zeros), batch)
+    return {name: term.sum.weight for name, term in terms.items()}
+
+  return weights
 
 
 def _gradient(loss, config, temperature, is_language_model):
@@ -157,8 +156,8 @@ def _gradient(loss, config, temperature, is_language_model):
   return jax.grad(objective, has_aux=True)
 
 
-def _gradient_programs(gradient, mesh):
-  """Returns the jitted (accumulate, single, zeros) of a gradient function."""
+def _accumulated(gradient, mesh):
+  """Returns (trained, frozen, microbatches, denominators) -> (gradients, output of each)."""
 
   @functools.partial(jax.jit, donate_argnums=(2,))
   def accumulate(trained, frozen, gradients, microbatch, denominators):
@@ -174,7 +173,17 @@ def _gradient_programs(gradient, mesh):
   def zeros(trained):
     return _sharded(jax.tree.map(jnp.zeros_like, trained), mesh)
 
-  return accumulate, single, zeros
+  def accumulated(trained, frozen, placed, denominators):
+    if len(placed) == 1:
+      gradients, output = single(trained, frozen, placed[0], denominators)
+      return gradients, [output]
+    gradients, outputs = zeros(trained), []
+    for microbatch in placed:
+      gradients, output = accumulate(trained, frozen, gradients, microbatch, denominators)
+      outputs.append(output)
+    return gradients, outputs
+
+  return accumulated
 
 
 def _apply_program(tx, mesh):

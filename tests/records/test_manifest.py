@@ -88,7 +88,7 @@ def test_git_state_is_the_commit_and_whether_the_code_differs_from_it(tmp_path):
 
 def test_a_damaged_manifest_is_named(tmp_path):
   (tmp_path / 'manifest.json').write_text('{"a":')
-  with pytest.raises(ValueError, match='manifest.json is not JSON'):
+  with pytest.raises(ValueError, match='manifest.json:1: not JSON'):
     manifest.read(tmp_path)
 
 
