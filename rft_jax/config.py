@@ -7,7 +7,7 @@ A config file under configs/ returns a Config; the command line overrides its fi
 import dataclasses
 import itertools
 from dataclasses import field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rft_jax import config_checks
 from rft_jax.algorithms import ALGORITHMS, Requirements
@@ -199,7 +199,7 @@ class Config:
       )
     return warnings
 
-  def groups(self) -> dict[str, object]:
+  def groups(self) -> dict[str, Any]:
     """Returns the groups by name: the form in which algorithms read the config."""
     return {group.name: getattr(self, group.name) for group in dataclasses.fields(self)}
 

@@ -68,7 +68,7 @@ class Episode(NamedTuple):
 
   item: Item
   occurrence: int  # position in the data order; the samples of one occurrence form a group
-  index: int  # sample number within the group, 0..G-1
+  index: int  # type: ignore[assignment]  # sample number in the group, 0..G-1; hides tuple.index
   prompt_ids: list[int]
   sample: Sample
   text: str  # the whole completion decoded, reasoning included

@@ -25,3 +25,31 @@ def random_groups():
       ]
     )
   return groups
+
+
+def graded_episode(
+  reward,
+  *,
+  text='',
+  tokens=(1,),
+  index=0,
+  occurrence=0,
+  row=None,
+  source='rows.jsonl:1',
+  stop_reason='stop',
+  components=None,
+  errors=None,
+):
+  """Returns an episode with a grade; text is its whole completion and its answer."""
+  sample = Sample(list(tokens), [0.0] * len(tokens), None, stop_reason)
+  grade = Grade(reward, components or {}, errors or {})
+  item = Item(row or {}, source)
+  return Episode(item, occurrence, index, [1, 2], sample, text, text, 1, grade, 0)
+
+
+def graded_group(texts, rewards, **fields):
+  """Returns the graded episodes of one prompt."""
+  return [
+    graded_episode(reward, text=text, index=index, **fields)
+    for index, (text, reward) in enumerate(zip(texts, rewards))
+  ]

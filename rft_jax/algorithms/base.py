@@ -97,4 +97,4 @@ class StageContext(NamedTuple):
   workdir: Any = None  # where reference log-probs are cached; None: they are not
   # (policy, graded groups, step) -> credit.StepRewards; None: credit goes to whole samples
   credit: Callable | None = None
-  load: Callable | None = None  # HF directory or hub id -> another policy on the mesh, read-only
+  load: Any = None  # (HF directory or hub id) -> another policy on the mesh, read-only

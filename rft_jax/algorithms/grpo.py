@@ -106,7 +106,9 @@ def make(context: StageContext) -> Algorithm:
   return with_policy_objective(context, collect)
 
 
-def _with_advantages(context, state, step, groups, batch, rewards, by_token, baseline):
+def _with_advantages(
+  context: StageContext, state, step, groups, batch, rewards, by_token, baseline
+):
   """Returns (the batch with advantages f32[B, T], metrics of the credit assignment).
 
   Args:

@@ -12,7 +12,7 @@ def make(checkpoints, stage: int, first_step: int, like, *, every: int = 0):
     every: steps after which the current policy becomes the reference (objective.reference_every);
       0: never. Without a state the reference is that of the start.
   """
-  loaded = {}  # {the step it is of: the policy}, one at a time
+  loaded: dict = {}  # {the step it is of: the policy}, one at a time
 
   def reference(state=None):
     renewed = first_step

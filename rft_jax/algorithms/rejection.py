@@ -113,13 +113,14 @@ def make(context: StageContext) -> Algorithm:
 
 def select(group: list[Episode], config: RejectionConfig) -> list[Episode]:
   """Returns the samples of a prompt to fine-tune on, best first; equal grades in sampling order."""
-  ranked = sorted(group, key=lambda episode: -episode.grade.reward)
+  # Groups with an ungraded sample were dropped before: every reward is a number.
+  ranked = sorted(group, key=lambda episode: -episode.grade.reward)  # type: ignore[operator]
   if config.threshold is not None:
-    ranked = [episode for episode in ranked if episode.grade.reward >= config.threshold]
+    ranked = [episode for episode in ranked if episode.grade.reward >= config.threshold]  # type: ignore[operator]
   elif not config.tied and ranked[0].grade.reward == ranked[-1].grade.reward:
     return []
   if config.distinct:
-    by_text = {}
+    by_text: dict[str, Episode] = {}
     for episode in ranked:
       by_text.setdefault(episode.text, episode)
     ranked = list(by_text.values())

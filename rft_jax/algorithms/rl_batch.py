@@ -130,7 +130,8 @@ def with_logprobs(context: StageContext, state, batch: Batch):
 
   Scores are the scoring.TokenScores of the policy before the update, where anything needs them.
   """
-  config, scores = context.groups['objective'], None
+  config = context.groups['objective']
+  scores: Any = None
   if config.kl_coef:
     reference = context.score(context.reference(state), batch)
     batch = batch._replace(reference_logprobs=reference.logprobs)
@@ -187,7 +188,8 @@ def token_rewards(
   by_token = kl_penalty.subtract_kl(
     by_token, batch.old_logprobs, batch.reference_logprobs, batch.loss_mask, coefficient=coefficient
   )
-  log_ratios = np.where(batch.loss_mask > 0, batch.old_logprobs - batch.reference_logprobs, 0.0)
+  # Both log-probs are set where the KL is in the reward.
+  log_ratios = np.where(batch.loss_mask > 0, batch.old_logprobs - batch.reference_logprobs, 0.0)  # type: ignore[operator]
   measured = float(log_ratios.sum(1).mean())
   if config.kl_target:
     adapted = kl_penalty.adapt_kl_coefficient(

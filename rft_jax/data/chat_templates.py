@@ -51,10 +51,10 @@ class ChatTemplate:
     Raises:
       RenderError: the template fails, or leaves out the content of a message or a tool's name.
     """
-    messages = [_for_template(message, self.roles) for message in messages]
-    text = self.apply(messages, tools, generation_prompt=generation_prompt)
-    occurrences = collections.Counter()
-    for index, message in enumerate(messages):
+    template_messages = [_for_template(message, self.roles) for message in messages]
+    text = self.apply(template_messages, tools, generation_prompt=generation_prompt)
+    occurrences: collections.Counter[str] = collections.Counter()
+    for index, message in enumerate(template_messages):
       calls = [call.get('function', call)['name'] for call in message.get('tool_calls') or ()]
       for piece in (*self._pieces(message['content']), *calls):
         occurrences[piece] += 1
@@ -195,9 +195,9 @@ def _role_names(chat_template) -> dict[str, str]:
   }
 
 
-def _for_template(message: dict, roles: dict[str, str]) -> dict:
+def _for_template(message: Message, roles: dict[str, str]) -> dict:
   """Returns a message as templates expect it: content as text, arguments as an object."""
-  result = {**message, 'content': text_of(message.get('content'))}
+  result: dict[str, Any] = {**message, 'content': text_of(message.get('content'))}
   result['role'] = roles.get(message['role'], message['role'])
   if message.get('tool_calls'):
     result['tool_calls'] = [_with_arguments(call) for call in message['tool_calls']]

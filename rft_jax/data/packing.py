@@ -146,7 +146,8 @@ def _first_fit(lengths, W) -> list[tuple[int, int]]:
 
   The longest completions go first, each into the first row of W columns with enough space.
   """
-  used, starts = [], [(0, 0)] * len(lengths)
+  used: list[int] = []  # columns of each row
+  starts = [(0, 0)] * len(lengths)
   for index in np.argsort(-lengths, kind='stable'):
     n = int(lengths[index])
     row = next((row for row, taken in enumerate(used) if taken + n <= W), len(used))

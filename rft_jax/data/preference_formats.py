@@ -217,7 +217,7 @@ def format_of(row: dict) -> PreferenceFormat | None:
 
 def message_of_turn(turn: dict) -> dict:
   """Returns a sharegpt turn as a message; an unknown role stays, and is refused later by name."""
-  role = turn.get('from')
+  role: Any = turn.get('from')
   return {'role': _ROLES.get(role, role), 'content': turn.get('value')}
 
 

@@ -38,6 +38,7 @@ def read(items: list[Item], kind: str) -> tuple[list[Item], list[Problem]]:
     if problem := _format_problem(item, row_format, usual, kind):
       problems.append(problem)
       continue
+    assert row_format is not None  # otherwise there is a problem
     row_items, row_problems = _convert(item, row_format)
     if kind == 'answers' and row_format.kind == 'pairs':
       row_items = _split_pairs(row_items)
@@ -86,7 +87,8 @@ def with_file_keys(problems: list[Problem], items: list[Item]) -> list[Problem]:
 
 def contradictions(items: list[Item]) -> list[Problem]:
   """Returns warnings: a pair that occurs twice, or again with chosen and rejected swapped."""
-  problems, first_lines = [], {}
+  problems: list[Problem] = []
+  first_lines: dict[tuple[str, ...], int] = {}
   for item in items:
     row, line = item.row, line_of(item)
     if 'chosen' not in row:

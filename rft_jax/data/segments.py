@@ -61,7 +61,7 @@ def make(
     )
   marks = [mark for mark in (*(reasoning or ()), delimiter, delimiter.strip()) if mark]
   pattern = BOUNDARIES[boundary] or re.escape(delimiter)
-  decoded_ids = {}  # id -> its text, decoded alone
+  decoded_ids: dict[int, str] = {}  # id -> its text, decoded alone
 
   def split(tokens: list[int], loss_mask=None) -> ReasoningSteps:
     if not tokens:
@@ -97,7 +97,7 @@ def _text_boundaries(text, pattern, reasoning, marks) -> list[int]:
   candidates = {match.end() for match in re.finditer(pattern, text)} if pattern else set()
   if reasoning and reasoning[1] in text:
     candidates.add(text.index(reasoning[1]) + len(reasoning[1]))
-  offsets = []
+  offsets: list[int] = []
   for offset in sorted(candidates):
     if _strip(text[offsets[-1] if offsets else 0 : offset], marks):
       offsets.append(offset)

@@ -64,7 +64,8 @@ def check_item_fields(
 
 def dataset_warnings(items: list[Item], fields: frozenset[str]) -> list[Problem]:
   """Returns warnings: equal prompts, an answer that occurs in its prompt or in most of the rows."""
-  problems, first_lines = [], {}
+  problems: list[Problem] = []
+  first_lines: dict[str, int] = {}
   for item in items:
     key, line = prompt_key(item), line_of(item)
     if key in first_lines:

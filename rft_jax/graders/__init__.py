@@ -67,7 +67,7 @@ class GraderInfo(NamedTuple):
   model: str | None  # the judge of a model grader
 
 
-GRADERS = {
+GRADERS: dict[str, type[Grader]] = {
   'code': Code,
   'endpoint': Endpoint,
   'json_schema': JsonSchema,
@@ -141,12 +141,13 @@ class _PartMaker:
   def __call__(self, grader: dict[str, Any], name: str = '') -> Grader:
     cls, values, problems = self._read(grader)
     base.raise_problems(name or values.get('name', 'without a name'), problems)
+    assert cls is not None  # an unknown type is a problem
     return cls(**values)
 
   def problems(self, grader: dict[str, Any]) -> list[str]:
     return self._read(grader)[2]
 
-  def _read(self, grader) -> tuple[type | None, dict[str, Any], list[str]]:
+  def _read(self, grader) -> tuple[type[Grader] | None, dict[str, Any], list[str]]:
     """Returns (the class, its fields and the settings it declares, problems)."""
     cls = GRADERS.get(grader['type']) if isinstance(grader.get('type'), str) else None
     if cls is None:

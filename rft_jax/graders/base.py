@@ -12,7 +12,7 @@ import json
 import pathlib
 import threading
 from collections.abc import Iterable
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from rft_jax.graders import template
 from rft_jax.json_files import read_json
@@ -45,8 +45,14 @@ class Grader(Protocol):
       (by their own name).
   """
 
-  name: str
-  ungradable_reward: float  # the reward of a policy fault
+  __dataclass_fields__: ClassVar[dict[str, dataclasses.Field]]
+
+  @property
+  def name(self) -> str: ...
+
+  @property
+  def ungradable_reward(self) -> float:
+    """The reward of a policy fault."""
 
   def __call__(self, item: dict[str, Any], sample: dict[str, Any]) -> Grade: ...
 

@@ -89,7 +89,7 @@ class Code:
 
   def many(self, pairs: list[tuple[dict[str, Any], dict[str, Any]]]) -> list[Grade]:
     """Returns the Grade of each (item, sample), in order."""
-    grades: list[Grade | None] = [None] * len(pairs)
+    grades: dict[int, Grade] = {}  # by index into pairs
     calls, indices = [], []
     for index, (item, sample) in enumerate(pairs):
       try:
@@ -99,7 +99,7 @@ class Code:
         grades[index] = base.template_fault(self, fault)
     for index, outcome in zip(indices, self._sandbox.run(calls)):
       grades[index] = self._grade(outcome)
-    return grades
+    return [grades[index] for index in range(len(pairs))]
 
   def _call(self, item, sample) -> list[bytes]:
     """Returns the JSON messages for the process of the program and for that of the tests."""

@@ -158,13 +158,8 @@ def _resolve(value: str) -> str:
 
 
 def _url_problems(url: Any) -> list[str]:
-  try:
-    parts = urllib.parse.urlsplit(url) if isinstance(url, str) else None
-    valid = parts and parts.scheme in ('http', 'https') and parts.hostname and (parts.port or True)
-    valid = valid and url.isascii() and not re.search(r'\s', url)
-  except ValueError:
-    valid = False
-  if not valid:
+  parts = _split_address(url)
+  if parts is None:
     return [f'url={url!r}, need an address such as https://host/path']
   if parts.username or parts.password:
     return [
@@ -172,6 +167,18 @@ def _url_problems(url: Any) -> list[str]:
       '{"Authorization": "Bearer ${MY_KEY}"}, with MY_KEY in the environment'
     ]
   return []
+
+
+def _split_address(url: Any) -> urllib.parse.SplitResult | None:
+  """Returns the parts of an http or https address; None if url is not one."""
+  if not isinstance(url, str) or not url.isascii() or re.search(r'\s', url):
+    return None
+  try:
+    parts = urllib.parse.urlsplit(url)
+    is_valid = parts.scheme in ('http', 'https') and parts.hostname and (parts.port or True)
+  except ValueError:  # of the host or the port
+    return None
+  return parts if is_valid else None
 
 
 def _header_problems(headers: Any) -> list[str]:

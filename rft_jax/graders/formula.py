@@ -13,11 +13,13 @@ numbers are floats; log is the natural logarithm. Python's eval is not used.
 import dataclasses
 import math
 import re
+from collections.abc import Callable
 from typing import NamedTuple
 
 from rft_jax.graders.template import did_you_mean
 
-FUNCTIONS = {  # name: (function, takes any number of arguments)
+# name: (function, takes any number of arguments)
+FUNCTIONS: dict[str, tuple[Callable[..., float], bool]] = {
   'min': (min, True),
   'max': (max, True),
   'abs': (abs, False),
@@ -180,17 +182,18 @@ class _Token(NamedTuple):
 
 
 def _tokens(text: str) -> list[_Token]:
-  tokens = [
-    _Token(match.lastgroup, match[match.lastgroup], match.start(match.lastgroup) + 1)
-    for match in _TOKEN.finditer(text)
-  ]
-  for token in tokens:
-    if token.kind == 'other':
+  tokens = []
+  for match in _TOKEN.finditer(text):
+    kind = match.lastgroup
+    assert kind is not None  # each alternative of _TOKEN is a named group
+    token = _Token(kind, match[kind], match.start(kind) + 1)
+    if kind == 'other':
       raise FormulaError(
         f'{token.text!r} at character {token.position} is not allowed in a formula; '
         'need only names of graders, numbers, + - * / ^, parentheses and '
         f'{", ".join(FUNCTIONS)}'
       )
+    tokens.append(token)
   return [*tokens, _Token('end', '', len(text) + 1)]
 
 

@@ -52,6 +52,7 @@ class Multi:
     )
 
   def _make_parts(self, graders) -> dict[str, base.Grader]:
+    assert self.make_part is not None  # problems() requires it
     parts, problems = {}, []
     for key, grader in graders.items():
       try:
@@ -67,7 +68,8 @@ class Multi:
   @staticmethod
   def problems(fields: dict[str, Any]) -> list[str]:
     """Returns what is wrong with the fields and settings that are present; [] if nothing."""
-    problems, graders = base.threshold_problems(fields), {}
+    problems = base.threshold_problems(fields)
+    graders: dict[str, dict[str, Any]] = {}
     if 'graders' in fields:
       graders, key_problems = _by_key(fields['graders'])
       problems.extend(key_problems)
@@ -105,18 +107,22 @@ class Multi:
     return grades
 
   def _grade(self, grades: dict[str, Grade]) -> Grade:
-    components, scores, errors = {}, {}, {}
+    components: dict[str, float | None] = {}
+    scores: dict[str, float] = {}  # of the parts without a fault
+    errors: dict[str, bool | str] = {}
     for key, grade in grades.items():
       name = self.parts[key].name
-      scores[key] = None if grade.components.get(name, 0.0) is None else grade.reward
-      components[key] = scores[key]
+      score = None if grade.components.get(name, 0.0) is None else grade.reward
+      if score is not None:
+        scores[key] = score
+      components[key] = score
       components.update(
         {f'{key}/{other}': value for other, value in grade.components.items() if other != name}
       )
       _merge(errors, key, grade.errors)
     if any(grade.reward is None for grade in grades.values()):
       return Grade(None, components, errors)
-    if None in scores.values():
+    if len(scores) < len(grades):  # a policy fault
       return Grade(self.ungradable_reward, components, errors)
     try:
       reward = formula.evaluate(self._tree, scores)
@@ -205,7 +211,7 @@ def _part_problems(graders: dict[str, dict[str, Any]], make_part) -> list[str]:
 
 def _separator(problem: str, grader: dict[str, Any]) -> str:
   """Returns '.' before a problem that begins with a field of the grader, otherwise ': '."""
-  return '.' if re.match(r'\w*', problem)[0] in grader else ': '
+  return '.' if re.split(r'\W', problem, maxsplit=1)[0] in grader else ': '
 
 
 def _own_tally(part: base.Grader) -> base.Tally | None:

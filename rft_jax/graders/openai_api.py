@@ -161,7 +161,7 @@ def _grades(grader, lines, response_format) -> list[Grade]:
 
 def _usage(grader) -> dict[str, dict[str, int]]:
   """Returns the tokens of each judge model, and resets the tallies."""
-  usage = collections.defaultdict(collections.Counter)
+  usage: dict[str | None, collections.Counter] = collections.defaultdict(collections.Counter)
   for tally in getattr(grader, 'tallies', {}).values():
     usage[tally.model].update(
       {

@@ -86,7 +86,7 @@ class Python:
 
   def many(self, pairs: list[tuple[dict[str, Any], dict[str, Any]]]) -> list[Grade]:
     """Returns the Grade of each (item, sample), in order; the workers run concurrently."""
-    grades: list[Grade | None] = [None] * len(pairs)
+    grades: dict[int, Grade] = {}  # by index into pairs
     calls, indices = [], []
     for index, (item, sample) in enumerate(pairs):
       try:
@@ -98,7 +98,7 @@ class Python:
         )
     for index, outcome in zip(indices, self._sandbox.run(calls)):
       grades[index] = self._grade(outcome)
-    return grades
+    return [grades[index] for index in range(len(pairs))]
 
   def _grade(self, outcome: Outcome) -> Grade:
     if outcome.kind == 'score':
@@ -154,7 +154,8 @@ def _grade_problems(tree: ast.Module) -> list[str]:
 
   A name grade that is bound otherwise (imported, assigned) is checked when the source is loaded.
   """
-  functions, bound = {}, set()
+  functions: dict[str, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda] = {}
+  bound: set[str] = set()
   for node in _top_level(tree.body):
     if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
       functions[node.name] = node
@@ -210,7 +211,7 @@ def _bound_names(node) -> set[str]:
 
 def _missing_packages(source: str) -> list[str]:
   """Returns the packages that source imports anywhere and that are not installed."""
-  names = set()
+  names: set[str] = set()
   for node in ast.walk(ast.parse(source)):
     if isinstance(node, ast.Import):
       names.update(alias.name.partition('.')[0] for alias in node.names)

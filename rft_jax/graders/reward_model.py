@@ -54,7 +54,7 @@ class RewardModel:
 
   def many(self, pairs: list[tuple[dict[str, Any], dict[str, Any]]]) -> list[Grade]:
     """Returns the Grade of each (item, sample), in order, all in one call of the model."""
-    grades: list[Grade | None] = [None] * len(pairs)
+    grades: dict[int, Grade] = {}  # by index into pairs
     conversations, indices = [], []
     for index, (item, sample) in enumerate(pairs):
       try:
@@ -64,7 +64,7 @@ class RewardModel:
         grades[index] = base.template_fault(self, fault)
     for index, score in zip(indices, self._scores(conversations) if conversations else ()):
       grades[index] = self._grade(score)
-    return grades
+    return [grades[index] for index in range(len(pairs))]
 
   def _prompt_and_answer(self, item, sample) -> tuple[list[dict[str, Any]], str]:
     """Returns (prompt messages, answer) of one sample; raises template.Fault."""
@@ -89,6 +89,7 @@ class RewardModel:
 
   def _scores(self, conversations) -> list:
     """Returns a score for each conversation, or a string with the reason why there is none."""
+    assert self.reward_models is not None  # problems() requires that it has the model
     try:
       scores = list(self.reward_models[self.model](conversations))
     except Exception as error:  # user code: the fault is counted and reported

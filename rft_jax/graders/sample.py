@@ -94,10 +94,10 @@ def schema_problem(value: Any, schema: dict[str, Any]) -> str | None:
 
   validator = _validator(json.dumps(schema, sort_keys=True))
   try:
-    error = jsonschema.exceptions.best_match(validator.iter_errors(value))
+    violation = jsonschema.exceptions.best_match(validator.iter_errors(value))
   except (RecursionError, ArithmeticError) as error:  # deep nesting; multipleOf with 1e400
     return f'cannot be checked: {error}'
-  return error and f'{error.json_path}: {error.message:.300}'
+  return violation and f'{violation.json_path}: {violation.message:.300}'
 
 
 def parse_json(text: str) -> Any:

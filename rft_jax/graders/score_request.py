@@ -92,16 +92,11 @@ def _parse_score(body: bytes) -> float:
     raise RequestError(f'a response that is not JSON: {excerpt!r}', retryable=False) from None
   score = response.get('score') if isinstance(response, dict) else None
   try:
-    is_score = (
-      not isinstance(score, bool) and isinstance(score, (int, float)) and math.isfinite(score)
-    )
+    if isinstance(score, (int, float)) and not isinstance(score, bool) and math.isfinite(score):
+      return float(score)
   except OverflowError:  # an integer too large for a float
-    is_score = False
-  if not is_score:
-    raise RequestError(
-      f'{excerpt!r}, need {{"score": number}} with a finite number', retryable=False
-    )
-  return float(score)
+    pass
+  raise RequestError(f'{excerpt!r}, need {{"score": number}} with a finite number', retryable=False)
 
 
 def _status_error(error) -> RequestError:

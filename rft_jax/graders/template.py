@@ -39,6 +39,10 @@ class _Reference(NamedTuple):
   path: tuple[str | int, ...]  # at least one field; then fields and indices
 
 
+class _InvalidReferenceError(ValueError):
+  """The text between two pairs of braces is not a reference."""
+
+
 class _MissingValue(NamedTuple):
   """There is no value at a path, for this reason."""
 
@@ -135,28 +139,28 @@ def value_at(item: dict[str, Any], path: str, default: Any = None) -> Any:
 @functools.lru_cache(maxsize=1024)
 def _parse(template: str) -> tuple[tuple[str | _Reference, ...], tuple[str, ...]]:
   """Returns (parts, problems); parts are texts and references, in order."""
-  parts, problem_list, position = [], [], 0
+  parts: list[str | _Reference] = []
+  problem_list, position = [], 0
   while opening := _OPEN.search(template, position):
     parts.append(template[position : opening.start()])
     end = template.find('}}', opening.end())
     if end < 0:
       problem_list.append(f'the {{{{ at character {opening.start() + 1} is not closed by }}}}')
       return tuple(parts), tuple(problem_list)
-    reference, problem = _parse_reference(template[opening.end() : end])
-    if problem:
-      problem_list.append(problem)
-    else:
-      parts.append(reference)
+    try:
+      parts.append(_parse_reference(template[opening.end() : end]))
+    except _InvalidReferenceError as problem:
+      problem_list.append(str(problem))
     position = end + 2
   parts.append(template[position:])
   return tuple(parts), tuple(problem_list)
 
 
-def _parse_reference(inside: str) -> tuple[_Reference | None, str | None]:
-  """Returns (reference, None) or (None, problem) for the text between two pairs of braces."""
+def _parse_reference(inside: str) -> _Reference:
+  """Returns the reference between two pairs of braces; raises _InvalidReferenceError."""
   shown = '{{' + inside + '}}'
   if not _PATH.fullmatch(inside.strip()):
-    return None, (
+    raise _InvalidReferenceError(
       f'{shown} is not a reference: need item.x or sample.x, with .field and [0] for nested '
       'values, and no operators, filters or quotes'
     )
@@ -165,20 +169,21 @@ def _parse_reference(inside: str) -> tuple[_Reference | None, str | None]:
     hint = did_you_mean(namespace, ('item', 'sample'))
     if not path and not hint:
       hint = f'; for a field of the row write {{{{ item.{namespace} }}}}'
-    return None, f'{shown}: unknown namespace {namespace!r}, need item or sample{hint}'
+    raise _InvalidReferenceError(
+      f'{shown}: unknown namespace {namespace!r}, need item or sample{hint}'
+    )
   if not path or isinstance(path[0], int):
-    return None, f'{shown} names no field, need {namespace}.something'
+    raise _InvalidReferenceError(f'{shown} names no field, need {namespace}.something')
   if namespace == 'sample' and path[0] not in SAMPLE_FIELDS:
     hint = did_you_mean(path[0], SAMPLE_FIELDS)
-    return None, (
+    raise _InvalidReferenceError(
       f'{shown}: a sample has no field {path[0]!r}{hint}; need one of {", ".join(SAMPLE_FIELDS)}'
     )
   if namespace == 'sample' and path[0] == 'output_text' and path[1:]:
-    return (
-      None,
-      f'{shown}: output_text is a string without fields or elements; try sample.output_json',
+    raise _InvalidReferenceError(
+      f'{shown}: output_text is a string without fields or elements; try sample.output_json'
     )
-  return _Reference(namespace, tuple(path)), None
+  return _Reference(namespace, tuple(path))
 
 
 def _render_value(reference: _Reference, item: dict[str, Any], sample: dict[str, Any]) -> str:
@@ -243,7 +248,7 @@ def json_type(value: Any) -> str:
   return names.get(type(value), f'a {type(value).__name__}')
 
 
-def did_you_mean(word: str, choices: Iterable) -> str:
+def did_you_mean(word: object, choices: Iterable) -> str:
   """Returns ' (did you mean ...?)' with the choice most similar to word; '' if none is similar."""
   matches = difflib.get_close_matches(str(word), [str(choice) for choice in choices], n=1)
   return f' (did you mean {matches[0]!r}?)' if matches else ''

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from rft_jax.objectives.masked import check_same_shapes
+from rft_jax.types import Array
 
 
 def terminal_rewards(rewards, loss_mask) -> jax.Array:
@@ -33,8 +34,8 @@ def terminal_rewards(rewards, loss_mask) -> jax.Array:
 class AdvantageEstimate(NamedTuple):
   """Advantages from a critic, and the returns it is trained on; constants, 0 outside the mask."""
 
-  advantages: jax.Array  # f32[B, T], not whitened
-  returns: jax.Array  # f32[B, T], advantages + values: the critic's target; never whitened
+  advantages: Array  # f32[B, T], not whitened
+  returns: Array  # f32[B, T], advantages + values: the critic's target; never whitened
 
 
 @functools.partial(jax.jit, static_argnames='bootstrap')  # an eager scan compiles at each call

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rft_jax.types import Array
+
 
 class Weighted(NamedTuple):
   """A sum and its denominator, apart until every part of the step has been added.
@@ -15,8 +17,8 @@ class Weighted(NamedTuple):
   microbatch (correctness traps L11, L15).
   """
 
-  total: jax.Array  # f32[]
-  weight: jax.Array  # f32[]
+  total: Array  # f32[]
+  weight: Array  # f32[]
 
 
 class Maximum(NamedTuple):

@@ -84,7 +84,9 @@ class Checkpoints:
         'train first, or give the workdir of another run'
       )
     if which in named:
-      return named[which]()
+      step = named[which]()
+      assert step is not None  # it is None only without steps
+      return step
     if not str(which).isdecimal():
       raise MissingCheckpoint(f"checkpoint {which!r}: need 'best', 'last' or a step")
     if int(which) not in steps:

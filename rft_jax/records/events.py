@@ -9,7 +9,7 @@ import hashlib
 import json
 import pathlib
 import time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -76,7 +76,7 @@ class Events:
       loss: of a supervised step.
     """
     valid_values = _sample_values(valid)
-    data = {
+    data: dict[str, Any] = {
       'step': step,
       'total_steps': total_steps,
       'full_valid_mean_reward': valid_values['reward_mean'],
@@ -192,7 +192,7 @@ def _sample_values(samples: GradedSamples | None) -> dict[str, float | None]:
   }
 
 
-def _values_by_grader(graders, samples: GradedSamples | None) -> dict[str, dict[str, float]]:
+def _values_by_grader(graders, samples: GradedSamples | None) -> dict[str, dict[str, float | None]]:
   """Returns the values of each grader; {} for each without samples."""
   if samples is None:
     return {grader.name: {} for grader in graders}
@@ -221,7 +221,7 @@ def _values_by_grader(graders, samples: GradedSamples | None) -> dict[str, dict[
 
 def _usage_by_model(graders, splits) -> dict[str, dict[str, float]]:
   """Returns {judge model: {train_KIND, eval_KIND}}, the tokens of its graders together."""
-  usage = {}
+  usage: dict[str, dict[str, float]] = {}
   for grader in graders:
     if grader.model:
       row = usage.setdefault(grader.model, {})

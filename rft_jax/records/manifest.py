@@ -14,6 +14,7 @@ import pathlib
 import platform
 import subprocess
 import sys
+from typing import Any
 
 from rft_jax.json_files import read_json
 from rft_jax.records import atomic
@@ -135,6 +136,7 @@ def _devices(mesh) -> dict:
 
   from rft_jax.platform import backend  # imports jax
 
+  flags: Any = jax.config  # which does not declare its flags as attributes
   return {
     'devices': {
       'kind': jax.devices()[0].device_kind,
@@ -145,13 +147,10 @@ def _devices(mesh) -> dict:
     'mesh': None if mesh is None else dict(mesh.shape),
     'flags': {name: os.environ[name] for name in _FLAGS if name in os.environ},
     'prng': {
-      'implementation': jax.config.jax_default_prng_impl,
-      'partitionable': bool(jax.config.jax_threefry_partitionable),
+      'implementation': flags.jax_default_prng_impl,
+      'partitionable': bool(flags.jax_threefry_partitionable),
     },
-    'precision': {
-      'x64': bool(jax.config.jax_enable_x64),
-      'matmul': jax.config.jax_default_matmul_precision,
-    },
+    'precision': {'x64': bool(flags.jax_enable_x64), 'matmul': flags.jax_default_matmul_precision},
   }
 
 

@@ -4,6 +4,7 @@ import collections
 import statistics
 import sys
 import time
+from typing import Any
 
 _WINDOW = 20  # steps, of the running median of seconds per step
 _SECONDS = 10.0  # between two plain lines, at least
@@ -40,11 +41,14 @@ class Progress:
     """
     self.total_steps, self.quiet, self._clock = total_steps, quiet, clock
     self._stream = sys.stderr if stream is None else stream
-    self._durations = collections.deque(maxlen=_WINDOW)  # seconds, of the stage's last steps
-    self._last_update, self._step_seconds, self._stage = clock(), 0.0, None
-    self._last_print = None
-    self._grade = None
-    self._live = self._task = None
+    # seconds, of the stage's last steps
+    self._durations: collections.deque[float] = collections.deque(maxlen=_WINDOW)
+    self._last_update, self._step_seconds = clock(), 0.0
+    self._stage: str | None = None
+    self._last_print: float | None = None
+    self._grade: float | None = None
+    self._live: Any = None  # on a terminal a rich.progress.Progress, and its task
+    self._task: Any = None
     self._began = began
 
   def __enter__(self):

@@ -121,8 +121,8 @@ def reference_levels(reference: str, omissions: list[str]) -> dict[str, dict]:
     return {}
   path, names = pathlib.Path(reference), ''
   if not path.is_file():
-    path, _, names = reference.rpartition(':')
-    path = pathlib.Path(path or names)
+    file, _, names = reference.rpartition(':')
+    path = pathlib.Path(file or names)
     names = names if path != pathlib.Path(names) else ''
   if not path.is_file():
     omissions.append(f'Reference levels: there is no file {path}.')

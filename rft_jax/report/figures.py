@@ -8,7 +8,7 @@ import hashlib
 import io
 import math
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -27,7 +27,7 @@ _ROLES = {
   'reference': '#070707',
 }
 _INCHES, _POINTS = (4.7, 2.35), 8.5  # small: the page enlarges it, and its text must stay readable
-_STYLE = {
+_STYLE: dict[Any, Any] = {  # matplotlib types its keys as literals
   'svg.fonttype': 'none',
   'svg.hashsalt': 'rft_jax',
   'font.size': _POINTS,

@@ -25,7 +25,7 @@ def read(workdir, row: dict | None) -> dict[int, Answers]:
   folder = pathlib.Path(workdir) / FOLDER
   if row is None or row['step'] not in episodes.steps(folder):
     return {}
-  records = {}
+  records: dict[int, list[dict]] = {}  # by occurrence
   for record in episodes.read(folder, row['step'], columns=_COLUMNS):
     records.setdefault(record['occurrence'], []).append(record)
   return {occurrence: Answers(first, rest) for occurrence, (first, *rest) in records.items()}

@@ -50,7 +50,7 @@ def write(workdir, *, title: str, config: ReportConfig | None = None) -> pathlib
   """
   config = config or ReportConfig()
   run = runs.read(workdir)
-  omissions = []  # lines on what the page does not show, and why
+  omissions: list[str] = []  # lines on what the page does not show, and why
   levels = compared_policies.reference_levels(config.reference, omissions)
   run_policies = compared_policies.from_run(run, omissions)
   last = run_policies[-1] if run_policies else None

@@ -3,10 +3,9 @@
 import pathlib
 from typing import NamedTuple
 
+from rft_jax.algorithms import ALGORITHMS, Requirements
 from rft_jax.records import manifest, metrics
 
-# What the stages of an algorithm do; 'reinforcement' where nothing else is said.
-_WORDS = {'sft': 'fine-tuning', 'dpo': 'preference learning', 'kto': 'preference learning'}
 _SPLITS = ('test', 'validation')  # preferred first, where several splits were evaluated
 
 
@@ -42,12 +41,12 @@ class Run(NamedTuple):
     """Returns the split that the report shows: one evaluated at least twice, if there is one."""
     names = [split for split in _SPLITS if split in self.evaluations] + list(self.evaluations)
     repeated = [split for split in names if len(self.evaluations[split]) > 1]
-    return (repeated or names or [None])[0]
+    return next(iter(repeated or names), None)
 
   @property
   def held_out(self) -> list[dict]:
     """Returns the evaluations of that split."""
-    return self.evaluations.get(self.split, [])
+    return [] if self.split is None else self.evaluations[self.split]
 
   @property
   def last(self) -> int:
@@ -73,7 +72,7 @@ def read(workdir) -> Run:
   """
   workdir = pathlib.Path(workdir)
   run_manifest = manifest.read(workdir) or {}
-  splits = {}
+  splits: dict[str, dict[int, dict]] = {}
   for row in metrics.read(workdir / metrics.EVALUATION):
     splits.setdefault(row['split'], {})[row['step']] = row  # the later of two evaluations counts
   evaluations = {split: [rows[step] for step in sorted(rows)] for split, rows in splits.items()}
@@ -85,11 +84,17 @@ def read(workdir) -> Run:
 
 def _stages(planned):
   names = [stage.get('algorithm', f'stage {number}') for number, stage in enumerate(planned)]
+  algorithms = [_requirements(name) for name in names]
   stages, first = [], 0
   for number, (name, stage) in enumerate(zip(names, planned)):
-    reinforced_later = any(later != 'sft' for later in names[number + 1 :])
-    word = _WORDS.get(name, 'reinforcement')
-    word = 'warm-up' if name == 'sft' and reinforced_later else word
+    supervised = algorithms[number].rows == 'targets'
+    warm_up = supervised and any(later.rows != 'targets' for later in algorithms[number + 1 :])
+    word = 'warm-up' if warm_up else algorithms[number].label
     stages.append(Stage(name, word, first, first + stage.get('steps', 0)))
     first = stages[-1].end
   return stages
+
+
+def _requirements(name) -> Requirements:
+  """Returns the REQUIREMENTS of an algorithm; those of reinforcement if there is none here."""
+  return ALGORITHMS[name].REQUIREMENTS if name in ALGORITHMS else Requirements('prompts')

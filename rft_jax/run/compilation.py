@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import os
 import platform
+from typing import Any
 
 import jax
 from jax import monitoring
@@ -17,7 +18,8 @@ from rft_jax import models, sharding
 from rft_jax.run import startup
 
 EVENT = '/jax/core/compile/backend_compile_duration'
-_events = []  # its length is the count; filled from the moment of import on
+_jax_flags: Any = jax.config  # which does not declare its flags as attributes
+_events: list[float] = []  # its length is the count; filled from the moment of import on
 
 
 def count() -> int:
@@ -25,9 +27,9 @@ def count() -> int:
   return len(_events)
 
 
-def _listen(name, seconds, **_):
-  if name == EVENT:
-    _events.append(seconds)
+def _listen(event: str, duration_secs: float, **_: str | int) -> None:
+  if event == EVENT:
+    _events.append(duration_secs)
 
 
 monitoring.register_event_duration_secs_listener(_listen)
@@ -40,7 +42,7 @@ def use_disk_cache() -> None:
   loaded.
   """
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.3)
-  if jax.config.jax_compilation_cache_dir:
+  if _jax_flags.jax_compilation_cache_dir:
     return
   cache = os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')
   try:
@@ -59,7 +61,7 @@ def compile_while_loading(config, components, evaluate, *, fresh: bool):
 
   Needs JAX's cache on disk: the programs are read from there afterwards.
   """
-  if components.grader is None or not (fresh and jax.config.jax_compilation_cache_dir):
+  if components.grader is None or not (fresh and _jax_flags.jax_compilation_cache_dir):
     yield
     return
 

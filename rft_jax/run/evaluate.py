@@ -67,7 +67,10 @@ def make(components, config: Config):
     columns = measure(sampled.groups, greedy, config.evaluate.pass_threshold)
     return Evaluation(intervals(columns), len(validation), greedy, sampled)
 
-  evaluate_policy.compile_ahead = lambda policy: sample.compile_ahead(policy, validation)
+  # The function has its ahead-of-time compilation as an attribute, as rollout.make's has.
+  evaluate_policy.compile_ahead = (  # type: ignore[attr-defined]
+    lambda policy: sample.compile_ahead(policy, validation)
+  )
   return evaluate_policy
 
 

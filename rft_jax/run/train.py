@@ -98,7 +98,7 @@ def train_step(algorithm: Algorithm, update, state: TrainState) -> tuple[TrainSt
   if algorithm_state is not None:
     state = state._replace(algorithm_state=algorithm_state)
   collected = time.monotonic()
-  updates = []  # the metrics of each
+  updates: list[dict] = []  # the metrics of each
   if batch is not None:
     for part in batching.split(batch, min(algorithm.updates_per_batch, len(batch.prompts))):
       state, metrics = update(state, part, algorithm.trained_models(state.step))

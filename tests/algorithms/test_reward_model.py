@@ -1,4 +1,4 @@
-"""Reward models from pairs: where the score stands, the loss against plain loops, whole runs."""
+"""Reward model training: the score position, the loss against plain loops, and whole runs."""
 
 import json
 
@@ -44,26 +44,26 @@ def examples(count=5, rows=None):
   ]
 
 
-def trained(kind='head'):
+def policy_and_head():
   """A policy and a head that is not 0."""
   policy = jax.tree.map(lambda x: 2.0 * x, models.make(DECODER, seed=1))
-  critic = models.make_critic(policy, kind)
+  critic = models.make_critic(policy, 'head')
   critic.score.kernel[...] = jax.random.normal(jax.random.key(3), (DECODER.dim, 1))
   return policy, critic
 
 
 @jax.jit
 def at_last_tokens(models_, tokens, lengths):
-  """The head at the last token of each whole row, prompt and answer read as one: f32[B]."""
+  """Returns the head at the last token of each row, prompt and answer as one sequence: f32[B]."""
   scores = models_['critic'](models_['policy'].hidden(tokens, lengths=lengths))
   return jnp.take_along_axis(scores, lengths[:, None] - 1, axis=1)[:, 0]
 
 
-def whole_rows(some):
-  """Prompt with answer, the chosen and the rejected one of each pair: (i32[B, 24], i32[B])."""
+def whole_rows(pairs):
+  """Returns prompt + answer, chosen and rejected, of each pair: (i32[B, 24], i32[B])."""
   rows = [
     example.prompt_ids + ids
-    for example in some
+    for example in pairs
     for ids in (example.target_ids, example.rejected_ids)
   ]
   tokens = np.zeros((len(rows), 24), np.int32)
@@ -72,10 +72,10 @@ def whole_rows(some):
   return tokens, np.array([len(ids) for ids in rows], np.int32)
 
 
-def plain_scores(policy, critic, some):
-  """Scores of the pairs, f64[N, 2]."""
+def plain_scores(policy, critic, pairs):
+  """Returns the scores of the pairs, f64[N, 2]."""
   return np.asarray(
-    at_last_tokens({'policy': policy, 'critic': critic}, *whole_rows(some)), np.float64
+    at_last_tokens({'policy': policy, 'critic': critic}, *whole_rows(pairs)), np.float64
   ).reshape(-1, 2)
 
 
@@ -83,18 +83,18 @@ def log_sigma(x):
   return -np.log1p(np.exp(-x))
 
 
-# --- where the score stands -------------------------------------------------------------------
+# --- the score position -------------------------------------------------------------------
 
 
-@pytest.mark.parametrize('id_behind', [0, 47])
-def test_the_score_is_of_the_state_after_the_last_token(id_behind):
-  policy, critic = trained()
+@pytest.mark.parametrize('last_id', [0, 47])
+def test_the_score_is_of_the_state_after_the_last_token(last_id):
+  policy, critic = policy_and_head()
   batch = batching.with_score_positions(batching.from_pairs(examples()))
-  batch.completions[np.arange(10), batch.completion_lengths - 1] = id_behind
+  batch.completions[np.arange(10), batch.completion_lengths - 1] = last_id
   values = scoring.value_batch(
     policy, critic, batch, UpdateConfig(microbatch_tokens=70), mesh=mesh()
   )
-  answers = [ids for one in examples() for ids in (one.target_ids, one.rejected_ids)]
+  answers = [ids for pair in examples() for ids in (pair.target_ids, pair.rejected_ids)]
   assert [row.nonzero()[0].tolist() for row in batch.loss_mask] == [[len(ids)] for ids in answers]
   np.testing.assert_allclose(
     [row[len(ids)] for row, ids in zip(values, answers)],
@@ -106,9 +106,8 @@ def test_the_score_is_of_the_state_after_the_last_token(id_behind):
 # --- the loss ---------------------------------------------------------------------------------
 
 
-def test_the_update_descends_the_loss_of_bradley_and_terry():
-  """Whatever the microbatches are, the gradient is that of the formula over unpadded rows."""
-  policy, critic = trained()
+def test_the_gradient_is_that_of_bradley_terry_over_unpadded_rows():
+  policy, critic = policy_and_head()
   margins, centring = np.array([0.0, 0.5, -0.2, 1.0, 0.3], np.float32), 0.1
   batch = batching.with_score_positions(batching.from_pairs(examples()))._replace(
     margins=np.repeat(margins, 2)
@@ -118,10 +117,12 @@ def test_the_update_descends_the_loss_of_bradley_and_terry():
     better, worse = at_last_tokens(models_, *whole_rows(examples())).reshape(-1, 2).T
     return (-jax.nn.log_sigmoid(better - worse - margins) + centring * (better + worse) ** 2).mean()
 
-  wanted_loss, wanted = jax.jit(jax.value_and_grad(formula))({'policy': policy, 'critic': critic})
+  expected_loss, expected = jax.jit(jax.value_and_grad(formula))(
+    {'policy': policy, 'critic': critic}
+  )
   tx = {name: optax.sgd(1.0) for name in ('policy', 'critic')}
   update = updates.make_update(
-    lambda *given: reward_model.loss(*given, centring=centring),
+    lambda *args: reward_model.loss(*args, centring=centring),
     tx,
     temperature=1.0,
     config=UpdateConfig(microbatch_tokens=70),
@@ -130,9 +131,9 @@ def test_the_update_descends_the_loss_of_bradley_and_terry():
   copy = lambda tree: jax.tree.map(jnp.copy, tree)
   state = TrainState(0, copy(policy), {n: tx[n].init(policy) for n in tx}, copy(critic))
   state, metrics = update(state, batch, ('policy', 'critic'))
-  np.testing.assert_allclose(metrics['loss'], wanted_loss, rtol=1e-5)
+  np.testing.assert_allclose(metrics['loss'], expected_loss, rtol=1e-5)
   for name, before, after in (('policy', policy, state.policy), ('critic', critic, state.critic)):
-    for b, a, g in zip(*map(jax.tree.leaves, (before, after, wanted[name]))):
+    for b, a, g in zip(*map(jax.tree.leaves, (before, after, expected[name]))):
       np.testing.assert_allclose(np.float32(b) - a, g, rtol=1e-3, atol=1e-4)
   scores = plain_scores(policy, critic, examples())
   better, worse = scores.T
@@ -147,8 +148,8 @@ def test_the_update_descends_the_loss_of_bradley_and_terry():
   )
 
 
-def test_of_ranked_answers_all_pairs_count_and_every_prompt_the_same():
-  """Three ranked answers, two of equal grade, one alone; a row that is padding is never read."""
+def test_all_pairs_of_ranked_answers_count_and_every_prompt_has_equal_weight():
+  """Three ranked answers; three with two equal grades; one alone with two padding rows."""
   scores = np.array([[0.3, -1.0, 2.0], [0.5, 0.7, -0.1], [1.5, np.nan, np.nan]], np.float32)
   grades = np.array([[3, 2, 1], [1, 1, 0], [1, 0, 0]], np.float32)
   lengths = np.array([[1, 1, 1], [1, 1, 1], [1, 0, 0]]).reshape(-1)
@@ -202,10 +203,10 @@ def context(**changes):
   )
 
 
-def test_a_row_may_bring_a_margin_of_its_own():
+def test_the_margin_of_a_row_replaces_the_default():
   rows = {1: {'margin': 2}, 3: {'margin': 0.0}}
-  found = reward_model.margins_of(examples(rows=rows), 0.5)
-  np.testing.assert_array_equal(found, [0.5, 2, 0.5, 0, 0.5])
+  margins = reward_model.margins_of(examples(rows=rows), 0.5)
+  np.testing.assert_array_equal(margins, [0.5, 2, 0.5, 0, 0.5])
   batch = reward_model.make(context(examples=examples(rows=rows))).collect(None, 0).batch
   assert (batch.margins[::2] == batch.margins[1::2]).all()
   assert set(batch.margins.tolist()) == {0.0, 0.5, 2.0}
@@ -214,13 +215,13 @@ def test_a_row_may_bring_a_margin_of_its_own():
     reward_model.make(context(examples=wrong))
 
 
-def test_held_out_pairs_are_measured_and_equal_scores_count_a_half():
-  policy, critic = trained()
+def test_held_out_accuracy_counts_equal_scores_as_a_half():
+  policy, critic = policy_and_head()
   measure = reward_model.held_out_pairs(examples(), context().values)
-  found = measure(TrainState(0, policy, None, critic))
+  columns = measure(TrainState(0, policy, None, critic))
   better, worse = plain_scores(policy, critic, examples()).T
-  np.testing.assert_array_equal(found['preference/accuracy'], better > worse)
-  np.testing.assert_allclose(found['preference/margin'], better - worse, atol=4e-5)
+  np.testing.assert_array_equal(columns['preference/accuracy'], better > worse)
+  np.testing.assert_allclose(columns['preference/margin'], better - worse, atol=4e-5)
   untrained = measure(TrainState(0, policy, None, models.make_critic(policy, 'head')))
   np.testing.assert_array_equal(untrained['preference/accuracy'], np.full(5, 0.5))
   assert reward_model.held_out_pairs([], None) is None
@@ -230,7 +231,6 @@ def test_held_out_pairs_are_measured_and_equal_scores_count_a_half():
 
 
 def pairs(count, of=5):
-  """The better answer is the sum, the worse one beside it."""
   return [
     {
       'messages': [{'role': 'user', 'content': f'{n} + {of}'}],
@@ -241,20 +241,20 @@ def pairs(count, of=5):
   ]
 
 
-def config(tmp_path, **changes):
-  made = tiny.config(tmp_path, **dict(grader='') | changes)
-  made.data.train = tiny.write_rows(tmp_path / 'pairs.jsonl', pairs(12))
-  made.data.validation = tiny.write_rows(tmp_path / 'held_out.jsonl', pairs(6, of=7))
-  made.stages = (Stage(algorithm='reward_model', steps=4, optim=OptimConfig(learning_rate=1e-2)),)
-  made.reward_model.pairs_per_step = 6
-  return made
+def reward_model_config(tmp_path, **changes):
+  config = tiny.config(tmp_path, **dict(grader='') | changes)
+  config.data.train = tiny.write_rows(tmp_path / 'pairs.jsonl', pairs(12))
+  config.data.validation = tiny.write_rows(tmp_path / 'held_out.jsonl', pairs(6, of=7))
+  config.stages = (Stage(algorithm='reward_model', steps=4, optim=OptimConfig(learning_rate=1e-2)),)
+  config.reward_model.pairs_per_step = 6
+  return config
 
 
 def test_a_run_learns_and_continues_bit_for_bit(tmp_path):
-  made = config(tmp_path)
-  last = rft_jax.train(made, tmp_path / 'whole', quiet=True)
-  rft_jax.train(made, tmp_path / 'parts', quiet=True, stop_at_step=3)
-  rft_jax.train(made, tmp_path / 'parts', quiet=True)
+  config = reward_model_config(tmp_path)
+  last = rft_jax.train(config, tmp_path / 'whole', quiet=True)
+  rft_jax.train(config, tmp_path / 'parts', quiet=True, stop_at_step=3)
+  rft_jax.train(config, tmp_path / 'parts', quiet=True)
   assert last['preference/accuracy']['mean'] == 1.0 and last['preference/accuracy']['low'] > 0.5
   rows = [metrics_file.read(tmp_path / name / 'evaluation.jsonl') for name in ('whole', 'parts')]
   assert rows[0] == rows[1] and rows[0][0]['preference/accuracy']['mean'] == 0.5
@@ -273,26 +273,28 @@ def test_a_run_learns_and_continues_bit_for_bit(tmp_path):
     (tmp_path / name / 'export/model.safetensors').read_bytes() for name in ('whole', 'parts')
   ]
   assert exported[0] == exported[1]
-  again = results.evaluate_checkpoint(made, tmp_path / 'whole', which='last')
+  again = results.evaluate_checkpoint(config, tmp_path / 'whole', which='last')
   assert again == {name: last[name] for name in again} and 'preference/margin' in again
 
 
 def test_after_a_warm_up_the_policy_becomes_the_trunk_and_is_not_sampled(tmp_path):
-  """Its held-out grades are not compared with the accuracy of the reward model."""
-  made = config(tmp_path, grader=dict(tiny.GRADER, source='def grade(sample, item):\n  return 5.0'))
-  made.stages = (Stage(algorithm='sft', steps=1), made.stages[0])
-  made.sft.target, made.stages[1].steps, made.evaluate.every = '', 2, 1
-  rft_jax.train(made, tmp_path / 'run', quiet=True)
+  """Checkpoints are ranked by the accuracy of the reward model alone."""
+  config = reward_model_config(
+    tmp_path, grader=dict(tiny.GRADER, source='def grade(sample, item):\n  return 5.0')
+  )
+  config.stages = (Stage(algorithm='sft', steps=1), config.stages[0])
+  config.sft.target, config.stages[1].steps, config.evaluate.every = '', 2, 1
+  rft_jax.train(config, tmp_path / 'run', quiet=True)
   rows = metrics_file.read(tmp_path / 'run/evaluation.jsonl')
   assert ['grade' in row for row in rows] == [True, True, False, False]
   assert ['preference/accuracy' in row for row in rows] == [False, False, True, True]
   assert Checkpoints(tmp_path / 'run/checkpoints').best() > 1
-  about = json.loads((tmp_path / 'run/export/config.json').read_text())
-  assert about['architectures'] == ['LlamaForSequenceClassification']
+  exported = json.loads((tmp_path / 'run/export/config.json').read_text())
+  assert exported['architectures'] == ['LlamaForSequenceClassification']
 
 
 @pytest.mark.parametrize(
-  'change, words',
+  'change, message',
   [
     (
       lambda c: setattr(c, 'stages', c.stages + (Stage(algorithm='dpo', steps=1),)),
@@ -303,10 +305,10 @@ def test_after_a_warm_up_the_policy_becomes_the_trunk_and_is_not_sampled(tmp_pat
     (lambda c: setattr(c.reward_model, 'margin', float('nan')), 'reward_model.margin=nan'),
   ],
 )
-def test_wrong_settings_say_what_is_meant(tmp_path, change, words):
-  made = config(tmp_path)
-  change(made)
+def test_invalid_settings_are_refused_with_the_reason(tmp_path, change, message):
+  config = reward_model_config(tmp_path)
+  change(config)
   with pytest.raises(InputError) as caught:
-    with build.components(made):
+    with build.components(config):
       pass
-  assert words in str(caught.value)
+  assert message in str(caught.value)

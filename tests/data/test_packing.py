@@ -106,3 +106,27 @@ def test_groups_of_unequal_size_are_filled_with_empty_completions():
   ((microbatch, rows),) = packing.pack(batch, tokens=10**6)
   assert sorted(row for row in rows if row >= 0) == list(range(count))
   assert microbatch.batch.completion_lengths[rows < 0].sum() == 0
+
+
+@pytest.mark.parametrize('tokens', [1, 60, 200, 10**6])
+def test_a_pair_is_never_split(tokens):
+  rng = np.random.default_rng(0)
+  random_ids = lambda most: rng.integers(0, 44, rng.integers(1, most + 1)).tolist()
+  pairs = [
+    Example(ITEM, random_ids(6), random_ids(20), rejected_ids=random_ids(60 if n % 3 else 9))
+    for n in range(7)
+  ]
+  batch = batching.from_pairs(pairs)
+  packed_rows = []
+  for microbatch, rows in packing.pack(batch, tokens=tokens):
+    chosen, rejected = rows.reshape(-1, 2).T
+    present = chosen >= 0
+    assert (chosen[~present] == -1).all() and (rejected[~present] == -1).all()
+    assert (chosen[present] % 2 == 0).all() and (chosen[present] + 1 == rejected[present]).all()
+    assert (microbatch.batch.grades.reshape(-1, 2)[present] == [1, 0]).all()
+    packed_rows += chosen[present].tolist()
+  assert sorted(packed_rows) == [2 * n for n in range(7)]
+  without_grades = packing.pack(batch._replace(grades=None), tokens=1)
+  assert any(
+    len(np.unique(rows[rows >= 0] // 2)) * 2 > (rows >= 0).sum() for _, rows in without_grades
+  )

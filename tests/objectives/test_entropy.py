@@ -1,6 +1,7 @@
 """The entropy bonus with a target, and token masks by entropy and covariance, against loops."""
 
 import math
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -9,6 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rft_jax.objectives import entropy
+from rft_jax.objectives.entropy import EntropyConfig, exploration
+from rft_jax.types import Batch
 
 
 def test_the_coefficient_follows_the_target_and_is_never_negative():
@@ -112,3 +115,92 @@ def test_the_penalty_of_kl_cov():
   function = lambda x: entropy.kl_cov_penalty(x, old, mask, penalty_mask, coefficient=2.0)
   assert function(p).tolist() == [[1.0, 0.0, 0.0, 0.0]]
   assert jax.grad(lambda x: function(x).sum())(p).tolist() == [[-2.0, 0.0, 0.0, 0.0]]
+
+
+# ------------------------------------------------------------------ exploration of a whole step
+
+
+def step_inputs(B=40, T=50):
+  """Returns (a batch with advantages, scores of the policy), NaN on padding."""
+  rng = np.random.default_rng(0)
+  loss_mask = np.float32(np.arange(T) < rng.integers(1, T + 1, B)[:, None])
+  on_tokens = lambda x: np.where(loss_mask > 0, x, np.nan).astype(np.float32)
+  batch = Batch(
+    None,
+    np.ones(B // 4),
+    np.zeros((B, T), np.int32),
+    loss_mask.sum(1),
+    np.arange(B) // 4,
+    loss_mask,
+    advantages=on_tokens(rng.normal(size=(B, T))),
+  )
+  return batch, SimpleNamespace(
+    logprobs=on_tokens(-rng.exponential(2, (B, T))), entropy=on_tokens(rng.exponential(1, (B, T)))
+  )
+
+
+def test_by_default_exploration_changes_nothing():
+  batch, scores = step_inputs()
+  config = EntropyConfig()
+  assert not (config.bonus or config.needs_scores or config.leaves_out_tokens)
+  unchanged, coefficient, metrics = exploration(batch, scores, config, 0.5, None)
+  assert unchanged is batch and coefficient == 0.5 and metrics == {}
+
+
+def test_the_adaptive_coefficient_is_carried_from_step_to_step():
+  batch, scores = step_inputs()
+  H = float(np.nanmean(scores.entropy.astype(np.float64)))
+  coefficient, applied = 0.0, []
+  for target in (H + 1, H + 1, H + 1, H - 0.1, H + 1):
+    result, coefficient, metrics = exploration(
+      batch, scores, EntropyConfig(target=target, target_step=0.01), coefficient, None
+    )
+    assert (result.entropy_coef == np.float32(metrics['entropy_coef'])).all()
+    applied.append(metrics['entropy_coef'])
+  np.testing.assert_allclose(applied, [0, 0.01, 0.02, 0, 0.02], atol=1e-12)
+
+
+def test_top_share_keeps_the_policy_loss_on_the_tokens_of_highest_entropy():
+  batch, scores = step_inputs()
+  result, _, metrics = exploration(batch, scores, EntropyConfig(top_share=0.2), 0.0, None)
+  tokens = batch.loss_mask > 0
+  expected = np.sort(scores.entropy[tokens])[-int(np.ceil(0.2 * tokens.sum())) :]
+  np.testing.assert_array_equal(np.sort(scores.entropy[result.token_loss_weights > 0]), expected)
+  np.testing.assert_allclose(metrics['policy_loss_share'], len(expected) / tokens.sum(), rtol=1e-6)
+  assert (result.loss_mask == batch.loss_mask).all()  # the denominators stay
+
+
+def test_clip_cov_depends_on_seed_and_step_and_multiplies_existing_weights():
+  batch, scores = step_inputs()
+  half = 0.5 * batch.loss_mask
+  config = EntropyConfig(covariance='clip_cov', clip_cov_share=0.02)
+  draw = lambda step: (
+    exploration(
+      batch._replace(token_loss_weights=half), scores, config, 0.0, np.random.default_rng([7, step])
+    )[0].token_loss_weights
+  )
+  covariance = entropy.covariances(batch.advantages, scores.logprobs, batch.loss_mask)
+  dropped = (draw(3) == 0) & (batch.loss_mask > 0)
+  assert dropped.sum() == np.ceil(0.02 * batch.loss_mask.sum())
+  assert ((covariance[dropped] > 1) & (covariance[dropped] < 5)).all()
+  assert (draw(3)[~dropped] == half[~dropped]).all()
+  assert (draw(3) == draw(3)).all() and (draw(3) != draw(4)).any()
+
+
+def test_kl_cov_masks_the_tokens_of_largest_covariance():
+  batch, scores = step_inputs()
+  result, _, metrics = exploration(
+    batch, scores, EntropyConfig(covariance='kl_cov', kl_cov_share=0.01), 0.0, None
+  )
+  covariance = entropy.covariances(batch.advantages, scores.logprobs, batch.loss_mask)
+  tokens, mask = batch.loss_mask > 0, result.kl_cov_mask
+  assert mask.sum() == np.ceil(0.01 * tokens.sum()) and result.token_loss_weights is None
+  assert covariance[mask > 0].min() >= covariance[tokens & (mask == 0)].max()
+  np.testing.assert_allclose(metrics['entropy_covariance'], covariance[tokens].mean())
+
+
+def test_exploration_of_a_step_without_tokens_changes_nothing():
+  batch, scores = step_inputs()
+  empty = batch._replace(loss_mask=0 * batch.loss_mask)
+  config = EntropyConfig(target=0.3, top_share=0.2, covariance='clip_cov')
+  assert exploration(empty, scores, config, 0.5, None) == (empty, 0.5, {})

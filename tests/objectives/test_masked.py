@@ -105,3 +105,13 @@ def test_masked_positions_may_be_nan():
   values, mask = jnp.array([[1.0, jnp.nan]]), jnp.array([[1.0, 0.0]])
   for aggregate in (masked.over_tokens, masked.over_sequences):
     assert float(aggregate(values, mask).total) == 1.0
+
+
+def test_sums_over_microbatches_are_divided_once_and_maxima_compared():
+  parts = [
+    {'a': masked.Weighted(2.0, 1.0), 'b': masked.Maximum(3.0)},
+    {'a': masked.Weighted(1.0, 3.0), 'b': masked.Maximum(5.0)},
+    {'a': masked.Weighted(0.0, 0.0), 'b': masked.Maximum(4.0)},
+  ]
+  # a: not the mean of means, 1.1667
+  assert masked.means(masked.add_sums(parts)) == {'a': 0.75, 'b': 5.0}

@@ -1,4 +1,4 @@
-"""Grading beside sampling: order, overlap, back-pressure, what is counted."""
+"""The grading queue: keys, overlap with sampling, its bound, errors, and counts."""
 
 import threading
 import time
@@ -11,7 +11,7 @@ from rft_jax.types import Grade
 
 
 class Slow:
-  """A grader that takes its time, as a judge far away would, and keeps its threads."""
+  """A grader that takes a while, like a remote judge, and records batch sizes and threads."""
 
   name, ungradable_reward = 'slow', 0.0
 
@@ -25,18 +25,18 @@ class Slow:
     return [Grade(item['n'], {'slow': item['n']}, {}) for item, _ in pairs]
 
 
-def test_answers_are_graded_beside_their_giver_and_keep_their_keys():
+def test_answers_are_graded_in_another_thread_under_their_keys():
   grader = Slow(0.02)
   with grading_queue.GradingQueue(grader) as queue:
     for n in range(40):
       queue.submit(n, {'n': float(n)}, {})
       time.sleep(0.005)
   assert {key: grade.reward for key, grade in queue.grades.items()} == {n: n for n in range(40)}
-  assert sum(grader.batches) == 40 and 1 < len(grader.batches) < 40  # together what waits together
+  assert sum(grader.batches) == 40 and 1 < len(grader.batches) < 40  # waiting answers in one call
   assert threading.main_thread() not in grader.threads
 
 
-def test_no_more_than_so_many_answers_wait(monkeypatch):
+def test_submit_blocks_while_the_queue_is_full(monkeypatch):
   monkeypatch.setattr(grading_queue, 'MAX_QUEUED', 3)
   grader = Slow(0.05)
   with grading_queue.GradingQueue(grader) as queue:
@@ -45,18 +45,18 @@ def test_no_more_than_so_many_answers_wait(monkeypatch):
   assert max(grader.batches) <= 3 and sum(grader.batches) == 10
 
 
-def test_an_error_in_the_grading_thread_is_raised_where_grades_are_expected():
-  class Broken(Slow):
+def test_an_error_in_the_grading_thread_is_raised_at_the_end_of_the_block():
+  class Failing(Slow):
     def many(self, pairs):
       raise RuntimeError('out of order')
 
   with pytest.raises(RuntimeError, match='out of order'):
-    with grading_queue.GradingQueue(Broken()) as queue:
+    with grading_queue.GradingQueue(Failing()) as queue:
       for n in range(3):
         queue.submit(n, {}, {})
 
 
-def test_what_a_grader_did_is_counted_once():
+def test_grades_errors_and_seconds_are_counted_and_reset():
   grader = graders.make(
     {
       'type': 'string_check',
@@ -76,16 +76,3 @@ def test_what_a_grader_did_is_counted_once():
   flat = grading_queue.metrics(counts)
   assert flat['graders/exact/errors/invalid_variable_error'] == pytest.approx(1 / 3)
   assert flat['seconds/grading/exact'] == pytest.approx(counts['exact']['seconds'] / 3)
-
-
-def test_listed_names_the_graders_that_score():
-  grader = graders.make(
-    {
-      'type': 'string_check',
-      'name': 'exact',
-      'operation': 'eq',
-      'input': '{{ sample.output_text }}',
-      'reference': 'x',
-    }
-  )
-  assert graders.grader_infos(grader) == [('exact', 'string_check', None)]

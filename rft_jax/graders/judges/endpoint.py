@@ -29,7 +29,9 @@ class JudgeEndpoint:
     self._base_url = config.base_url or os.environ.get('OPENAI_BASE_URL') or OPENAI_BASE_URL
     self._api_key = os.environ.get(config.api_key_env, '')
     self._models_without_schema: set[str] = set()  # that have refused response_format
-    self._client = self._threads = None
+    # Both are created at the first request.
+    self._client: Any = None  # openai.OpenAI
+    self._threads: concurrent.futures.ThreadPoolExecutor | None = None
     self._lock = threading.Lock()
 
   def problems(self, model: str, part_types: frozenset[str]) -> list[str]:
@@ -56,8 +58,15 @@ class JudgeEndpoint:
 
   def complete(self, requests: list[JudgeRequest]) -> Iterator[tuple[int, JudgeCompletion]]:
     """Yields (index into requests, completion) for each, in order of completion."""
+    threads = self._start()
+    futures = {threads.submit(self._complete_one, request): n for n, request in enumerate(requests)}
+    for future in concurrent.futures.as_completed(futures):
+      yield futures[future], future.result()
+
+  def _start(self) -> concurrent.futures.ThreadPoolExecutor:
+    """Returns the threads that send requests; creates them and the client at the first call."""
     with self._lock:
-      if self._client is None:
+      if self._threads is None:
         import openai
 
         self._client = openai.OpenAI(
@@ -67,19 +76,15 @@ class JudgeEndpoint:
           timeout=self._config.timeout_seconds,
         )
         self._threads = concurrent.futures.ThreadPoolExecutor(self._config.concurrency, 'judge')
-    futures = {
-      self._threads.submit(self._complete_one, request): n for n, request in enumerate(requests)
-    }
-    for future in concurrent.futures.as_completed(futures):
-      yield futures[future], future.result()
+      return self._threads
 
   def close(self) -> None:
     """Closes the connections."""
     with self._lock:
-      if self._client is not None:
+      if self._threads is not None:
         self._threads.shutdown(cancel_futures=True)
         self._client.close()
-        self._client = None
+        self._client = self._threads = None
 
   @property
   def _is_openai(self) -> bool:

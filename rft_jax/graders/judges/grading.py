@@ -95,7 +95,7 @@ def common_problems(fields: dict[str, Any]) -> list[str]:
   if not isinstance(model, str) or not model:
     problems.append(f'model={model!r}, need the name of a model')
     model = 'any'
-  part_types = frozenset()
+  part_types: frozenset[str] = frozenset()
   if 'input' in fields:
     input_problems = judge_prompt.problems(fields['input'])
     problems.extend(input_problems)
@@ -149,7 +149,7 @@ def grade(
     score: value -> score.
   """
   start, tally = time.perf_counter(), grader.tallies[grader.name]
-  grades: list[Grade | None] = [None] * len(pairs)
+  grades: dict[int, Grade] = {}  # by index into pairs
   requests, indices = [], []
   for index, (item, sample) in enumerate(pairs):
     try:
@@ -165,9 +165,10 @@ def grade(
     grades[index] = _grade(grader, verdict, score)
     if verdict.usage:
       tally.add_usage(verdict.usage, verdict.model)
-  for graded in grades:
+  ordered = [grades[index] for index in range(len(pairs))]
+  for graded in ordered:
     tally.add(graded.errors, (time.perf_counter() - start) / len(pairs))
-  return grades
+  return ordered
 
 
 def _grade(grader, verdict: JudgeVerdict, score) -> Grade:

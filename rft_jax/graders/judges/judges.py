@@ -45,14 +45,19 @@ class Judges:
     for index, request in enumerate(requests):
       indices_by_key[self._key(request)].append(index)
     unique_requests = {key: requests[indices[0]] for key, indices in indices_by_key.items()}
-    verdicts = {key: self._cached(key, request) for key, request in unique_requests.items()}
-    open_keys = [key for key, verdict in verdicts.items() if verdict is None]
+    verdicts = {
+      key: verdict
+      for key, request in unique_requests.items()
+      if (verdict := self._cached(key, request)) is not None
+    }
+    open_keys = [key for key in unique_requests if key not in verdicts]
     for _ in range(1 + self.config.retries * self._backend.nondeterministic):
       sent_keys, open_keys = open_keys, []
       for n, completion in self._backend.complete([unique_requests[key] for key in sent_keys]):
         key = sent_keys[n]
-        verdicts[key] = self._verdict(key, unique_requests[key], completion, verdicts[key])
-        if 'model_grader_parse_error' in verdicts[key].errors:
+        verdict = self._verdict(key, unique_requests[key], completion, verdicts.get(key))
+        verdicts[key] = verdict
+        if 'model_grader_parse_error' in verdict.errors:
           open_keys.append(key)
       if not open_keys:
         break
@@ -72,6 +77,7 @@ class Judges:
     verdict = JudgeVerdict(None, dict(usage), self._model(request), completion.errors)
     if completion.errors:
       return verdict
+    assert completion.text is not None  # it is None only with errors
     try:
       value = request.parse(completion.text)
     except ValueError as error:

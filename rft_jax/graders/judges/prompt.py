@@ -80,12 +80,12 @@ def render(
   """
   message_templates = templates(messages)
   sample_texts = []  # what the templates take from sample
-  undelimited = template.render_all(
-    message_templates,
-    item=item,
-    sample=sample,
-    quote=lambda text: sample_texts.append(text) or text,
-  )
+
+  def collect(text: str) -> str:
+    sample_texts.append(text)
+    return text
+
+  undelimited = template.render_all(message_templates, item=item, sample=sample, quote=collect)
   delimiter = _delimiter(undelimited, sample_texts)
   texts = iter(
     template.render_all(
@@ -147,7 +147,7 @@ def rendered_content(message: dict[str, Any], texts: Iterator[str]) -> str | lis
 
   texts: the rendered templates; one is consumed for each part of the message.
   """
-  parts = []
+  parts: list[dict[str, Any]] = []
   for part, text in zip(_parts(message), texts):
     if part['type'] in TEXT_TYPES:
       parts.append({'type': 'text', 'text': text})

@@ -71,7 +71,7 @@ class Math:
 
   def many(self, pairs: list[tuple[dict[str, Any], dict[str, Any]]]) -> list[Grade]:
     """Returns the Grade of each (item, sample), in order, computed in parallel by the workers."""
-    grades: list[Grade | None] = [None] * len(pairs)
+    grades: dict[int, Grade] = {}  # by index into pairs
     text_pairs, indices = [], []
     for index, (item, sample) in enumerate(pairs):
       try:
@@ -84,7 +84,7 @@ class Math:
         grades[index] = base.template_fault(self, fault)
     for index, texts, verdict in zip(indices, text_pairs, self._pool.verify(text_pairs)):
       grades[index] = self._grade(*texts, verdict)
-    return grades
+    return [grades[index] for index in range(len(pairs))]
 
   def _grade(self, reference: str, answer: str, verdict: Verdict) -> Grade:
     if verdict.kind in ('equal', 'different'):

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 import weakref
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 WORKER = pathlib.Path(__file__).with_name('worker.py')
 INHERITED_ENVIRONMENT = ('PATH', 'LD_LIBRARY_PATH', 'TZ', 'TMPDIR')
@@ -119,6 +119,7 @@ class _Worker:
       self.stop()
     if self._process is None and (failure := self.start()):
       return failure
+    assert self._process is not None  # start() has set it
     self._call_count += 1
     try:
       verdict = _exchange(self._process, [reference, answer], self._time_limit)
@@ -138,16 +139,23 @@ class _Worker:
     if process is not None:
       process.kill()
       process.wait()
-      process.stdin.close()
-      process.stdout.close()
+      for pipe in _pipes(process):
+        pipe.close()
+
+
+def _pipes(process: subprocess.Popen) -> tuple[IO[bytes], IO[bytes]]:
+  """Returns its (stdin, stdout)."""
+  assert process.stdin is not None and process.stdout is not None  # _Worker asks for both pipes
+  return process.stdin, process.stdout
 
 
 def _exchange(process: subprocess.Popen, call: list[str], seconds: float) -> Verdict:
   """Sends one call to the process and returns its reply."""
   line = memoryview(json.dumps(call).encode() + b'\n')
+  stdin, _ = _pipes(process)
   try:
     while line:
-      line = line[process.stdin.write(line) :]
+      line = line[stdin.write(line) :]
   except BrokenPipeError:
     return _killed(process)
   return _receive(process, seconds)
@@ -156,12 +164,13 @@ def _exchange(process: subprocess.Popen, call: list[str], seconds: float) -> Ver
 def _receive(process: subprocess.Popen, seconds: float) -> Verdict:
   """Returns the next line that the process writes."""
   line, deadline = b'', time.monotonic() + seconds
+  _, stdout = _pipes(process)
   poll = select.poll()
-  poll.register(process.stdout, select.POLLIN)
+  poll.register(stdout, select.POLLIN)
   while not line.endswith(b'\n'):
     if not poll.poll(max(0.0, 1000 * (deadline - time.monotonic()))):
       return Verdict('timeout', f'no verdict within {seconds:g} s')
-    chunk = os.read(process.stdout.fileno(), 1 << 16)
+    chunk = os.read(stdout.fileno(), 1 << 16)
     if not chunk:
       return _killed(process)
     line += chunk

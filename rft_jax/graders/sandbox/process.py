@@ -49,9 +49,10 @@ class WorkerProcess:
   """
 
   def __init__(self, setup: dict, time_limit_seconds: float):
-    self.pending = collections.deque()
+    self.pending: collections.deque[int] = collections.deque()
     self.send_buffer, self._receive_buffer = bytearray(), bytearray()
-    self.is_ready, self.failure, self._is_loading = False, None, False
+    self.is_ready, self._is_loading = False, False
+    self.failure: Outcome | None = None
     self._time_limit, self._clock_start = time_limit_seconds, time.monotonic()
     self._submitted_count = self._answered_count = 0
     self._owner_pid = os.getpid()
@@ -124,7 +125,7 @@ class WorkerProcess:
         self._receive_buffer += chunk
     except BlockingIOError:
       pass
-    outcomes = {}
+    outcomes: dict[int, Outcome] = {}
     while not self.failure and (message := self._next_message()):
       self._handle_message(*message, outcomes)
     if has_ended and not self.failure:

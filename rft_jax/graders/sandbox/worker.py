@@ -129,7 +129,7 @@ class Controller:
   def answer(self, header: bytes, length: int) -> tuple:
     """Runs one call; returns (kind, score, details, is_last)."""
     if self._setup['mode'] == 'code':
-      runners = []
+      runners: list[Runner] = []
       try:
         outcome = code.answer(self._start, runners, self._requests, length, self._time_limit)
       finally:
@@ -239,7 +239,7 @@ def _kill_descendants() -> None:
 
 def _descendants(process_id: int) -> list[int]:
   """Returns the ids of all descendants of a process, as far as /proc shows them."""
-  children = {}  # parent id -> ids of its children
+  children: dict[int, list[int]] = {}  # parent id -> ids of its children
   names = os.listdir('/proc') if os.path.isdir('/proc/self') else []
   for name in filter(str.isdigit, names):
     try:

@@ -55,7 +55,7 @@ def answer(start, runners: list, requests: int, length: int, seconds: float) -> 
       (run_answer, (answer_pipe[0], tests_pipe[1])),
       (run_tests, (tests_pipe[0], answer_pipe[1])),
     ):
-      runners.append(start(lambda *pipes: run(*pipes, *ends), ends))
+      runners.append(start(lambda inbox, outbox: run(inbox, outbox, *ends), ends))
       if run is run_tests:
         length, _ = HEADER.unpack(read_exactly(requests, HEADER.size))
       try:

@@ -219,7 +219,7 @@ def _enter_new_root(paths: list[str], work: str, disk_bytes: int) -> None:
   user = os.stat(work)
   _mount(None, '/', None, MS_RECURSIVE | MS_PRIVATE)
   _mount('tmpfs', root, 'tmpfs', MS_NOSUID | MS_NODEV, 'size=4m,mode=755')
-  mounted = []
+  mounted: list[str] = []
   for path in paths:
     _bind_mount(path, root, mounted)
   os.makedirs(root + work)

@@ -18,7 +18,8 @@ from worker_runner import HEADER, Runner, read_exactly, send
 
 MAX_DETAILS = 2000  # characters of the end of a traceback
 SUBREAPER = 36  # prctl
-SOURCES = {}  # file name in tracebacks -> source; has one entry once the source is loaded
+# file name in tracebacks -> source; has one entry once the source is loaded
+SOURCES: dict[str, str] = {}
 WORKER_FILES = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'worker')  # prefix
 
 

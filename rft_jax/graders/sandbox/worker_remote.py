@@ -64,7 +64,7 @@ class Peer:
 
   def __init__(self, read: int, write: int, serves_all: bool):
     self._read, self._write, self._serves_all = read, write, serves_all
-    self._objects = []  # for which the other end has Remotes, by number
+    self._objects: list = []  # for which the other end has Remotes, by number
 
   # --- messages
   def send(self, message, write=os.write) -> None:

@@ -119,6 +119,7 @@ class Runner:
     for _ in range(100):
       if self.has_ended():
         info = os.waitid(os.P_PID, self.process_id, os.WEXITED | os.WNOWAIT)
+        assert info is not None  # waitid returns None only with WNOHANG
         if info.si_code == os.CLD_EXITED:
           return f'exited with code {info.si_status}'
         return f'was killed by {_signal_name(info.si_status)}'

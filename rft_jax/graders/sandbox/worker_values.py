@@ -119,9 +119,9 @@ def update_in_place(old, new) -> None:
     old.clear()
     old.update(updated)
   elif isinstance(old, (list, collections.deque)):
-    updated = [_updated(before, after) for before, after in zip(old, new)] + list(new)[len(old) :]
+    elements = [_updated(before, after) for before, after in zip(old, new)] + list(new)[len(old) :]
     old.clear()
-    old.extend(updated)
+    old.extend(elements)
   elif isinstance(old, set):
     old.clear()
     old.update(new)
