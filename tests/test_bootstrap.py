@@ -8,6 +8,7 @@ import pytest
 from rft_jax import bootstrap
 
 
+@pytest.mark.full
 def test_intervals_cover_the_mean_of_a_normal_as_often_as_they_say():
   rng = np.random.default_rng(0)
   hits = 0

@@ -61,10 +61,10 @@ def config(directory, **changes):
   """Writes rows and checkpoint to directory; returns the Config of 3 SFT and 3 GRPO steps on them.
 
   Args:
-    changes: fields of the Config.
+    changes: fields of the Config; with `model` no checkpoint is written.
   """
   settings = dict(
-    model=configs.ModelConfig(source=write_base(directory / 'base')),
+    model=changes.get('model') or configs.ModelConfig(source=write_base(directory / 'base')),
     data=DataConfig(
       train=write_rows(directory / 'train.jsonl', rows()),
       validation=write_rows(

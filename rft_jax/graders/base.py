@@ -45,7 +45,7 @@ class Grader(Protocol):
       (by their own name).
   """
 
-  __dataclass_fields__: ClassVar[dict[str, dataclasses.Field]]
+  __dataclass_fields__: ClassVar[dict[str, dataclasses.Field]]  # it is a dataclass
 
   @property
   def name(self) -> str: ...

@@ -122,6 +122,7 @@ def test_held_out_rows_need_no_target(load, plain_chat):
   assert validation[0].prompt_ids == plain_chat.prompt_ids(row('two')['messages'])
 
 
+@pytest.mark.full
 def test_the_rare_disease_cases_load_without_error(plain_chat):
   if not VALID.exists():
     pytest.skip('needs the rare-disease cases of the shared data, which are not here')

@@ -1,74 +1,90 @@
-"""What the doctor says a run will take: each pass of the model and each extra sample is counted."""
+"""The cost estimate: forward passes, samples drawn for each one trained on, evaluations."""
 
 import types
 
+import numpy as np
 import pytest
+from episodes import graded_episode
 
-from rft_jax.config import Config
+from rft_jax.config import Config, Stage
 from rft_jax.doctor import cost
+from rft_jax.rollout.rollout import Rollout
 
-ROLLOUT = {'rollout.samples_per_prompt': 4}
-
-
-def _config(**changes):
-  config = Config()
-  for path, value in (ROLLOUT | changes).items():
-    *groups, name = path.split('.')
-    holder = config
-    for group in groups:
-      holder = getattr(holder, group)
-    setattr(holder, name, value)
-  return config
+CHAT = types.SimpleNamespace(decode=lambda ids: ''.join(map(chr, ids)), reasoning=None)
+FORWARD_SECONDS = 6.0  # of a forward pass over all samples, as measured
 
 
-@pytest.mark.parametrize(
-  'algorithm, changes, expected',
-  [
-    ('grpo', {}, 3),  # forward, and backward twice as long
-    ('grpo', {'update.updates_per_batch': 2}, 4),  # the policy before both is scored
-    ('grpo', {'objective.kl_coef': 0.1}, 4),  # the reference
-    ('grpo', {'objective.kl_coef': 0.1, 'objective.kl_place': 'reward'}, 5),
-    ('ppo', {}, 7),  # a critic of its own: its values, and its update
-    ('ppo', {'critic.kind': 'head'}, 4),  # its values; it learns in the policy's update
-    ('rejection', {'rejection.per_prompt': 1}, 0.75),  # one sample of four is learnt from
-    ('distillation', {}, 5),  # student and teacher are scored
-    ('distillation', {'update.updates_per_batch': 2}, 5),
-  ],
-)
-def test_passes_over_a_sampled_sequence(algorithm, changes, expected):
-  assert cost.passes(_config(**changes), algorithm) == expected
-
-
-def _group(occurrence, answers):
+def group(occurrence, answers):
+  """Returns a group from {text: reward}; a token is a character."""
   return [
-    types.SimpleNamespace(
-      occurrence=occurrence,
-      sample=types.SimpleNamespace(tokens=[ord(c) for c in text]),
-      grade=types.SimpleNamespace(reward=reward),
-    )
-    for text, reward in answers.items()
+    graded_episode(reward, text=text, tokens=list(map(ord, text)), index=g, occurrence=occurrence)
+    for g, (text, reward) in enumerate(answers.items())
   ]
 
 
-CHAT = types.SimpleNamespace(decode=lambda ids: ''.join(map(chr, ids)), reasoning=None)
-BY_LINES = {'credit.level': 'reasoning_step', 'credit.step_boundary': 'line'}
+GROUPS = [
+  group(0, {'one\ntwo': 0.0, 'one\nsix': 1.0, 'ab': 1.0}),
+  group(1, {'a\nbcde\nf': 0.5, 'xx': 0.5, 'yy': 0.5}),
+]
+
+
+def estimate(monkeypatch, *stages, seconds=12.0, **changes):
+  """Returns the estimate from GROUPS, sampled in `seconds`, of a Config with changed fields."""
+  config = Config(stages=stages)
+  config.rollout.prompts_per_step, config.rollout.samples_per_prompt = 5, 4
+  for path, value in changes.items():
+    *names, field = path.split('__')
+    holder = config
+    for name in names:
+      holder = getattr(holder, name)
+    setattr(holder, field, value)
+  clock = iter([0.0, FORWARD_SECONDS])
+  monkeypatch.setattr(cost, 'score_batch', lambda *args, **kwargs: None)
+  monkeypatch.setattr(cost, 'time', types.SimpleNamespace(monotonic=lambda: next(clock)))
+  sampled = Rollout(GROUPS, {}, {})
+  return cost.estimate(config, CHAT, None, sampled, seconds, rows=10, mesh=None)
+
+
+def test_stages_and_evaluations_add_up_to_hours(monkeypatch):
+  values = estimate(
+    monkeypatch,
+    Stage(algorithm='sft', steps=3),
+    Stage(algorithm='grpo', steps=4),
+    evaluate__every=2,
+    evaluate__samples_per_prompt=4,
+    sft__rows_per_step=7,
+  )
+  forward, sample = FORWARD_SECONDS / 6, 12.0 / 6  # a sequence
+  sft, grpo = 7 * 3 * forward, 5 * 4 * (sample + 3 * forward)
+  assert values['stages'] == {
+    'stages[0] (sft)': {'steps': 3, 'seconds_a_step': pytest.approx(sft)},
+    'stages[1] (grpo)': {'steps': 4, 'seconds_a_step': pytest.approx(grpo)},
+  }
+  assert values['evaluations'] == len({0, 2, 3, 4, 6, 7})
+  assert values['seconds_an_evaluation'] == pytest.approx(10 * (1 + 4) * sample)
+  seconds = 3 * sft + 4 * grpo + 6 * values['seconds_an_evaluation']
+  assert values['hours'] == pytest.approx(seconds / 3600)
+
+
+BY_LINES = {'credit__level': 'reasoning_step', 'credit__step_boundary': 'line'}
 
 
 @pytest.mark.parametrize(
   'changes, expected',
   [
     ({}, 1),
-    ({'advantage.estimator': 'remax'}, 1.25),  # a greedy one beside four
-    ({'rollout.dynamic_sampling_rounds': 3}, 2),  # of two groups one has no signal
-    ({**BY_LINES, 'credit.source': 'process'}, 1),
-    # Of 24 tokens 3, 3 and 6 stand behind a first step, and 1 behind a second: 3 times each, but
-    # two samples are in the same state after the first.
-    ({**BY_LINES, 'credit.source': 'resample', 'credit.resamples': 3}, 1 + 3 * (3 + 6 + 1) / 24),
+    ({'advantage__estimator': 'remax'}, 1.25),  # a greedy completion for each four samples
+    ({'rollout__dynamic_sampling_rounds': 3}, 2),  # one of two groups has zero variance
+    ({**BY_LINES, 'credit__source': 'process'}, 1),
+    # Of 28 tokens 3, 3 and 6 follow a first step, and 1 a second: 3 times each, but two samples
+    # are in the same state after the first.
+    ({**BY_LINES, 'credit__source': 'resample', 'credit__resamples': 3}, 1 + 3 * (3 + 6 + 1) / 28),
   ],
 )
-def test_samples_made_for_each_that_is_learnt_from(changes, expected):
-  groups = [
-    _group(0, {'one\ntwo': 0.0, 'one\nsix': 1.0, 'ab': 1.0}),
-    _group(1, {'a\nbcde\nf': 0.5}),
-  ]
-  assert cost._samples(_config(**changes), CHAT, groups) == pytest.approx(expected)
+def test_samples_drawn_for_each_that_is_trained_on(monkeypatch, changes, expected):
+  stage = Stage(algorithm='grpo', steps=1)
+  step_seconds = lambda seconds: estimate(monkeypatch, stage, seconds=seconds, **changes)['stages'][
+    'stages[0] (grpo)'
+  ]['seconds_a_step']
+  sampling = step_seconds(12.0) - step_seconds(0.0)  # without the passes of the update
+  np.testing.assert_allclose(sampling / (5 * 4 * 12.0 / 6), expected)

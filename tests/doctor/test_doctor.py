@@ -1,4 +1,4 @@
-"""Go or no-go before training, and the right reason for each."""
+"""The examination before training: go or no-go with the reason, and doctor.json."""
 
 import json
 
@@ -6,10 +6,9 @@ import pytest
 import tiny
 
 from rft_jax.data.rows import DataConfig
-from rft_jax.doctor import reward_hacking
 from rft_jax.doctor.doctor import diagnose
 
-# Pays by chance: no answer is good for every case, and each sample gets another grade.
+# A grade by hash: no answer is good for every case, and the samples of a row differ.
 CHANCE = {
   'type': 'python',
   'name': 'chance',
@@ -28,7 +27,7 @@ EXACT = {
 }
 
 
-def _config(directory, **changes):
+def config_without_leakage(directory, **changes):
   config = tiny.config(directory, **changes)
   tiny.write_rows(
     directory / 'validation.jsonl',
@@ -40,48 +39,50 @@ def _config(directory, **changes):
   return config
 
 
-def _examined(directory, workdir='', **changes):
-  config = _config(directory, **changes)
+def examine(directory, workdir='', **changes):
+  config = config_without_leakage(directory, **changes)
   config.rollout.max_new_tokens, config.rollout.grade_truncated = 24, True
   config.doctor.rows, config.doctor.samples_per_prompt = 8, 4
   return diagnose(config, workdir)
 
 
-def _reasons(found):
-  return [one.text for one in found.findings if one.verdict == 'no-go']
+def reasons(examination):
+  return [finding.text for finding in examination.findings if finding.verdict == 'no-go']
 
 
 def test_go_where_grades_differ_and_nothing_is_wrong(tmp_path):
-  found = _examined(tmp_path, tmp_path / 'work', grader=CHANCE)
-  assert found.go, found.text()
+  examination = examine(tmp_path, tmp_path / 'work', grader=CHANCE)
+  assert examination.go, examination.text()
   saved = json.loads((tmp_path / 'work' / 'doctor.json').read_text())
   assert saved['verdict'] == 'go' and saved['reasons'] == []
   assert len(saved['rows']) == 8 and saved['rows'][0]['std'] > 0
   assert saved['frac_reward_zero_std'] == 0 and saved['cost']['hours'] > 0
   assert saved['policy']['reward'] == pytest.approx(saved['reward_mean'])
-  assert found.text().endswith('verdict: go')
+  assert examination.text().endswith('verdict: go')
 
 
-def test_an_untrained_base_never_succeeds(tmp_path):
-  found = _examined(tmp_path, grader=EXACT)
-  assert not found.go
-  assert 'no reward variance' in _reasons(found)[0] and 'Too hard' in _reasons(found)[0]
+def test_a_base_that_never_succeeds_is_no_go(tmp_path):
+  examination = examine(tmp_path, grader=EXACT)
+  assert not examination.go
+  assert 'no reward variance' in reasons(examination)[0] and 'Too hard' in reasons(examination)[0]
 
 
-def test_rows_that_all_succeed_teach_nothing(tmp_path):
-  found = _examined(tmp_path, grader=dict(EXACT, operation='ne'))
-  assert 'Too easy' in _reasons(found)[0]
+def test_a_base_that_always_succeeds_is_no_go(tmp_path):
+  examination = examine(tmp_path, grader=dict(EXACT, operation='ne'))
+  assert 'Too easy' in reasons(examination)[0]
 
 
-def test_a_template_that_reads_a_missing_field_is_named(tmp_path):
-  found = _examined(tmp_path, tmp_path / 'work', grader=dict(EXACT, reference='{{ item.gold }}'))
-  assert not found.go and any('item.gold' in one for one in _reasons(found))
+def test_a_missing_field_that_a_template_reads_is_named(tmp_path):
+  examination = examine(
+    tmp_path, tmp_path / 'work', grader=dict(EXACT, reference='{{ item.gold }}')
+  )
+  assert not examination.go and any('item.gold' in reason for reason in reasons(examination))
   saved = json.loads((tmp_path / 'work' / 'doctor.json').read_text())
-  assert saved['verdict'] == 'no-go' and saved['reasons'] == _reasons(found)
+  assert saved['verdict'] == 'no-go' and saved['reasons'] == reasons(examination)
 
 
-def test_a_program_that_reads_a_missing_field_is_named(tmp_path):
-  found = _examined(
+def test_a_missing_field_that_a_python_grader_reads_is_named(tmp_path):
+  examination = examine(
     tmp_path,
     grader={
       'type': 'python',
@@ -89,54 +90,20 @@ def test_a_program_that_reads_a_missing_field_is_named(tmp_path):
       'source': 'def grade(sample, item):\n  return float(item["gold"])\n',
     },
   )
-  assert any("KeyError: 'gold'" in one and '100%' in one for one in _reasons(found))
+  assert any("KeyError: 'gold'" in reason and '100%' in reason for reason in reasons(examination))
 
 
-def test_a_grader_that_pays_for_listing_everything_is_found_out(tmp_path):
-  config = _config(tmp_path)
-  config.rollout.max_new_tokens, config.rollout.grade_truncated = 200, True
-  config.doctor.rows, config.doctor.samples_per_prompt = 8, 2
-  config.grader = dict(EXACT, operation='like')
-  found = diagnose(config)
-  games = [one for one in _reasons(found) if 'can be gamed' in one]
-  assert any(
-    one.startswith('the grader can be gamed: every item.answer at once gets 1.000') for one in games
-  ), found.text()
-  config.rollout.max_new_tokens = 2  # too short for that answer
-  assert not [one for one in _reasons(diagnose(config)) if 'every item.answer at once' in one]
-
-
-def test_held_out_rows_that_are_trained_on_are_no_go(tmp_path):
-  _config(tmp_path)
+def test_training_on_held_out_prompts_is_no_go(tmp_path):
+  config_without_leakage(tmp_path)
   data = DataConfig(train=str(tmp_path / 'train.jsonl'), validation=str(tmp_path / 'train.jsonl'))
-  found = _examined(tmp_path, grader=CHANCE, data=data)
-  assert any('held-out prompts are trained on' in one for one in _reasons(found))
+  examination = examine(tmp_path, grader=CHANCE, data=data)
+  assert any('held-out prompts are trained on' in reason for reason in reasons(examination))
 
 
-def test_answers_that_know_nothing_take_the_form_of_an_answer():
-  cases = [
-    reward_hacking.Case(
-      {'gene': gene, 'id': str(n), 'messages': []},
-      f'case {n}',
-      '{"why":"x","genes":["%s","Z"]}' % gene,
-    )
-    for n, gene in enumerate('AABC')
-  ]
-  made = reward_hacking.answers(cases, None)
-  assert made['an empty answer'] == [''] * 4
-  assert made['the prompt echoed'] == ['case 0', 'case 1', 'case 2', 'case 3']
-  assert made['the most frequent item.gene'] == ['A'] * 4
-  assert made["another row's item.gene"] == ['B', 'B', 'C', 'A']
-  assert made['every item.gene at once'] == ['A, B, C'] * 4
-  stuffed = json.loads(made['every item.gene in the form of an answer'][0])
-  assert stuffed['why'] == 'x' and set(stuffed['genes']) == {'A', 'B', 'C', 'Z'}
-  assert json.loads(made["another row's answer"][0])['genes'] == ['B', 'Z']
-  assert len(made['a very long answer'][0]) == reward_hacking.LONG
-  assert not any('item.id' in name for name in made)  # a name of the row, not its answer
-
-
-def test_only_the_fields_that_the_grader_reads_are_tried():
-  cases = [reward_hacking.Case({'gene': gene, 'sex': 'f'}, '', None) for gene in 'AAB']
-  made = reward_hacking.answers(cases, frozenset({'gene'}))
-  assert not any('sex' in name for name in made)
-  assert 'every item.gene at once' in made and 'a very long answer' not in made
+def test_every_problem_of_a_run_that_cannot_be_built_is_a_reason(tmp_path):
+  config = tiny.config(tmp_path)
+  config.rollout.top_p, config.rollout.samples_per_prompt = 7, 1
+  examination = diagnose(config)
+  assert not examination.go and len(reasons(examination)) == 2
+  for message in ('rollout.top_p=7', 'rollout.samples_per_prompt=1'):
+    assert any(message in reason for reason in reasons(examination))

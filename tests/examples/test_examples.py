@@ -2,9 +2,13 @@
 
 import ast
 import importlib.util
+import json
+import os
+import re
 import statistics
-import sys
 
+import nbclient
+import nbformat
 import pytest
 from paths import ROOT
 
@@ -50,3 +54,29 @@ def test_it_uses_public_names_alone_and_is_short():
     and node.value.id == 'rft_jax'
   }
   assert used <= set(rft_jax.__all__)
+
+
+def test_the_notebook_is_stored_without_outputs():
+  notebook = nbformat.read(NOTEBOOK, as_version=4)
+  nbformat.validate(notebook)
+  assert set(notebook.metadata) == {'kernelspec', 'language_info'}
+  for cell in notebook.cells:
+    assert not cell.metadata
+    assert cell.cell_type == 'markdown' or (not cell.outputs and cell.execution_count is None)
+
+
+@pytest.mark.full  # trains for about a minute
+def test_the_notebook_runs_and_the_held_out_grade_rises(tmp_path):
+  notebook = nbformat.read(NOTEBOOK, as_version=4)
+  flags = re.sub(r'--xla_force_host_platform_device_count=\d+', '', os.environ['XLA_FLAGS'])
+  client = nbclient.NotebookClient(
+    notebook, timeout=600, kernel_name='python3', resources={'metadata': {'path': str(tmp_path)}}
+  )
+  client.execute(env=os.environ | {'TMPDIR': str(tmp_path), 'XLA_FLAGS': flags})
+  (workdir,) = tmp_path.glob('quickstart_*/run')
+  evaluations = [json.loads(line) for line in (workdir / 'evaluation.jsonl').open()]
+  grade = {row['step']: row['grade']['mean'] for row in evaluations}
+  assert grade[0] < grade[40] < grade[80]
+  shown = [output for cell in notebook.cells for output in cell.get('outputs', ())]
+  assert any('image/png' in output.get('data', ()) for output in shown)
+  assert f'export: {workdir}/export' in ''.join(output.get('text', '') for output in shown)

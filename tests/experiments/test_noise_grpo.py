@@ -28,6 +28,7 @@ def folder(bench, tmp_path_factory):
   return to
 
 
+@pytest.mark.full
 def test_every_cell_is_a_valid_config_and_only_the_robust_arm_uses_noisy_grades(bench, folder):
   for cell in bench.cells(bench.make_parser().parse_args(['--arms', 'plain', 'robust', 'oracle'])):
     if cell[0] == 'chains':

@@ -366,6 +366,7 @@ def test_item_fields_are_those_of_all_templates():
 # ---------------------------------------------------------------- HumanEval
 
 
+@pytest.mark.full
 @pytest.mark.skipif(not HUMANEVAL.exists(), reason='needs ../shared/data/humaneval')
 def test_humaneval_solutions_pass_and_empty_bodies_do_not():
   rows = [json.loads(line) for line in (HUMANEVAL / 'test.jsonl').read_text().splitlines()]

@@ -173,6 +173,7 @@ def write_wordnet(folder):
   (folder / 'index.noun').write_text(index)
 
 
+@pytest.mark.full
 def test_meteor_without_wordnet_is_refused(tmp_path):
   output = in_a_process_with(
     tmp_path,
@@ -187,6 +188,7 @@ except ValueError as error:
   assert 'needs the WordNet data' in output and 'python -m nltk.downloader wordnet' in output
 
 
+@pytest.mark.full
 def test_meteor_with_wordnet_equals_nltk_and_uses_synonyms(tmp_path):
   write_wordnet(tmp_path / 'corpora' / 'wordnet')
   output = in_a_process_with(

@@ -33,6 +33,7 @@ def real_rows(arrays, side=''):
     yield ids[real], logits[real], logprobs[real[1:] & real[:-1]]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize('side', ['', 'right_'])
 def test_logits_and_logprobs_equal_transformers(oracle, side):
   model, _, arrays = oracle
@@ -75,6 +76,7 @@ def test_trained_model_equals_the_float64_reference(stories):
     np.testing.assert_allclose(hf_forward.logprobs_of(logits, ids), logprobs, rtol=0, atol=2e-4)
 
 
+@pytest.mark.full
 def test_trained_model_continues_with_the_same_story(stories):
   model, config, arrays = stories
   expected = arrays['greedy']

@@ -83,6 +83,7 @@ def test_tokens_are_counted_and_a_truncated_answer_is_an_error(base):
   assert usage['total_tokens'] == usage['prompt_tokens'] + 8
 
 
+@pytest.mark.full
 def test_max_tokens_is_limited_by_the_context_window_and_a_longer_prompt_is_a_fault(base):
   judge = local_judge.LocalJudge(graders.JudgeConfig(local=base))
   long, nearly = completions_of(

@@ -146,6 +146,7 @@ def _config(tmp_path, directory, **changes):
   return config
 
 
+@pytest.mark.full
 def test_ppo_against_a_reward_model_with_a_critic_that_starts_from_it(tmp_path, directory):
   """The critic may have another shape than the policy; a continued run equals an unbroken one."""
   config = _config(
@@ -175,6 +176,7 @@ def test_evaluation_grades_by_the_reward_model_in_a_multi(tmp_path, directory):
   assert np.isfinite(values['grade']['mean']) and values['grade']['mean'] != 0
 
 
+@pytest.mark.full
 def test_the_command_line_grades_without_a_config(tmp_path, directory):
   grader_json = {'type': 'reward_model', 'name': 'liked', 'model': directory}
   row = {'model_sample': 'three', 'item': {'messages': PROMPTS[0]}}

@@ -39,6 +39,7 @@ def test_attend_equals_numpy_on_each_row(implementation, chunk_scores, monkeypat
     )
 
 
+@pytest.mark.full
 @pytest.mark.parametrize('implementation', sorted(set(AVAILABLE) - {'batched'}))
 def test_every_implementation_has_the_gradient_of_the_plain_one(implementation, monkeypatch):
   monkeypatch.setattr(attention_rule, 'MAX_CHUNK_SCORES', 100)
@@ -59,6 +60,7 @@ def test_every_implementation_has_the_gradient_of_the_plain_one(implementation, 
     np.testing.assert_allclose(computed, expected, atol=1e-5)
 
 
+@pytest.mark.full
 def test_a_fully_masked_row_is_finite_in_value_and_gradient():
   q, k, v = jax.random.normal(jax.random.key(0), (3, 2, 3, 2, 1, 4))
   k, v = k[:, :, :, 0], v[:, :, :, 0]

@@ -129,6 +129,7 @@ def test_empty_rows_have_finite_values_and_gradients():
 
 
 # --- equivalences of execution --------------------------------------------------------------------
+@pytest.mark.full
 @pytest.mark.parametrize('remat', sorted(set(models.REMAT) - {'none'}))
 def test_remat_gives_the_same_gradients(remat):
   model, batch = make(TINY), ragged()
@@ -160,6 +161,7 @@ def test_scan_equals_a_loop_over_layers():
   assert_close(scanned, loop(model), tolerance=2e-6)
 
 
+@pytest.mark.full
 def test_the_update_of_a_donated_model_traces_once():
   model, batch = make(TINY), ragged()
   step, traces = count_traces(
@@ -175,6 +177,7 @@ def test_the_update_of_a_donated_model_traces_once():
 
 
 # --- precision ------------------------------------------------------------------------------------
+@pytest.mark.full
 def test_bfloat16_compute_keeps_float32_weights_and_gradients():
   exact, batch = make(TINY), ragged()
   config = dataclasses.replace(TINY, dtype='bfloat16')

@@ -53,6 +53,7 @@ def test_a_kernel_equals_the_plain_products_in_value_and_gradient(name):
   _assert_close(_value_and_gradient(KERNELS[name], *inputs), _value_and_gradient(batched, *inputs))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize('name', KERNELS)
 def test_a_kernel_needs_no_prefix(name):
   arrays, _, segment_starts = _inputs()
@@ -62,6 +63,7 @@ def test_a_kernel_needs_no_prefix(name):
   )
 
 
+@pytest.mark.full
 @pytest.mark.parametrize('name', KERNELS)
 def test_a_kernel_equals_the_plain_products_over_several_blocks(name):
   # 'pallas': 520 queries (T * M) in blocks of 64, 260 own and 70 prefix keys in blocks of 32;
@@ -71,6 +73,7 @@ def test_a_kernel_equals_the_plain_products_over_several_blocks(name):
   _assert_close(_value_and_gradient(KERNELS[name], *inputs), _value_and_gradient(batched, *inputs))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize('name', KERNELS)
 def test_a_kernel_takes_bfloat16(name):
   inputs = _inputs(H=16, dtype=jnp.bfloat16)  # 1 / sqrt(16): scaling rounds nothing
@@ -78,6 +81,7 @@ def test_a_kernel_takes_bfloat16(name):
   _assert_close(computed, expected, atol=0.025)  # each is within 0.0125 of the float32 result
 
 
+@pytest.mark.full
 @pytest.mark.parametrize('name', KERNELS)
 def test_a_fully_masked_query_gives_0_and_has_no_gradient(name):
   arrays, _, segment_starts = _inputs(P=2)

@@ -310,6 +310,7 @@ def test_padding_and_the_order_of_rows_change_nothing(config, seed, order, extra
   np.testing.assert_allclose(padded, expected, rtol=2e-5, atol=1e-6)
 
 
+@pytest.mark.full
 def test_extremes_stay_finite():
   offenders = []
   for shape, log_ratio in (((1, 1), 1e4), ((2, 5), -1e4), ((2, 5), 21.0)):

@@ -70,6 +70,7 @@ COMBINATIONS = [
 COMBINATIONS += [('clip', 'token', 'token_mean', correction) for correction in CORRECTIONS]
 
 
+@pytest.mark.full
 def test_sums_and_gradients_of_microbatches_add_up_to_those_of_the_batch():
   """For every supported combination of loss, ratio level and aggregation, and every correction."""
   logprobs, batch = random_batch()

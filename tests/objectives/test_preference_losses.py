@@ -219,6 +219,7 @@ def sums_of(case, logprobs, reference, loss_mask, chosen, rejected):
     return float(total), float(weight), np.asarray(gradient)
 
 
+@pytest.mark.full
 @settings(max_examples=10, deadline=None)
 @given(strategies.integers(0, 10**6), strategies.sampled_from(sorted(CASES)))
 def test_padding_order_and_cuts_change_nothing(seed, case):
@@ -260,6 +261,7 @@ def test_padding_order_and_cuts_change_nothing(seed, case):
 # ------------------------------------------------------------------ extremes
 
 
+@pytest.mark.full
 def test_huge_log_ratios_stay_finite():
   # one token (T = 1), log-ratios of +-1e4 on both sides, a masked row, a pair of padding
   reference = jnp.array([[-1.0], [-1.0], [jnp.nan], [-1.0]])

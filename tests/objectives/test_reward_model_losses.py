@@ -85,6 +85,7 @@ def test_ranking_is_a_mean_over_the_pairs_of_a_prompt():
   np.testing.assert_allclose(gradient, expected, rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.full
 @settings(max_examples=8, deadline=None)
 @given(strategies.integers(0, 10**6), strategies.sampled_from([1, 3]))
 def test_order_and_cuts_at_prompts_change_no_ranking(seed, G):

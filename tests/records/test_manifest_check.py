@@ -103,3 +103,17 @@ def test_a_workdir_without_a_manifest_is_free(workdir):
 
 def test_every_allowed_difference_has_a_reason():
   assert all(len(allowed.reason) > 10 for allowed in manifest_check.ALLOWED_DIFFERENCES)
+
+
+@pytest.mark.parametrize('version, refused', [('0.1.0', True), ('0.1.3', True), ('0.2.0', False)])
+def test_a_run_of_version_0_1_is_refused_in_one_line(tmp_path, version, refused):
+  old = changed(('versions', 'rft_jax'), version)
+  manifest.write(tmp_path, old)
+  new = changed(('versions', 'rft_jax'), '0.2.0')
+  if not refused:
+    assert manifest_check.check_continue(tmp_path, new) == []
+    return
+  with pytest.raises(ValueError) as caught:
+    manifest_check.check_continue(tmp_path, new)
+  message = str(caught.value)
+  assert '\n' not in message and f'rft_jax {version}' in message and '--workdir' in message

@@ -3,11 +3,13 @@
 import re
 
 import fake_runs
+import pytest
 
 from rft_jax.records import episodes
 from rft_jax.report import report
 
 
+@pytest.mark.full
 def test_charts_take_their_colours_from_the_page(finished):
   page = finished[1]
   assert page.count('<svg') == 20 and 'var(--after)' in page

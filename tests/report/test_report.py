@@ -6,6 +6,7 @@ import random
 import re
 
 import fake_runs
+import pytest
 
 from rft_jax.records import manifest, metrics
 from rft_jax.report import held_out, report
@@ -42,6 +43,7 @@ class Outline(html.parser.HTMLParser):
       self.headings.append(data.strip())
 
 
+@pytest.mark.full
 def test_the_page_is_well_formed_and_loads_nothing(finished):
   page = finished[1]
   outline = Outline(page)
@@ -157,6 +159,7 @@ def test_a_stage_end_that_was_not_evaluated_is_said_to_be_missing(tmp_path):
   assert 'The policy after warm-up: not evaluated at step 40.' in page
 
 
+@pytest.mark.full
 def test_a_run_with_another_grader_is_shown_but_not_paired(folder, tmp_path):
   fake_runs.write(tmp_path)
   fields = manifest.read(tmp_path)

@@ -42,6 +42,7 @@ def _flat(samples):
   return [sample for group in samples for sample in group]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
   'settings',
   [dict(), dict(temperature=0.7, top_k=20, top_p=0.9), dict(temperature=0.0)],
@@ -73,6 +74,7 @@ def test_samples_are_those_of_the_simple_engine(model, settings, count, min_colu
       np.testing.assert_allclose(ours.filtered_logprobs, simple.filtered_logprobs, atol=1e-4)
 
 
+@pytest.mark.full
 def test_long_prompts_are_prefilled_in_chunks(model, monkeypatch):
   prompts = [list(range(3, 40)), [5, 6], list(range(3, 12))]
   whole = rft_jax.generate(model, prompts, samples_per_prompt=2, max_new_tokens=8)
@@ -104,6 +106,7 @@ def test_finished_samples_are_reported_while_others_decode(model):
   assert [[len(s.tokens) for s in group] for group in samples] == limits
 
 
+@pytest.mark.full
 def test_a_token_costs_no_copy_of_the_cache(model):
   """What the loop needs beside its inputs and outputs does not grow with the cache."""
 
@@ -163,6 +166,7 @@ def _rounded(model):
   return jax.tree_util.tree_map_with_path(round_kernel, model)
 
 
+@pytest.mark.full
 def test_int8_samples_are_those_of_the_rounded_policy(model):
   arguments = dict(samples_per_prompt=4, max_new_tokens=20, seed=1)
   quantized = engine.generate(model, PROMPTS, quantization='int8', **arguments)
@@ -205,6 +209,7 @@ def test_samples_do_not_depend_on_the_batch(model):
   assert [s.tokens for s in alone] == [s.tokens for s in together[1]]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize('count', [1, 3, 8])
 def test_samples_do_not_depend_on_the_number_of_slots(model, count):
   few = engine.generate(
@@ -267,6 +272,7 @@ def test_new_settings_and_stop_ids_do_not_compile_again(model):
   assert all(s.tokens[-1] == 4 or len(s.tokens) == 10 for s in _flat(samples))
 
 
+@pytest.mark.full
 def test_a_smaller_limit_allows_a_longer_prompt(model):
   """As for a completion that is continued: its tokens are prompt, its limit is what remains."""
   arguments = dict(samples_per_prompt=1, max_new_tokens=16, stop_ids=(), temperature=0.0)
@@ -279,6 +285,7 @@ def test_a_smaller_limit_allows_a_longer_prompt(model):
     engine.generate(model, [long, short], limits=[[5], [16]], **arguments)
 
 
+@pytest.mark.full
 def test_lengths_that_vary_compile_a_bounded_number_of_programs(model):
   rng, before = np.random.default_rng(5), decode_session.compilations()
   max_slots = 16
@@ -299,6 +306,7 @@ def test_lengths_that_vary_compile_a_bounded_number_of_programs(model):
   assert decode_session.compilations() - before <= 4 * sizes + (sizes - 1) + 5 + 4 * 4
 
 
+@pytest.mark.full
 @pytest.mark.parametrize('axes', [(1, 1, 1), (2, 2, 2)])
 def test_the_programs_compiled_ahead_are_those_that_sampling_runs_first(model, axes, tmp_path):
   mesh = sharding.make_mesh(*axes, devices=jax.devices()[: math.prod(axes)])

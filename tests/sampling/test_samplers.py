@@ -28,6 +28,7 @@ def test_frequencies_match_the_tempered_distribution():
   np.testing.assert_allclose(frequencies, expected, atol=4 * np.sqrt(0.25 / 20000))
 
 
+@pytest.mark.full
 def test_frequencies_over_a_large_vocabulary_and_no_token_without_mass():
   logits = np.random.default_rng(2).normal(size=1000).astype(np.float32)
   logits[::7] = samplers.EXCLUDED
@@ -85,6 +86,7 @@ def test_filters_keep_the_tokens_they_should(k, p, min_p):
   assert token_sets == _reference_filter(logits, k, p, min_p)
 
 
+@pytest.mark.full
 def test_filtered_logprobs_are_normalised_over_the_remaining_tokens():
   logits = np.log(np.array([[0.5, 0.3, 0.2]], np.float32)).repeat(100, 0)
   sampled = _sample(logits, SamplingConfig(top_k=2))

@@ -157,6 +157,7 @@ def test_a_missing_field_is_a_grader_fault_in_the_row_and_a_policy_fault_in_the_
   assert grader.item_fields() == {'answer'}
 
 
+@pytest.mark.full
 def test_unusual_texts_get_a_score(grader):
   for answer in ('\x00', '\ud800 \\boxed{7}', '{' * 500, '\\boxed{' * 300, '7' * 5000, '"\n\\'):
     assert grade(grader, '8', answer).reward == 0.0
@@ -177,6 +178,7 @@ def test_an_expression_bomb_is_killed_and_the_other_answers_are_graded():
   assert '9^9' in grades[1].errors['python_grader_server_error_details']
 
 
+@pytest.mark.full
 def test_an_answer_too_large_for_the_memory_is_a_grader_fault_and_the_next_is_graded():
   grader = graders.make(MATH, sandbox=graders.SandboxConfig(memory_limit_mb=256))
   try:
@@ -217,6 +219,7 @@ def test_a_forked_process_does_not_kill_workers_of_its_parent():
   assert process.stdout == 'equal True\n', process.stderr
 
 
+@pytest.mark.full
 def test_several_processes_work_in_parallel_and_keep_the_order():
   grader = graders.make(
     {**MATH, 'time_limit_seconds': 1.5}, sandbox=graders.SandboxConfig(workers=2)
@@ -235,6 +238,7 @@ def test_several_processes_work_in_parallel_and_keep_the_order():
   ]
 
 
+@pytest.mark.full
 def test_a_process_is_replaced_after_its_number_of_calls_and_after_its_death(monkeypatch):
   monkeypatch.setattr(math_pool, 'CALLS_PER_PROCESS', 3)
   other_ids = set(children())
