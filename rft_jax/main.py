@@ -21,8 +21,8 @@ Reinforcement fine-tuning: from cases, a grader and an open checkpoint to a bett
                           continues
   --force                 export: replaces the target if it exists
 
-Exit code: 0 done; 1 failed on the way; 2 something given is not fit: one line for each problem, and
-nothing was computed or changed.
+Exit code: 0 done; 1 failed on the way, or the doctor says no-go; 2 something given is not fit: one
+line for each problem, and nothing was computed or changed.
 """
 
 import contextlib

@@ -80,6 +80,7 @@ def test_a_broken_config_file_is_named_with_the_line(tmp_path, capsys, text, mes
   assert f'--config={file}: ' in line and message in line
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
   'argument, messages',
   [

@@ -11,6 +11,7 @@ def config_file(tmp_path_factory):
   return write_config_file(tmp_path_factory.mktemp('main'))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
   'arguments, messages',
   [
@@ -61,6 +62,7 @@ def test_all_broken_rows_are_reported_at_once(config_file):
   assert '3' in result.stderr and 'E_MESSAGES_EMPTY' in result.stderr
 
 
+@pytest.mark.full
 def test_train_stop_continue_evaluate_and_export(config_file):
   workdir = config_file.parent / 'run'
   common = (f'--config={config_file}', f'--workdir={workdir}', '--config.evaluate.rows=2')

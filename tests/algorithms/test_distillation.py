@@ -74,6 +74,7 @@ def distilled(tmp_path_factory, make_config, rejection_workdir):
   return config, directory / 'run'
 
 
+@pytest.mark.full
 def test_the_student_moves_towards_its_teacher(distilled):
   _, workdir = distilled
   rows = metrics.read(workdir / 'metrics.jsonl')
@@ -102,6 +103,7 @@ def test_a_run_logs_the_mismatch_of_its_sampler_and_the_staleness_of_its_samples
     np.testing.assert_allclose(row['entropy_coef'], 0.005 * step)  # far below its target
 
 
+@pytest.mark.full
 def test_a_stopped_and_continued_run_has_the_same_entropy_coefficients(distilled, tmp_path):
   config, workdir = distilled
   rft_jax.train(config, tmp_path / 'run', stop_at_step=3, quiet=True)

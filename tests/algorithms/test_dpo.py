@@ -52,6 +52,7 @@ def plain_loss(decoder, config, formula):
   return np.mean(losses) + config.nll_coef * np.mean(nll), np.mean(correct)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize('name', LOSSES)
 def test_loss_and_gradient_are_those_of_a_plain_loop_in_any_microbatches(name):
   config, formula = LOSSES[name]

@@ -69,6 +69,7 @@ def grpo_config(directory, steps):
   return config
 
 
+@pytest.mark.full
 def test_a_run_trains_with_losses_of_each_kind(tmp_path):
   config = grpo_config(tmp_path, steps=1)
   config.advantage.scale = 'none'
@@ -89,6 +90,7 @@ def test_a_run_trains_with_losses_of_each_kind(tmp_path):
     assert row['grad_norm'] > 0 and row['skipped_nonfinite'] == 0
 
 
+@pytest.mark.full
 @pytest.mark.parametrize('estimator', ['remax', 'reinforce'])
 def test_a_run_with_a_baseline_continues_bit_for_bit(tmp_path, estimator):
   config = grpo_config(tmp_path, steps=4)

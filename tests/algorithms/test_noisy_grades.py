@@ -126,6 +126,7 @@ def recorded_rewards(workdir):
   ]
 
 
+@pytest.mark.full
 def test_a_run_records_its_excluded_rows_and_continues_bit_for_bit(tmp_path):
   config = grpo_config(tmp_path, contradictions=1, min_share=0.01, min_trust=0.0, right_from=0.9)
   rft_jax.train(config, tmp_path / 'whole', quiet=True, stop_at_step=2)

@@ -51,6 +51,7 @@ def make_critic(policy, kind, seed=3):
   return critic
 
 
+@pytest.mark.full
 @pytest.mark.parametrize('kind', ['separate', 'head'])
 def test_a_value_is_that_of_the_state_before_its_token(kind):
   policy, batch = models.make(DECODER, seed=1), random_batch()
@@ -91,6 +92,7 @@ def test_the_value_term_is_the_clipped_squared_error_over_the_tokens_of_the_step
   np.testing.assert_allclose(metrics['critic/clip_ratio'], (clipped, count))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
   'kind, trained', [('separate', {'critic'}), ('head', {'critic', 'policy'})]
 )
@@ -131,6 +133,7 @@ def ppo_config(tmp_path, **objective):
   return config
 
 
+@pytest.mark.full
 def test_a_run_continues_bit_for_bit(tmp_path):
   """With a critic and its warm-up, an adaptive KL in the reward, and a renewed reference."""
   config = ppo_config(
@@ -227,6 +230,7 @@ STEP = {
 }
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
   'level, source',
   [('response', 'prefix'), ('reasoning_step', 'process'), ('reasoning_step', 'prefix')],

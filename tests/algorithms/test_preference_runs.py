@@ -15,6 +15,7 @@ from rft_jax.records.checkpoint import Checkpoints
 from rft_jax.run import build
 
 
+@pytest.mark.full
 @pytest.mark.parametrize('algorithm', ['dpo', 'kto'])
 def test_a_run_without_a_grader_learns_and_continues_bit_for_bit(tmp_path, algorithm):
   config = run_config(tmp_path, algorithm)

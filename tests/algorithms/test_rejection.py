@@ -67,6 +67,7 @@ def test_a_selection_of_all_samples_is_refused(tmp_path, make_config):
 # --- runs -------------------------------------------------------------------------------------
 
 
+@pytest.mark.full
 def test_a_run_trains_on_the_selected_samples_and_records_all(rejection_workdir):
   rows = metrics.read(rejection_workdir / 'metrics.jsonl')
   for row in rows:
@@ -90,6 +91,7 @@ def test_a_run_trains_on_the_selected_samples_and_records_all(rejection_workdir)
   assert np.mean(rewards[-3:]) > 1.25 * np.mean(rewards[:3])
 
 
+@pytest.mark.full
 def test_samples_of_the_reference_do_not_depend_on_the_policy(tmp_path, make_config):
   config, texts = make_config(tmp_path, 'rejection', 2), {}
   for source, rate in (('reference', 1e-2), ('reference', 1e-9), ('policy', 1e-2)):

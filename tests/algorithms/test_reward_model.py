@@ -250,6 +250,7 @@ def reward_model_config(tmp_path, **changes):
   return config
 
 
+@pytest.mark.full
 def test_a_run_learns_and_continues_bit_for_bit(tmp_path):
   config = reward_model_config(tmp_path)
   last = rft_jax.train(config, tmp_path / 'whole', quiet=True)
@@ -277,6 +278,7 @@ def test_a_run_learns_and_continues_bit_for_bit(tmp_path):
   assert again == {name: last[name] for name in again} and 'preference/margin' in again
 
 
+@pytest.mark.full
 def test_after_a_warm_up_the_policy_becomes_the_trunk_and_is_not_sampled(tmp_path):
   """Checkpoints are ranked by the accuracy of the reward model alone."""
   config = reward_model_config(

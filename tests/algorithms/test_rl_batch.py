@@ -1,5 +1,6 @@
 """What algorithms with rollouts share: dynamic sampling."""
 
+import pytest
 import tiny
 from workdirs import assert_same_runs
 
@@ -9,6 +10,7 @@ from rft_jax.records import metrics
 from rft_jax.training.optim import OptimConfig
 
 
+@pytest.mark.full
 def test_dynamic_sampling_replaces_zero_variance_groups_up_to_its_bound(tmp_path):
   config = tiny.config(tmp_path)
   config.stages = (Stage(algorithm='grpo', steps=3, optim=OptimConfig(learning_rate=1e-2)),)

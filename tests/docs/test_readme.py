@@ -48,6 +48,7 @@ def test_the_doctor_examines_the_config(folder):
   assert '--config.model.source' not in result.stderr and 'verdict: no-go' in result.stdout
 
 
+@pytest.mark.full
 def test_the_config_trains_and_its_export_is_read_from_python(folder, monkeypatch):
   result = run(folder, '--workdir=runs/mine', '--config.stages[0].steps=1')
   assert result.returncode == 0, result.stderr

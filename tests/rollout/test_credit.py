@@ -52,6 +52,7 @@ def test_samples_of_one_step_have_the_advantages_of_whole_samples():
   )
 
 
+@pytest.mark.full
 def test_a_run_with_one_step_a_sample_equals_a_run_by_samples(grpo_config, tmp_path):
   config = dataclasses.replace(grpo_config, advantage=AdvantageConfig(scale='none'))
   rft_jax.train(config, tmp_path / 'samples', quiet=True)

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import pytest
 from credit_groups import byte_chat, credit_group, replace_engine, rewards_of_steps
 from workdirs import assert_same_runs, metric_rows
 
@@ -76,6 +77,7 @@ def test_completions_depend_on_seed_step_and_state_alone(grpo_config):
     assert max(map(len, together)) > 1
 
 
+@pytest.mark.full
 def test_a_run_that_resamples_continues_bit_for_bit(grpo_config, tmp_path):
   config = dataclasses.replace(grpo_config, credit=RESAMPLE)
   rft_jax.train(config, tmp_path / 'whole', quiet=True)

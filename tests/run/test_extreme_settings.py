@@ -34,11 +34,13 @@ def train(directory, algorithm, learning_rate, **rollout):
   return metrics.read(directory / 'run' / 'metrics.jsonl')
 
 
+@pytest.mark.full
 def test_one_sample_of_one_token(tmp_path):
   rows = train(tmp_path, 'ppo', 1e-2, samples_per_prompt=1, max_new_tokens=1)
   assert all(row['completions/max_length'] == 1 and row['grad_norm'] > 0 for row in rows)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize('learning_rate', [1e4, 1e30])
 def test_a_far_too_high_learning_rate(tmp_path, learning_rate):
   rows = train(tmp_path, 'grpo', learning_rate)

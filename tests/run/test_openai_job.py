@@ -111,6 +111,7 @@ def test_an_invalid_job_is_refused_with_the_reason(tmp_path, changes, message):
   assert message in str(caught.value) and 'job.json' in str(caught.value)
 
 
+@pytest.mark.full
 def test_a_job_runs_through_the_config_file(tmp_path):
   config = load('openai_job').get_config(
     str(

@@ -11,6 +11,7 @@ from rft_jax.records.checkpoint import Checkpoints
 from rft_jax.run import results
 
 
+@pytest.mark.full
 def test_a_checkpoint_is_evaluated_as_during_training(config, finished):
   recorded = {row['step']: row for row in metrics.read(finished / 'evaluation.jsonl')}
   values = results.evaluate_checkpoint(config, finished, which='last')

@@ -102,6 +102,7 @@ CASES = [
 ]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize('loss, correction, estimator', CASES)
 def test_extreme_log_ratios_leave_finite_parameters(loss, correction, estimator):
   state, rows = two_updates(objective(loss, correction, estimator), degenerate_batch(1e4))
@@ -110,6 +111,7 @@ def test_extreme_log_ratios_leave_finite_parameters(loss, correction, estimator)
   assert not any(metrics['skipped_nonfinite'] for metrics in rows)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize('kind', ['separate', 'head'])
 def test_extreme_values_leave_a_finite_critic(kind):
   critic = models.make_critic(models.make(DECODER, seed=0), kind)
@@ -121,6 +123,7 @@ def test_extreme_values_leave_a_finite_critic(kind):
   assert not any(metrics['skipped_nonfinite'] for metrics in rows)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize('shape', [dict(P=1, G=1, T=1), dict(P=2, G=1), dict(T=1)])
 @pytest.mark.parametrize('masked', ['none', 'all'])
 def test_one_sample_one_token_or_no_trained_token_leave_finite_parameters(shape, masked):

@@ -93,6 +93,7 @@ def test_the_update_follows_the_gradient_of_the_plainly_written_objective(
   assert_close((result, {}), (gradient, {}))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize('aggregation', AGGREGATIONS)
 def test_splitting_a_batch_does_not_change_loss_or_gradient(model, batch, aggregation):
   whole = sgd_gradient(model, batch, loss=grpo_loss(aggregation=aggregation))
@@ -123,6 +124,7 @@ def test_row_order_and_padding_do_not_change_loss_or_gradient(model, batch):
   assert_close(sgd_gradient(model, wide, loss=grpo_loss()), whole)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize('axes', [(8, 1, 1), (2, 2, 2), (1, 4, 2)])
 def test_eight_devices_match_one(model, batch, axes):
   expected = sgd_gradient(model, batch, loss=grpo_loss(), microbatch_tokens=300)
@@ -132,6 +134,7 @@ def test_eight_devices_match_one(model, batch, axes):
   assert_close(eight, expected)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize('remat', ['dots', 'full'])
 def test_rematerialisation_does_not_change_the_gradient(model, batch, remat):
   assert_close(
@@ -165,6 +168,7 @@ def test_a_zero_variance_group_keeps_its_tokens_in_the_denominator(model, batch)
   assert_close((with_zeros, {}), (jax.tree.map(lambda x: share * x, without_group), {}))
 
 
+@pytest.mark.full
 def test_skipping_zero_advantages_changes_nothing(model, batch):
   advantages = batch.advantages.copy()
   advantages[: 2 * G] = advantages[5 * G : 6 * G] = 0
@@ -179,6 +183,7 @@ def test_skipping_zero_advantages_changes_nothing(model, batch):
   assert not any(x.any() for x in jax.tree.leaves(all_zero)) and np.isfinite(metrics['loss'])
 
 
+@pytest.mark.full
 def test_without_old_logprobs_those_of_the_policy_are_used(model, batch):
   mesh = sharding.make_mesh(devices=jax.devices()[:1])
   own = scoring.score_batch(
@@ -199,6 +204,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing(model, batch):
   assert all((x == 0).all() for x in jax.tree.leaves(gradient))
 
 
+@pytest.mark.full
 def test_update_compiles_once_for_batches_of_one_shape(model, batch):
   mesh = sharding.make_mesh(2, 2, 2)
   tx = optim.make(optim.OptimConfig(learning_rate=1e-3, warmup_steps=2), steps=4)
