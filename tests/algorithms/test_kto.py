@@ -26,6 +26,7 @@ def log_ratio(policy, reference, prompt, answer):
   )
 
 
+@pytest.mark.full
 def test_loss_and_reference_point_are_those_of_a_plain_loop_in_any_microbatches():
   config = KtoConfig(beta=0.2, desirable_weight=1.5, undesirable_weight=0.8)
   context = stage_context(

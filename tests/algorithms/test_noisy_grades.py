@@ -143,6 +143,7 @@ def test_a_run_records_its_excluded_rows_and_continues_bit_for_bit(tmp_path):
   assert [len(step_rewards) for step_rewards in rewards] == [16] * 2  # of excluded rows as well
 
 
+@pytest.mark.full
 def test_settings_that_change_no_grade_and_exclude_nothing_change_nothing(tmp_path):
   plain = grpo_config(tmp_path)
   rft_jax.train(plain, tmp_path / 'plain', quiet=True, stop_at_step=1)

@@ -43,6 +43,7 @@ def test_a_run_without_a_grader_learns_and_continues_bit_for_bit(tmp_path, algor
     rft_jax.evaluate(config)
 
 
+@pytest.mark.full
 def test_with_a_grader_held_out_pairs_are_measured_in_addition_to_grades(tmp_path):
   config = run_config(tmp_path, 'dpo')
   config.stages, config.grader = config.stages[1:], tiny.GRADER

@@ -44,6 +44,7 @@ def test_the_answers_are_graded(folder):
   assert [json.loads(line)['reward'] for line in result.stdout.splitlines()] == [1.0]
 
 
+@pytest.mark.full
 def test_the_doctor_examines_the_job(folder):
   changes = ('--config.rollout.max_new_tokens=4', '--config.doctor.samples_per_prompt=2')
   result = run(folder, '--mode=doctor', changes=changes)

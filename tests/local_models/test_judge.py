@@ -49,6 +49,7 @@ def completions_of(judge, requests):
   return [completions[index] for index in range(len(requests))]
 
 
+@pytest.mark.full
 def test_a_completion_does_not_depend_on_other_requests_in_the_batch(base, monkeypatch):
   batches = []
   sample = engine.sample

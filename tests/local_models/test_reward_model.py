@@ -54,6 +54,7 @@ def reference_score(directory, messages, answer):
   return float(critic(critic.decoder.hidden(tokens, lengths=np.array([tokens.size])))[0, -1])
 
 
+@pytest.mark.full
 def test_scores_are_values_at_the_end_of_the_turn_in_any_batch(directory, scorer):
   pairs = [
     (PROMPTS[0], '2'),

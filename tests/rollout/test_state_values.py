@@ -51,6 +51,7 @@ def test_samples_in_the_same_state_are_resampled_once(monkeypatch):
   assert rewards_of_steps(two_prompts, config, chat).metrics['credit/resampled'] == 8
 
 
+@pytest.mark.full
 def test_completions_depend_on_seed_step_and_state_alone(grpo_config):
   config = dataclasses.replace(grpo_config, credit=RESAMPLE)
   with build.components(config) as components:

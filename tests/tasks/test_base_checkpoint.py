@@ -31,6 +31,7 @@ def render(tokenizer, row, **options):
   return tokenizer.apply_chat_template(row['messages'], tokenize=False, **options)
 
 
+@pytest.mark.full
 def test_prompts_and_solutions_decode_to_themselves(task, saved):
   tokenizer = transformers.AutoTokenizer.from_pretrained(saved)
   for row in task.train[:50] + task.validation:

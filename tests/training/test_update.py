@@ -78,6 +78,7 @@ def plain_objective(model, batch, separate_rows, cap):
   return policy.mean() + 0.1 * (jnp.exp(x) - x - 1).mean()
 
 
+@pytest.mark.full
 @pytest.mark.parametrize('cap', [0.0, 1.1])
 def test_the_update_follows_the_gradient_of_the_plainly_written_objective(
   model, batch, separate_rows, cap
@@ -158,6 +159,7 @@ def test_the_supervised_loss_is_the_mean_over_target_tokens(model, batch):
   np.testing.assert_allclose(metrics['loss'], -scores.sum() / batch.loss_mask.sum(), rtol=1e-5)
 
 
+@pytest.mark.full
 def test_a_zero_variance_group_keeps_its_tokens_in_the_denominator(model, batch):
   advantages = batch.advantages.copy()
   advantages[:G] = 0
