@@ -19,6 +19,7 @@ from rft_jax.doctor import constant_answers, cost, findings, samples
 from rft_jax.doctor.findings import Examination, Finding
 from rft_jax.errors import InputError, as_input_error
 from rft_jax.records import atomic
+from rft_jax.records.progress import duration
 from rft_jax.rollout import rollout
 from rft_jax.run import build, results
 from rft_jax.types import Example
@@ -156,11 +157,7 @@ def _cost(config, components, policy, sampled, seconds):
     mesh=components.mesh,
   )
   text = (
-    f'about {_duration(3600 * estimate["hours"])} on this machine for {config.total_steps()} steps '
+    f'about {duration(3600 * estimate["hours"])} on this machine for {config.total_steps()} steps '
     f'and {estimate["evaluations"]} evaluations, compilation not counted'
   )
   return [Finding('fine', text)], {'cost': estimate}
-
-
-def _duration(seconds) -> str:
-  return f'{seconds / 3600:.1f} h' if seconds >= 5400 else f'{seconds / 60:.1f} min'

@@ -79,9 +79,10 @@ def open_records(config, workdir, components, checkpoints, evaluate, state, *, q
 def record_step(run: RunContext, stage, state: TrainState, values: dict, tokens: int) -> None:
   """Writes the metrics of a step, the rows excluded from training, and the progress line."""
   run.metrics.write(state.step, values | {'num_tokens': tokens, 'stage': stage.span.number})
+  records = []  # a stage without rollouts excludes no rows, also not those of the stage before
   if isinstance(state.algorithm_state, RLState):
     records = noisy_grades.excluded_rows(state.algorithm_state.noisy_grades)
-    excluded_rows.write(run.workdir, records)
+  excluded_rows.write(run.workdir, records)
   run.progress.update(state.step, stage=stage.name, values=values)
 
 
